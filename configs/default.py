@@ -1,0 +1,84 @@
+"""Every field of a run. Other configs start from this one and change a few; the command line changes what is left:
+
+python -m delta_jax.train --config=configs/default.py --workdir=DIR --config.data.root=PHOTOS --config.seed=1
+
+A field that reads "as the preset", or "by the method", holds nothing until it is set.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The paper's protocol (Li et al., ICLR 2019, section 4.2) for a folder of images, on EfficientNet-Lite0."""
+    config = ConfigDict()
+
+    # What is compared.
+    config.method = "delta"  # l2_fe, l2, l2_sp, delta_without_attention or delta
+    config.preset = "reference"  # the method as the paper writes it, or as its published code does it: docs/fidelity.md
+    config.seed = 0  # of everything random but the splits: head, batches, crops, dropout
+
+    # Network.
+    config.arch = "efficientnet_lite0"  # resnet18/34/50/101/152, mobilenet_v2, efficientnet_lite0
+    config.weights = "pip/efficientnet-lite0"  # named source, or a .safetensors, .npz or .pth file
+    config.taps = ("default",)  # module paths whose feature maps are compared; "default" for the network's own
+    config.head_init = "normal"  # normal (std 0.01), zeros, or l2_fe: go on from the trained head
+    config.batch_norm = "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too
+    config.dropout = 0.0  # rate in front of the head
+    config.compute_dtype = "float32"  # or bfloat16, for GPUs and TPUs; parameters and penalties stay float32
+
+    # Data.
+    config.data = ConfigDict()
+    config.data.name = "folder"  # folder, elpv, elpv_4class, or tfds/NAME
+    config.data.root = ""  # folder of the images; for tfds its data_dir
+    config.data.split_seed = 0  # of the splits that the data set does not bring along
+    config.data.validation_fraction = 0.2  # of the training images, held out of training; 0 for none
+    config.data.validation_fold = 0  # which of the 1 / validation_fraction folds
+    config.data.test_fraction = 0.25  # of all images, where the data set has no test images
+    config.data.resize = 256  # pixels; every image is squashed to a square of this side, once
+    config.data.interpolation = "bilinear"  # or bicubic; of that resize, with antialiasing
+    config.data.crop = 224  # pixels; random crop in training, centre crop otherwise
+    config.data.on_broken = "stop"  # or skip: leave images out that cannot be decoded
+    config.data.on_device = "auto"  # yes, no (a batch at a time), or auto: when the decoded images fit
+    config.data.cache_dir = ""  # of the decoded images; "" for $DELTA_JAX_CACHE or ~/.cache/delta_jax
+
+    # Loss: CE + alpha * penalty + beta * 1/2 ||head||^2.
+    config.alpha = placeholder(float)  # weight of the penalty, per example; by the method and preset
+    config.beta = 0.01  # weight of the head's penalty; not for l2
+    config.weight_decay = 1e-4  # of every parameter, for l2 alone
+    config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset
+    config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset
+
+    # Optimisation.
+    config.steps = 9000  # optimizer steps
+    config.batch_size = 64  # images per step, over all devices
+    config.learning_rate = 0.01  # after warm-up
+    config.head_learning_rate_factor = 1.0  # the head's rate is this times the other parameters'
+    config.momentum = 0.9  # of SGD
+    config.schedule = "step"  # step, exponential, cosine or constant
+    config.warmup_steps = 0  # steps of linear growth from 0
+    config.decay_at = 2 / 3  # fraction of the steps after which `step` decays
+    config.decay_factor = 0.1  # of `step`, once
+    config.epoch_decay_factor = 0.93  # of `exponential`, every epoch
+    config.clip_norm = 0.0  # largest global norm of the gradient; 0 for no clipping
+
+    # Head on the frozen source (L2-FE): baseline, and what the attention is measured with.
+    config.head_l2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # weights of 1/2 ||head||^2 tried; the validation loss chooses
+
+    # Attention.
+    config.attention_estimator = "exact"  # exact or first_order
+    config.attention_images = 0  # training images it is averaged over; 0 for all
+    config.attention_per_image = placeholder(bool)  # weights per image (Eq. 6) or per data set; as the preset
+    config.attention_normalization = placeholder(str)  # softmax, standardized_softmax or uniform; as the preset
+    config.attention_temperature = placeholder(float)  # of that softmax; as the preset
+    config.attention_batch = 8  # images per pass
+    config.attention_chunk = 4  # filters that run together; more need more memory
+
+    # Evaluation and what is written.
+    config.eval_crops = 1  # centre crop, or 10: corners and centre, mirrored, probabilities averaged
+    config.eval_batch_size = 64  # images
+    config.eval_every = 500  # steps between looks at the validation images; 0 for none before the end
+    config.select = "last"  # keep the last step's parameters, or the best on the validation images
+    config.checkpoint_every = 500  # steps
+    config.log_every = 20  # steps
+    return config

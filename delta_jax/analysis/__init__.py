@@ -1,0 +1,1 @@
+"""What runs have found: pictures, tables and the page that shows them."""

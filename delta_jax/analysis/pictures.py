@@ -1,0 +1,151 @@
+"""Pictures of a run: its curves over the steps, and what single filters see before and after fine-tuning."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+LOSS_PARTS = {
+    "loss": "loss",
+    "cross_entropy": "cross-entropy",
+    "penalty": "penalty, before alpha",
+    "head_penalty": "head penalty, before beta",
+}
+DOTS_PER_INCH = 110
+CELL = 1.5  # inches, side of one photo in a grid
+GUTTER = 0.06  # between two photos, of their side
+
+
+def curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draws a run's losses and learning rate (left) and validation accuracy (right) over its steps, as a PNG.
+
+    Args:
+      records: of `training.logs.read`: phase "fine_tune" with any of loss, cross_entropy, penalty, head_penalty and
+        learning_rate; phase "validation" with top1, a fraction.
+      path: of the picture; its folder exists.
+
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    steps = [record for record in records if record.get("phase") == "fine_tune"]
+    checks = [record for record in records if record.get("phase") == "validation" and "top1" in record]
+    if not steps and not checks:
+        phases = ", ".join(sorted({str(record.get("phase")) for record in records})) or "none"
+        raise ValueError(f"no records of the phases fine_tune and validation to draw, found: {phases}")
+    figure = Figure(figsize=(11, 4), layout=ConstrainedLayoutEngine(wspace=GUTTER))
+    losses, accuracy = figure.subplots(1, 2)
+    _draw_losses(losses, steps)
+    check_steps, top1 = _series(checks, "top1")
+    accuracy.plot(check_steps, 100 * top1, color="C0", marker="o", markersize=3)
+    accuracy.set(title="validation", xlabel="step", ylabel="top-1, %")
+    for axes in (losses, accuracy):
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _save(figure, path)
+
+
+def filters(
+    photos: np.ndarray,
+    before: Mapping[str, np.ndarray],
+    after: Mapping[str, np.ndarray],
+    filter_ids: Mapping[str, Sequence[int]],
+    path: str | Path,
+    titles: Sequence[str],
+) -> None:
+    """Draws where chosen filters are active, before and after fine-tuning, as a PNG: one row per photo.
+
+    The columns are the photo, then per filter its map before and after, laid over the photo. Every map is scaled by
+    itself, (a - min) / (max - min), as in section 4.4 of the paper: shapes can be compared, heights cannot. A constant
+    map shows as all zero.
+
+    Args:
+      photos: uint8 [P, H, W, 3].
+      before, after: {tap: [P, h, w, K]} feature maps of K chosen filters, of any size.
+      filter_ids: {tap: K numbers} of these filters in their layer, for the headings.
+      path: of the picture; its folder exists.
+      titles: P texts, one per photo.
+
+    Raises:
+      ValueError: the shapes do not go together.
+    """
+    columns = []
+    for tap, ids in filter_ids.items():
+        expected = (len(photos), len(ids))
+        for maps in (before[tap], after[tap]):
+            if maps.ndim != 4 or (maps.shape[0], maps.shape[3]) != expected:
+                raise ValueError(f"{tap}: maps of shape {maps.shape}, expected ({expected[0]}, h, w, {expected[1]})")
+        for index, number in enumerate(ids):
+            columns.append((f"{tap}\nfilter {number}\nbefore", before[tap][..., index]))
+            columns.append((f"{tap}\nfilter {number}\nafter", after[tap][..., index]))
+    if len(titles) != len(photos):
+        raise ValueError(f"{len(titles)} titles for {len(photos)} photos; give one per photo")
+
+    height, width = photos.shape[1:3]
+    size = ((1 + len(columns)) * CELL + 0.5, len(photos) * CELL * height / width + 0.8)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, wspace=GUTTER, hspace=GUTTER))
+    grid = figure.subplots(len(photos), 1 + len(columns), squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for row, photo, title in zip(grid, photos, titles, strict=True):
+        row[0].imshow(photo)
+        row[0].set_ylabel(title, fontsize=8, parse_math=False)
+    for column, (heading, maps) in zip(grid.T[1:], columns, strict=True):
+        column[0].set_title(heading, fontsize=7, parse_math=False)
+        for axes, photo, activation in zip(column, photos, maps, strict=True):
+            _overlay(axes, photo, activation)
+    _save(figure, path)
+
+
+def _draw_losses(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
+    for index, (name, label) in enumerate(LOSS_PARTS.items()):
+        steps, values = _series(records, name)
+        if (values > 0).any():  # a method without this penalty writes zeros, and a logarithmic axis has no zero
+            marker = "o" if len(steps) == 1 else None
+            axes.plot(
+                steps, np.where(values > 0, values, np.nan), label=label, color=f"C{index}", lw=1.2, marker=marker
+            )
+    drawn = axes.get_lines()
+    axes.set(title="fine-tuning", xlabel="step", ylabel="loss")
+    if drawn:
+        axes.set_yscale("log")
+    steps, rates = _series(records, "learning_rate")
+    if np.isfinite(rates).any():
+        right = axes.twinx()
+        drawn = [*drawn, *right.plot(steps, rates, label="learning rate (right)", color="0.6", lw=1, ls="--")]
+        right.set_ylim(bottom=0)
+        right.tick_params(colors="0.5")
+    if drawn:
+        axes.legend(handles=drawn, fontsize=8, loc="best")
+
+
+def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(record["step"], record[name]) for record in records if name in record]
+    steps, values = np.array(points, np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _overlay(axes: Axes, photo: np.ndarray, activation: np.ndarray) -> None:
+    height, width = photo.shape[:2]
+    place = (-0.5, width - 0.5, height - 0.5, -0.5)  # the whole photo, whatever the size of the map
+    axes.imshow(photo.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(_unit_range(activation), cmap="jet", vmin=0, vmax=1, alpha=0.5, extent=place, interpolation="bilinear")
+
+
+def _unit_range(activation: np.ndarray) -> np.ndarray:
+    activation = np.asarray(activation, np.float32)  # bfloat16 is no type of matplotlib's
+    low, high = activation.min(), activation.max()
+    return (activation - low) / (high - low) if high > low else np.zeros_like(activation)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    with warnings.catch_warnings():
+        # Class names may be in any script; a box in place of a letter is no reason to stop.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        # Without matplotlib's version in it, the same numbers give the same bytes.
+        figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

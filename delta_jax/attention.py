@@ -1,0 +1,137 @@
+"""Which filters of the source network already serve the target: DELTA's supervised attention (Li et al., ICLR 2019), Eq. 6."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from delta_jax import features
+
+ESTIMATORS = ("exact", "first_order")
+NORMALIZATIONS = ("softmax", "standardized_softmax", "uniform")
+
+_cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
+
+
+def filter_gaps(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    taps: Sequence[str],
+    estimator: str = "exact",
+    filters: Mapping[str, Sequence[int]] | None = None,
+    chunk: int = 8,
+    apply_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, jax.Array]:
+    """Increase of each image's loss when one filter is set to zero: Eq. 6 before the softmax.
+
+    gap_ij = CE(z(x_i, w* without filter j), y_i) - CE(z(x_i, w*), y_i)
+
+    Compute it in float32: gaps are differences of about 1e-4 between losses, and bfloat16 swallows them.
+
+    Args:
+      model: any Linen module that returns logits [B, K]; it is run as for prediction, not in training.
+      variables: of the source network with a head trained on the target ("L2-FE").
+      x: images [B, H, W, 3], normalised.
+      y: labels [B], integers.
+      taps: module paths; filter j of a tap is channel j of that module's output.
+      estimator: "exact", one forward pass per filter of what comes after the tap; or "first_order", -sum(gradient * map), one
+        forward and one backward pass for everything: good at late taps, poor at early ones.
+      filters: {tap: filter numbers} to restrict the exact gaps to.
+      chunk: filters that run together; more need more memory.
+      apply_kwargs: passed on to `model.apply`, e.g. {"train": False}.
+
+    Returns:
+      {tap: [B, C]}, or [B, len(filters[tap])].
+
+    Raises:
+      ValueError: unknown tap or estimator.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator {estimator!r} is not one of {ESTIMATORS}")
+    if filters is not None and estimator != "exact":
+        raise ValueError("filters can be chosen for the exact estimator only: first_order yields all at once")
+    chosen = None if filters is None else tuple((tap, tuple(int(j) for j in filters[tap])) for tap in taps)
+    kwargs = tuple(sorted((apply_kwargs or {}).items()))
+    return _gaps(model, variables, x, y, tuple(taps), estimator, chosen, chunk, kwargs)
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
+def _gaps(model, variables, x, y, taps, estimator, filters, chunk, kwargs):
+    if estimator == "first_order":
+        return _first_order(model, variables, x, y, taps, dict(kwargs))
+    prefix = features.Prefix(model, variables, x, **dict(kwargs))
+    base = _cross_entropy(prefix.output, y)
+    gaps = {}
+    for tap in taps:
+        maps = prefix.feature_maps(tap)
+        picked = jnp.arange(maps.shape[-1]) if filters is None else jnp.asarray(dict(filters)[tap])
+
+        def gap(j, maps=maps, tap=tap):
+            mask = (jnp.arange(maps.shape[-1]) != j).astype(maps.dtype)
+            silenced = maps * jnp.expand_dims(mask, tuple(range(maps.ndim - 1)))
+            return _cross_entropy(prefix.continue_from(tap, silenced), y) - base
+
+        gaps[tap] = jax.lax.map(gap, picked, batch_size=min(chunk, picked.size)).T
+    return gaps
+
+
+def _first_order(model, variables, x, y, taps, kwargs):
+    _, shapes = jax.eval_shape(lambda v, x: features.apply_with_taps(model, v, x, taps, **kwargs), variables, x)
+    change = {tap: jnp.zeros(shape.shape, shape.dtype) for tap, shape in shapes.items()}
+    paths = {tuple(tap.split("/")): tap for tap in taps}
+
+    def loss(change):
+        def shift(path, compute):
+            return compute() + change[paths[path]] if path in paths else compute()
+
+        with features.intercept_outputs(shift):
+            logits, maps = features.apply_with_taps(model, variables, x, taps, **kwargs)
+        # Images do not see each other in evaluation mode: the gradient of the sum is every image's own.
+        return jnp.sum(_cross_entropy(logits, y)), maps
+
+    gradients, maps = jax.grad(loss, has_aux=True)(change)
+    return {tap: -jnp.sum(gradients[tap] * maps[tap], axis=tuple(range(1, maps[tap].ndim - 1))) for tap in taps}
+
+
+def normalize(
+    gaps: Mapping[str, jax.Array], how: str = "softmax", *, temperature: float = 1.0
+) -> dict[str, jax.Array]:
+    """Attention from gaps: weights over the filters of each tap that sum to 1.
+
+    - "softmax": softmax of gap / temperature; Eq. 6 at temperature 1. Gaps are so small there that it is close to uniform.
+    - "standardized_softmax": z-scores over the filters before it; at temperature 5, what the published code does.
+    - "uniform": 1 / C, whatever the gaps.
+
+    Args:
+      gaps: {tap: [..., C]}: per image, or averaged over a data set.
+      how: one of the three.
+      temperature: divides what goes into the softmax; > 0.
+
+    Returns:
+      {tap: [..., C]} of the same shapes.
+
+    Raises:
+      ValueError: unknown normalisation or a temperature that is not positive.
+    """
+    if how not in NORMALIZATIONS:
+        raise ValueError(f"normalisation {how!r} is not one of {NORMALIZATIONS}")
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature} is not positive")
+
+    def one(gap: jax.Array) -> jax.Array:
+        if how == "uniform":
+            return jnp.full_like(gap, 1.0 / gap.shape[-1])
+        if how == "standardized_softmax":
+            spread = jnp.std(gap, axis=-1, keepdims=True)
+            # A tap whose gaps are all equal says nothing: uniform, not NaN.
+            gap = (gap - jnp.mean(gap, axis=-1, keepdims=True)) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
+        return jax.nn.softmax(gap / temperature, axis=-1)
+
+    return {tap: one(jnp.asarray(gap)) for tap, gap in gaps.items()}

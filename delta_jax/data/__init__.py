@@ -1,0 +1,27 @@
+"""Data sets by name, decoded once to one uint8 array; batches by number; augmentation on the device."""
+
+from delta_jax.data.augment import center_crop, normalize, random_crop_mirror, ten_crop
+from delta_jax.data.batches import batch_rows, batch_table, padded_batches
+from delta_jax.data.cache import Images, decode
+from delta_jax.data.catalogue import SPLITS, Catalogue
+from delta_jax.data.errors import DataError
+from delta_jax.data.images import BrokenImageError, decode_image
+from delta_jax.data.sources import find
+
+__all__ = [
+    "SPLITS",
+    "BrokenImageError",
+    "Catalogue",
+    "DataError",
+    "Images",
+    "batch_rows",
+    "batch_table",
+    "center_crop",
+    "decode",
+    "decode_image",
+    "find",
+    "normalize",
+    "padded_batches",
+    "random_crop_mirror",
+    "ten_crop",
+]

@@ -1,0 +1,282 @@
+"""Every image decoded once, into one array on disk that later runs open in milliseconds."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from delta_jax.data.catalogue import Catalogue
+from delta_jax.data.errors import DataError
+from delta_jax.data.images import INTERPOLATIONS, BrokenImageError, decode_image
+
+# To be raised when decode_image gives other pixels than before, so that old caches are not taken for new ones.
+DECODER = 1
+# Rows decoded between two marks of what is done: what an interrupted run loses at most.
+CHUNK = 512
+# The marks begin with the `newest_ns` of the images they speak of.
+STAMP_BYTES = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """A decoded data set.
+
+    Attributes:
+      array: uint8 [N, size, size, 3], RGB, read-only and on disk; row i is example i of the catalogue.
+      catalogue: the N examples that could be decoded.
+      broken: (file, reason) for each example left out.
+    """
+
+    array: np.memmap
+    catalogue: Catalogue
+    broken: tuple[tuple[str, str], ...]
+
+
+def decode(
+    catalogue: Catalogue,
+    size: int,
+    *,
+    interpolation: str = "bilinear",
+    cache_dir: str | os.PathLike[str],
+    on_broken: str = "stop",
+    progress: Callable[[int], None] | None = None,
+) -> Images:
+    """Decodes a data set, or opens what an earlier call decoded.
+
+    An interrupted call leaves its work under another name and the next one goes on from there. Of several processes
+    that start at once, one decodes and the others wait for it. An image changed since is decoded again, with the rest.
+
+    Args:
+      catalogue: the examples.
+      size: side of the squares in pixels; images are squashed to it, see `decode_image`.
+      interpolation: "bilinear" or "bicubic".
+      cache_dir: folder for the array, made if need be; N * size * size * 3 bytes of it are used.
+      on_broken: "stop" raises and names the images that cannot be decoded, "skip" leaves them out.
+      progress: called with a number of images each time that many more are ready; not called when all of them were.
+
+    Raises:
+      DataError: broken images, no space, or a cache folder that cannot be written.
+    """
+    if on_broken not in ("stop", "skip"):
+        raise DataError(f"on_broken is {on_broken!r}, expected 'stop' or 'skip'")
+    if interpolation not in INTERPOLATIONS or size < 1:
+        raise DataError(
+            f"cannot decode to size {size} with interpolation {interpolation!r}; "
+            f"expected 1 pixel or more and one of {', '.join(INTERPOLATIONS)}"
+        )
+    settings = f"{catalogue.fingerprint()} {size} {interpolation} {DECODER}"
+    key = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    name = re.sub(r"[^\w.-]+", "_", catalogue.name)
+    files = _CacheFiles(Path(cache_dir).expanduser(), f"{name}-{size}-{interpolation}-{key}")
+
+    images = _open(files, catalogue, size)
+    if images is None:
+        try:
+            files.folder.mkdir(parents=True, exist_ok=True)
+            with _lock(files.lock):
+                images = _open(files, catalogue, size)  # another process may have made it while this one waited
+                if images is None:
+                    broken = _decode_rows(files, catalogue, size, interpolation, progress)
+                    if broken and on_broken == "stop":
+                        raise _broken_error(catalogue, [(catalogue.files[row], why) for row, why in broken.items()])
+                    _complete(files, catalogue, broken)
+                    images = _open(files, catalogue, size)
+        except OSError as error:
+            raise DataError(
+                f"cannot write the image cache in {files.folder} ({error.strerror or error}); it takes "
+                f"{_megabytes(len(catalogue) * size * size * 3)}: choose a folder with --config.data.cache_dir"
+            ) from error
+        if images is None:
+            raise DataError(f"the image cache {files.array} changed while it was made; run again")
+    if images.broken and on_broken == "stop":
+        raise _broken_error(catalogue, list(images.broken))
+    _require_every_class(catalogue, images)
+    return images
+
+
+@dataclasses.dataclass(frozen=True)
+class _CacheFiles:
+    folder: Path
+    stem: str
+
+    @property
+    def array(self) -> Path:
+        """The finished array."""
+        return self.folder / f"{self.stem}.npy"
+
+    @property
+    def index(self) -> Path:
+        """Which examples are in it and which are broken."""
+        return self.folder / f"{self.stem}.json"
+
+    @property
+    def partial(self) -> Path:
+        """The array while it is made."""
+        return self.folder / f"{self.stem}.partial.npy"
+
+    @property
+    def done(self) -> Path:
+        """Marks: one byte per row of the partial array, 1 when it is filled."""
+        return self.folder / f"{self.stem}.partial.done"
+
+    @property
+    def lock(self) -> Path:
+        """Stays behind: to remove it would let two processes hold two locks."""
+        return self.folder / f".{self.stem}.lock"
+
+
+def _open(files: _CacheFiles, catalogue: Catalogue, size: int) -> Images | None:
+    """What is on disk, or None where it is absent, damaged or older than the images."""
+    try:
+        index = json.loads(files.index.read_text("utf-8"))
+        array = np.load(files.array, mmap_mode="r")
+        broken_rows, newest_ns = dict(index["broken"]), index["newest_ns"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if array.shape != (len(catalogue), size, size, 3) or array.dtype != np.uint8 or newest_ns < catalogue.newest_ns:
+        return None
+    if not broken_rows:
+        return Images(array, catalogue, ())
+    good = np.setdiff1d(np.arange(len(catalogue)), list(broken_rows))
+    broken = tuple((catalogue.files[row], reason) for row, reason in broken_rows.items())
+    return Images(array[: len(good)], catalogue.take(good), broken)
+
+
+def _decode_rows(
+    files: _CacheFiles, catalogue: Catalogue, size: int, interpolation: str, progress: Callable[[int], None] | None
+) -> dict[int, str]:
+    """Fills the partial array; returns the reason for each row that stays empty."""
+    row_bytes = size * size * 3
+    done, offset = _resume_or_start(files, catalogue, size)
+    todo = np.flatnonzero(done == 0)
+    if progress is not None and len(todo) < len(done):
+        progress(len(done) - len(todo))
+    needed, free = len(todo) * row_bytes, shutil.disk_usage(files.folder).free
+    if needed > free:
+        raise DataError(
+            f"the image cache needs {_megabytes(needed)} more in {files.folder}, which has {_megabytes(free)} free; "
+            "make room or choose another folder with --config.data.cache_dir"
+        )
+    broken: dict[int, str] = {}
+    with (
+        files.partial.open("r+b") as array,
+        files.done.open("r+b") as marks,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+
+        def decode_row(row: int) -> str | None:
+            try:
+                data = catalogue.read(row)
+            except OSError as error:
+                return f"cannot be read ({error.strerror or error})"
+            try:
+                pixels = decode_image(data, size, interpolation=interpolation)
+            except BrokenImageError as error:
+                return str(error)
+            _write(array.fileno(), pixels.tobytes(), offset + row * row_bytes)
+            return None
+
+        # Chunk by chunk, so that an interrupt waits for one chunk only and not for all that is queued.
+        for start in range(0, len(todo), CHUNK):
+            rows = todo[start : start + CHUNK].tolist()
+            for row, reason in zip(rows, pool.map(decode_row, rows), strict=True):
+                if reason is None:
+                    done[row] = 1
+                else:
+                    broken[row] = reason
+                if progress is not None:
+                    progress(1)
+            os.fsync(array.fileno())  # before the marks, or a power cut leaves rows marked that are not on disk
+            _write(marks.fileno(), done.tobytes(), STAMP_BYTES)
+    return broken
+
+
+def _resume_or_start(files: _CacheFiles, catalogue: Catalogue, size: int) -> tuple[np.ndarray, int]:
+    """Which rows of the partial array are done, uint8 [N], and the position of its first byte in the file."""
+    shape = (len(catalogue), size, size, 3)
+    stamp = catalogue.newest_ns.to_bytes(STAMP_BYTES, "little")
+    try:
+        marks = files.done.read_bytes()
+        array = np.load(files.partial, mmap_mode="r")
+        if marks[:STAMP_BYTES] == stamp and len(marks) == STAMP_BYTES + len(catalogue) and array.shape == shape:
+            return np.frombuffer(marks, np.uint8, offset=STAMP_BYTES).copy(), array.offset
+    except (OSError, ValueError):
+        pass
+    files.done.unlink(missing_ok=True)  # first: these marks must never be taken for those of the new array
+    files.array.unlink(missing_ok=True)  # only there when it is damaged or older than the images
+    array = np.lib.format.open_memmap(files.partial, mode="w+", dtype=np.uint8, shape=shape)
+    files.done.write_bytes(stamp + bytes(len(catalogue)))
+    return np.zeros(len(catalogue), np.uint8), array.offset
+
+
+def _complete(files: _CacheFiles, catalogue: Catalogue, broken: dict[int, str]) -> None:
+    """Moves the rows together where some are broken and gives the array its final name."""
+    files.done.unlink()  # rows are about to move
+    if broken:
+        partial = np.load(files.partial, mmap_mode="r")
+        offset, row_bytes = partial.offset, partial[0].nbytes
+        good = np.setdiff1d(np.arange(len(catalogue)), list(broken)).tolist()
+        with files.partial.open("r+b") as array:
+            for to, row in enumerate(good):
+                if to != row:
+                    data = os.pread(array.fileno(), row_bytes, offset + row * row_bytes)
+                    _write(array.fileno(), data, offset + to * row_bytes)
+            os.fsync(array.fileno())
+    index = {"newest_ns": catalogue.newest_ns, "broken": sorted(broken.items())}
+    files.index.write_text(json.dumps(index), "utf-8")
+    files.partial.replace(files.array)
+
+
+def _write(file: int, data: bytes, position: int) -> None:
+    # Not through a memory map: on a full disk that kills the process (SIGBUS) instead of raising.
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, position)
+        view, position = view[written:], position + written
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Waits until no other process is within; the system lets go of a lock whose process was killed."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OSError(error.errno, f"no file locks on this file system: {error.strerror}") from error
+        yield
+
+
+def _broken_error(catalogue: Catalogue, broken: list[tuple[str, str]]) -> DataError:
+    shown = "".join(f"\n  {file}: {reason}" for file, reason in broken[:10])
+    more = f"\n  and {len(broken) - 10} more" if len(broken) > 10 else ""
+    return DataError(
+        f"{len(broken)} of {len(catalogue)} images of {catalogue.name} cannot be decoded:{shown}{more}\n"
+        "repair or remove them, or leave them out with --config.data.on_broken=skip"
+    )
+
+
+def _require_every_class(before: Catalogue, images: Images) -> None:
+    """Skipping must not leave a class without training images, or a split empty."""
+    if not images.broken:
+        return
+    had, has = before.counts(), images.catalogue.counts()
+    lost = [f"train/{name}" for name, n in had["train"].items() if n > 0 and has["train"][name] == 0]
+    lost += [split for split in ("validation", "test") if any(had[split].values()) and not any(has[split].values())]
+    if lost:
+        raise DataError(
+            f"without the {len(images.broken)} broken images nothing is left of {', '.join(lost)} in {before.name}; "
+            f"the first: {images.broken[0][0]}: {images.broken[0][1]}"
+        )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,101 @@
+"""One encoded image to one square uint8 array."""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from delta_jax.data.errors import DataError
+
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# Only these: Pillow also opens formats that start other programs (EPS runs Ghostscript), whatever the file is called.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+
+_strict_lock = threading.Lock()
+_strict_depth = 0
+_strict_filters: warnings.catch_warnings | None = None
+
+
+class BrokenImageError(DataError):
+    """One image cannot be decoded; the message is the reason."""
+
+
+def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear") -> np.ndarray:
+    """Decodes an image as a viewer would show it, squashed to a square.
+
+    EXIF orientation is applied, 16-bit grey is scaled (65535 to 255), CMYK, palettes and grey become RGB, the first
+    frame is taken of an animation. What is transparent shows white: the colours stored below it are arbitrary, often
+    black, and white is what pages and most photos of single objects have around the object.
+
+    Args:
+      data: the encoded image.
+      size: side of the square in pixels.
+      interpolation: "bilinear" or "bicubic", both with the antialiasing of Pillow.
+
+    Returns:
+      uint8 [size, size, 3], RGB.
+
+    Raises:
+      BrokenImageError: not an image, truncated, too large, or of a kind without a known range.
+    """
+    if not data:
+        raise BrokenImageError("empty (0 bytes)")
+    try:
+        with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            rgb = _to_rgb(ImageOps.exif_transpose(opened))
+            return np.asarray(rgb.resize((size, size), INTERPOLATIONS[interpolation]))
+    except UnidentifiedImageError:
+        raise BrokenImageError(f"not one of {', '.join(FORMATS)} (begins with {data[:8]!r})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenImageError(f"too large, shrink it first ({error})") from error
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise nearly anything on damaged data, struct.error and IndexError too
+        raise BrokenImageError(str(error) or type(error).__name__) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known white, save as 8 or 16 bit")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255, which turns every 16-bit picture white.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels outside 0..65535 have no known white, save as 8 or 16 bit")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Within it Pillow refuses decompression bombs and keeps its other warnings to itself.
+
+    Warning filters belong to the process, and threads that each save and restore them leave the wrong ones behind.
+    So the first thread to enter sets them and the last to leave restores them.
+    """
+    global _strict_depth, _strict_filters
+    with _strict_lock:
+        if _strict_depth == 0:
+            _strict_filters = warnings.catch_warnings()
+            _strict_filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        _strict_depth += 1
+    try:
+        yield
+    finally:
+        with _strict_lock:
+            _strict_depth -= 1
+            if _strict_depth == 0 and _strict_filters is not None:
+                _strict_filters.__exit__(None, None, None)
+                _strict_filters = None

@@ -1,0 +1,115 @@
+"""Stratified splits: the same strata, fractions and seed always give the same split."""
+
+import math
+import warnings
+
+import numpy as np
+
+from delta_jax.data.errors import DataError
+
+# One image for each of train, validation and test.
+MIN_PER_CLASS = 3
+
+
+def hold_out(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Marks ceil(fraction * N) examples, spread over the strata in proportion; bool [N].
+
+    Args:
+      strata: int [N]; each value needs at least two examples.
+      fraction: part to mark, 0 (nothing) to below 1.
+      seed: of the shuffle within the strata.
+    """
+    from sklearn.model_selection import train_test_split  # 0.5 s to import, wanted only where a split is drawn
+
+    if not 0 <= fraction < 1:
+        raise DataError(f"test_fraction is {fraction}, expected 0 (no test images) to below 1, such as 0.25")
+    chosen = np.zeros(len(strata), bool)
+    if fraction == 0:
+        return chosen
+    held, groups = math.ceil(fraction * len(strata)), len(np.unique(strata))
+    if not groups <= held <= len(strata) - groups:
+        raise DataError(
+            f"test_fraction {fraction} makes {held} of {len(strata)} images test images, but with {groups} classes "
+            f"both parts need at least {groups}; {'raise' if held < groups else 'lower'} test_fraction"
+        )
+    _, rows = train_test_split(np.arange(len(strata)), test_size=held, stratify=strata, random_state=seed)
+    chosen[rows] = True
+    return chosen
+
+
+def fold_of(strata: np.ndarray, fraction: float, fold: int, seed: int) -> np.ndarray:
+    """Marks one of k = 1/fraction disjoint, stratified folds; bool [N].
+
+    Args:
+      strata: int [N].
+      fraction: 0 (nothing is marked) or close to 1/k for a whole k of 2 or more.
+      fold: which of the folds, 0 to k - 1; together they cover every example once.
+      seed: of the shuffle within the strata.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    chosen = np.zeros(len(strata), bool)
+    if fraction == 0:
+        if fold != 0:
+            raise DataError(f"fold is {fold}, but validation_fraction 0 leaves no folds to choose from; set fold=0")
+        return chosen
+    k = round(1 / fraction) if 0 < fraction <= 0.5 else 0
+    if k < 2 or abs(1 / fraction - k) > 0.05:
+        near = f"nearest: {1 / max(k, 2):.4g}" if 0 < fraction < 1 else "such as 0.2"
+        raise DataError(f"validation_fraction is {fraction}, expected 0, 1/2, 1/3, 1/4, 1/5, ...; {near}")
+    if not 0 <= fold < k:
+        raise DataError(f"fold is {fold}, but validation_fraction {fraction} makes {k} folds: choose 0 to {k - 1}")
+    largest = np.bincount(strata).max()
+    if largest < k:
+        raise DataError(
+            f"validation_fraction {fraction} makes {k} folds, but no class has more than {largest} images left for "
+            f"training and validation; choose at least {1 / largest:.4g} or add images"
+        )
+    with warnings.catch_warnings():
+        # A class with fewer than k images is absent from some folds; MIN_PER_CLASS keeps it in training always.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        folds = list(StratifiedKFold(k, shuffle=True, random_state=seed).split(strata, strata))
+    chosen[folds[fold][1]] = True
+    return chosen
+
+
+def fill(
+    split: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    *,
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    fold: int,
+) -> np.ndarray:
+    """Takes from "train" the splits that a data set does not bring along; str [N].
+
+    Args:
+      split: str [N], what the data set itself says; not changed.
+      labels: int [N].
+      class_names: for messages.
+      seed: of both shuffles.
+      validation_fraction: of what is in train after the test images left it.
+      test_fraction: of all the images in train.
+      fold: which of the validation folds, see `fold_of`.
+    """
+    split = split.astype("<U10")
+    missing = {name for name in ("validation", "test") if name not in split}
+    if "validation" not in missing and fold != 0:
+        raise DataError(f"fold is {fold}, but this data set brings its own validation images; set fold=0")
+    if (validation_fraction > 0 and "validation" in missing) or (test_fraction > 0 and "test" in missing):
+        counts = np.bincount(labels[split == "train"], minlength=len(class_names))
+        small = [f"{class_names[i]} ({counts[i]})" for i in np.flatnonzero(counts < MIN_PER_CLASS)]
+        if small:
+            raise DataError(
+                f"fewer than {MIN_PER_CLASS} training images in: {', '.join(small)}; the "
+                f"{' and '.join(sorted(missing))} images are taken from them, so add images or leave out the class"
+            )
+    if "test" in missing:
+        rows = np.flatnonzero(split == "train")
+        split[rows[hold_out(labels[rows], test_fraction, seed)]] = "test"
+    if "validation" in missing:
+        rows = np.flatnonzero(split == "train")
+        split[rows[fold_of(labels[rows], validation_fraction, fold, seed)]] = "validation"
+    return split

@@ -1,0 +1,116 @@
+"""Prepared TensorFlow Datasets, read without tensorflow."""
+
+import difflib
+
+import numpy as np
+
+from delta_jax.data import splits
+from delta_jax.data.catalogue import Catalogue
+from delta_jax.data.errors import DataError
+
+
+def find(name: str, *, root: str, seed: int, validation_fraction: float, test_fraction: float, fold: int) -> Catalogue:
+    """Reads the labels of a prepared data set; see `delta_jax.data.find`.
+
+    With train and only one other split, that one is the test split: so it is in the sets published with two parts
+    (the "validation" of food101 is its test set). Validation images are then taken from train.
+
+    Args:
+      name: "NAME", "NAME/CONFIG" or with ":VERSION", without "tfds/".
+      root: tfds' data_dir, or "" for its default.
+      seed: of the splits that the data set does not bring along.
+      validation_fraction: of train, where there is no validation split.
+      test_fraction: of train, where there is only train.
+      fold: which of the validation folds.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name, root)
+    prepare = (
+        f"prepare it once, on a machine with tensorflow: tfds.builder({name!r}, file_format='array_record'"
+        f"{f', data_dir={root!r}' if root else ''}).download_and_prepare()"
+    )
+    features = dict(builder.info.features.items())
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        raise DataError(
+            f"tfds/{name} has the features {', '.join(features)}; expected 'image' (Image) and 'label' (ClassLabel): "
+            "choose another data set or export this one to folders"
+        )
+
+    if not builder.info.splits:
+        raise DataError(f"tfds/{name} is not prepared in {builder.data_dir}; {prepare}")
+
+    sources, labels, sizes, files, split_names = [], [], [], [], []
+    for split, tfds_split in _split_names(name, list(builder.info.splits)).items():
+        try:
+            source = builder.as_data_source(tfds_split, decoders={"image": tfds.decode.SkipDecoding()})
+        except NotImplementedError as error:
+            raise DataError(
+                f"tfds/{name} in {builder.data_dir} is stored as {builder.info.file_format.value}, which allows no "
+                f"access by number; delete it there and {prepare}"
+            ) from error
+        for i in range(len(source)):
+            example = source[i]
+            labels.append(int(example["label"]))
+            sizes.append(len(example["image"]))
+            files.append(f"{tfds_split}[{i}]")
+            split_names.append(split)
+            sources.append((source, i))
+    label_array = np.array(labels, np.int32)
+    if label_array.min() < 0:
+        raise DataError(f"tfds/{name} has images without a label (-1), such as {files[int(label_array.argmin())]}")
+
+    def read(i: int) -> bytes:
+        source, row = sources[i]
+        return source[row]["image"]
+
+    class_names = tuple(label.names)
+    return Catalogue(
+        name=f"tfds/{builder.info.full_name}",
+        files=tuple(files),
+        labels=label_array,
+        split=splits.fill(
+            np.array(split_names),
+            label_array,
+            class_names,
+            seed=seed,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            fold=fold,
+        ),
+        class_names=class_names,
+        licence=str(builder.info.redistribution_info) or f"not stated, see {builder.info.homepage}",
+        read=read,
+        sizes=np.array(sizes, np.int64),
+    )
+
+
+def _builder(name: str, root: str):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=root or None)
+    except tfds.core.DatasetNotFoundError:
+        base = name.split("/")[0].split(":")[0]
+        near = difflib.get_close_matches(base, tfds.list_builders(with_community_datasets=False), n=3)
+        # tfds' own message goes on with the hundreds of names that it knows.
+        raise DataError(
+            f"tfds knows no data set {base!r} and finds none prepared in {root or 'its default data_dir'}; "
+            + (f"close: {', '.join(near)}" if near else "check the name, or root")
+        ) from None
+    except (ValueError, AssertionError) as error:
+        raise DataError(f"tfds/{name} cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def _split_names(name: str, found: list[str]) -> dict[str, str]:
+    """{"train": ..., "validation": ..., "test": ...}: which split of the data set serves as which of ours."""
+    chosen = {"train": "train"} if "train" in found else {}
+    if not chosen:
+        raise DataError(f"tfds/{name} has the splits {', '.join(found)}; expected at least train")
+    validation = next((split for split in ("validation", "valid", "val", "dev") if split in found), None)
+    if validation is not None:
+        chosen["validation" if "test" in found else "test"] = validation
+    if "test" in found:
+        chosen["test"] = "test"
+    return chosen

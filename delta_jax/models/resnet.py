@@ -1,0 +1,87 @@
+"""ResNet-18 to -152 (He et al., CVPR 2016), version 1.5: the stride sits in the 3x3 convolution, as torchvision has it."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from delta_jax.models.convolution import Conv
+from delta_jax.models.normalization import BatchNorm
+
+
+class Block(nn.Module):
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with `bottleneck` (then 4 * width maps come out).
+
+    Children: conv1, bn1, conv2, bn2[, conv3, bn3][, downsample_conv, downsample_bn], after torchvision's names.
+    """
+
+    width: int
+    stride: int = 1
+    bottleneck: bool = False
+    downsample: bool = False
+    frozen_norm: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, H / stride, W / stride, width or 4 * width]."""
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, frozen=self.frozen_norm, dtype=self.dtype)
+        out = 4 * self.width if self.bottleneck else self.width
+        if self.bottleneck:
+            layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
+        else:
+            layers = ((self.width, 3, self.stride), (out, 3, 1))
+        y = x
+        for i, (features, kernel_size, stride) in enumerate(layers, 1):
+            y = conv(features, kernel_size, stride, name=f"conv{i}")(y)
+            y = norm(name=f"bn{i}")(y, train)
+            y = nn.relu(y) if i < len(layers) else y
+        if self.downsample:
+            x = conv(out, 1, self.stride, name="downsample_conv")(x)
+            x = norm(name="downsample_bn")(x, train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Images [B, H, W, 3] -> logits [B, num_classes].
+
+    Attributes:
+      depths: blocks in each of the four stages.
+      bottleneck: 1x1, 3x3, 1x1 blocks (ResNet-50 and deeper).
+      num_classes: outputs of the head `fc`.
+      dropout: rate in front of the head; needs an rng called "dropout" in training.
+      frozen_norm: BatchNorm uses its running statistics in training, too.
+      dtype: of the computation (parameters are float32 always); None takes that of the inputs.
+    """
+
+    depths: tuple[int, int, int, int]
+    bottleneck: bool
+    num_classes: int = 1000
+    dropout: float = 0.0
+    frozen_norm: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the logits."""
+        x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(frozen=self.frozen_norm, dtype=self.dtype, name="bn1")(x, train))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for stage, depth in enumerate(self.depths):
+            for i in range(depth):
+                first = i == 0
+                x = Block(
+                    64 * 2**stage,
+                    stride=2 if first and stage > 0 else 1,
+                    bottleneck=self.bottleneck,
+                    downsample=first and (stage > 0 or self.bottleneck),
+                    frozen_norm=self.frozen_norm,
+                    dtype=self.dtype,
+                    name=f"layer{stage + 1}_{i}",
+                )(x, train)
+        x = jnp.mean(x, axis=(1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)

@@ -1,0 +1,61 @@
+"""Fine-tunes a pretrained network on a folder of images or a named data set.
+
+    python -m delta_jax.train --config=configs/elpv.py --workdir=runs/elpv --config.method=delta --config.seed=1
+
+The same command again goes on where it stopped.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from delta_jax.data import DataError
+from delta_jax.training.checkpoints import CheckpointError
+from delta_jax.training.config import ConfigError, closest_fields
+from delta_jax.training.fine_tune import DivergedError
+from delta_jax.weights import WeightsError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; its fields are flags.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+KNOWN_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, DivergedError)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a wrong one ends in one line instead of a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:  # what config_flags raises for a field that does not exist
+        field = re.sub(r"[^\w.]", "", str(error))
+        sys.exit(f"error: --config.{field}: no such field; {_closest(argv, field)}")
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _closest(argv: list[str], field: str) -> str:
+    try:
+        return closest_fields(_CONFIG.value, field)
+    except (AttributeError, flags.Error):
+        return "configs/default.py lists all of them"
+
+
+def main(_: list[str]) -> Any:
+    """Hands over to the trainer."""
+    from delta_jax.training import trainer
+
+    try:
+        trainer.fit(_CONFIG.value, Path(_WORKDIR.value))
+    except KNOWN_ERRORS as error:
+        sys.exit(f"error: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

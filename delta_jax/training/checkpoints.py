@@ -1,0 +1,387 @@
+"""Checkpoints of a run, written in the background and verified before they are read back.
+
+`Checkpoints` keeps the state of a run per step, as Orbax writes it; `save_variables` and `load_variables` keep one
+finished result, such as the head or the final parameters, as one safetensors file. Both appear under their name only
+when complete, so a process killed at any moment leaves the results before it intact. Only this module imports orbax.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors.numpy
+from orbax.checkpoint import checkpoint_managers as policies
+
+_log = logging.getLogger(__name__)
+_SEAL = "files.json"
+
+Signature = dict[str, str]  # "params/head/kernel" -> "float32[512, 7]"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, is not there, is damaged, or belongs to another network."""
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints of a run, and the best one, in the numbered subfolders of `directory`.
+
+    Nothing is created or deleted before the first `save`, so a process that only reads never disturbs the one that
+    trains. On several hosts all of them make the same calls, and `directory` is one they share.
+
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            if checkpoints.latest_step() is not None:
+                state, meta = checkpoints.restore(state)
+            ...
+            checkpoints.save(step, state, {"phase": "fine_tune"}, metric=top1)
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least the newest checkpoint has to be kept, so use 1 or more")
+        self.directory = Path(directory).absolute()  # orbax writes nothing, silently, under a relative path
+        self._keep = keep
+        self._damaged: set[int] = set()
+        self._saving: int | None = None
+        self._manager: ocp.CheckpointManager
+        self._open(writable=False)
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], *, metric: float | None = None) -> None:
+        """Starts to write `state` and returns once it is copied: its buffers may then be donated or overwritten.
+
+        Args:
+          step: number of the checkpoint, greater than all before.
+          state: pytree of arrays and numbers.
+          meta: anything that JSON can hold; comes back with the state (tuples as lists).
+          metric: validation result, the greater the better; the best checkpoint is kept whatever its age.
+
+        Raises:
+          CheckpointError: this state cannot be stored, or the save *before* this one failed in the background.
+        """
+        self.wait()
+        signature = _signature(state)
+        try:
+            json.dumps(meta)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"meta of checkpoint {step} cannot be written as JSON: {error}") from error
+        if self._damaged or not self._writable:
+            self._open(writable=True)
+        latest = self._manager.latest_step()
+        if latest is not None and step <= latest:
+            raise CheckpointError(
+                f"checkpoint {step} would be older than the newest, {latest}, in {self.directory}; "
+                "go on from that one, or use another directory"
+            )
+        # A diverged run reports NaN, and one NaN in a comparison makes any checkpoint the best.
+        metrics = {"metric": float(metric)} if metric is not None and math.isfinite(metric) else None
+        self._saving = step
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(jax.tree.map(_storable, state)),
+                    meta=ocp.args.JsonSave({"arrays": signature, "meta": meta}),
+                ),
+                metrics=metrics,
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises CheckpointError if it failed."""
+        if self._saving is not None:
+            with self._writing():
+                self._manager.wait_until_finished()
+            self._saving = None
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints on disk, oldest first, without those that `restore` found damaged."""
+        self.wait()
+        return [step for step in self._manager.all_steps() if step not in self._damaged]
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint on disk, None if there is none."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the greatest metric (the newest of equals), None if none was saved with one."""
+        self.wait()
+        return self._manager.best_step()
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reads checkpoint `step`, or the newest that is intact: a damaged one is passed over with a warning.
+
+        Args:
+          like: pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes and dtypes that were saved. Each
+            restored array takes its sharding; where that is open (a ShapeDtypeStruct without one, an uncommitted array,
+            a Python number) it goes uncommitted to the default device. numpy arrays come back as numpy arrays.
+          step: which one; without it the newest.
+
+        Returns:
+          The state, equal bit by bit to the one saved and sharing no buffers with `like`, and its meta.
+
+        Raises:
+          CheckpointError: there is none, all (or the one asked for) are damaged, or names, shapes or dtypes differ.
+        """
+        signature = _signature(like)
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise CheckpointError(f"no checkpoint {step} in {self.directory}; intact ones, as far as known: {steps}")
+        for candidate in reversed(steps) if step is None else [step]:
+            damage = _damage(self.directory / str(candidate))
+            if damage is None:
+                return self._read(candidate, like, signature)
+            self._damaged.add(candidate)
+            message = f"checkpoint {candidate} in {self.directory} is damaged ({damage})"
+            if step is not None:
+                raise CheckpointError(f"{message}; intact ones, as far as known: {self.steps()}")
+            _log.warning("%s; trying the one before, and the next save removes it", message)
+        raise CheckpointError(f"no intact checkpoint in {self.directory}, looked at {steps or 'an empty directory'}")
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads; raises CheckpointError if that save failed."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            _log.warning("%s", failure)  # the error that ends the block is the one to report
+
+    def _open(self, *, writable: bool) -> None:
+        if writable:
+            # Damaged ones first: with one damaged file of metrics orbax cannot tell which checkpoint is the best.
+            for step in self._damaged:
+                self._manager.delete(step)
+            self._damaged.clear()
+            self._manager.close()
+
+        def open_manager(**settings: Any) -> ocp.CheckpointManager:
+            # orbax's own max_to_keep with best_fn deletes the newest checkpoint if it is not among the best.
+            keep = policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(self._keep),
+                    policies.BestN(get_metric_fn=_metric, n=1, keep_checkpoints_without_metrics=False),
+                ]
+            )
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=_metric,
+                save_root_metadata=False,
+                create=writable,
+                cleanup_tmp_directories=writable,  # what a killed process left; only the process that trains may do it
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+                **settings,
+            )
+            return ocp.CheckpointManager(self.directory, options=options)
+
+        with self._failures(f"{self.directory} could not be opened for checkpoints"):
+            try:
+                self._manager = open_manager()
+            except json.JSONDecodeError:  # damaged metrics: `restore` finds out which, and can then go back to another
+                self._manager = open_manager(lightweight_initialize=True)
+        self._writable = writable
+
+    def _seal(self) -> None:
+        """Notes the digest of every file of the checkpoint being written, just before it gets its final name."""
+        for unfinished in self.directory.glob(f"{self._saving}.*"):
+            # The folders of the items; beside them lies what orbax itself changes later and reading does not need.
+            paths = [path for path in unfinished.glob("*/**/*") if path.is_file()]
+            files = {str(path.relative_to(unfinished)): _digest(path) for path in paths}
+            (unfinished / _SEAL).write_text(json.dumps(files, indent=1))
+
+    def _read(self, step: int, like: Any, signature: Signature) -> tuple[Any, dict[str, Any]]:
+        where = f"checkpoint {step} in {self.directory}"
+        with self._failures(f"{where} could not be read"):
+            saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+            _compare(saved["arrays"], signature, where)  # before orbax, which casts other dtypes without a word
+            target = ocp.args.StandardRestore(jax.tree.map(_target, like))
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
+            return jax.tree.map(_place, restored, like), saved["meta"]
+
+    @contextlib.contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:
+            self._saving = None
+            self._writable = False  # the next save opens the directory anew and clears away what this one left
+            raise CheckpointError(f"{what}: {_reason(error)}") from error
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return self._failures(
+            f"checkpoint {self._saving} in {self.directory} could not be written, those before it are untouched"
+        )
+
+
+def save_variables(path: Path, tree: Any) -> None:
+    """Writes a pytree of arrays to one safetensors file, with names such as "params/head/kernel".
+
+    Whoever reads `path` meanwhile sees the old file or the new one, never a part. On several hosts the first one
+    writes; arrays that are spread over hosts have to be gathered before.
+
+    Raises:
+      CheckpointError: the tree holds something else than arrays and numbers, or the disk is full or read-only.
+    """
+    _signature(tree)
+    if jax.process_index() != 0:
+        return
+    # safetensors writes the bytes as they lie in memory: a transposed view would come back scrambled.
+    arrays = {name: np.asarray(_storable(leaf), order="C") for name, leaf in _named_leaves(tree).items()}
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.numpy.save_file(arrays, unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the new name with an empty file
+        unfinished.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} could not be written: {_reason(error)}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_variables(path: Path, like: Any) -> Any:
+    """Reads what `save_variables` wrote, as a tree like `like`: see `Checkpoints.restore`.
+
+    Raises:
+      CheckpointError: no such file, a damaged one, or names, shapes or dtypes differ from `like`.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} could not be read: {_reason(error)}") from error
+    _compare(_signature(arrays), _signature(like), str(path))
+    return jax.tree.map(
+        _place, jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in _named_leaves(like)]), like
+    )
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree.leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise CheckpointError(
+            "two arrays of this tree have the same name once their keys are joined by '/'; rename one"
+        )
+    return named
+
+
+def _signature(tree: Any) -> Signature:
+    return {name: f"{_dtype(name, leaf)}{list(np.shape(leaf))}" for name, leaf in _named_leaves(tree).items()}
+
+
+def _dtype(name: str, leaf: Any) -> np.dtype:
+    try:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)  # a Python int is what jit makes of it
+    except TypeError as error:
+        raise CheckpointError(f"{name} is a {type(leaf).__name__}; only arrays and numbers can be stored") from error
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise CheckpointError(f"{name} is a typed random key; store jax.random.key_data of it")
+    return dtype
+
+
+def _compare(found: Signature, expected: Signature, where: str) -> None:
+    """One error with all names that are missing, unexpected, or of another shape or dtype."""
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is {found[name]}, not expected" for name in found.keys() - expected.keys()]
+    problems += [
+        f"{name} is {found[name]}, expected {expected[name]}"
+        for name in found.keys() & expected.keys()
+        if found[name] != expected[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise CheckpointError(
+            f"{where} is of another network or configuration: {'; '.join(sorted(problems)[:8])}{more}. "
+            "Use the configuration it was written with, or another directory"
+        )
+
+
+def _storable(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype=_dtype("", leaf))
+
+
+def _sharding(like: Any) -> jax.sharding.Sharding | None:
+    # An uncommitted array follows the others of its computation; a committed one on device 0 clashes with a mesh.
+    return None if isinstance(like, jax.Array) and not like.committed else getattr(like, "sharding", None)
+
+
+def _target(like: Any) -> Any:
+    """What orbax is to make of a leaf: an array with this sharding, or else a numpy array."""
+    shape, dtype, sharding = np.shape(like), _dtype("", like), _sharding(like)
+    return np.empty(shape, dtype) if sharding is None else jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _place(array: Any, like: Any) -> Any:
+    if isinstance(array, jax.Array) or isinstance(like, np.ndarray | np.generic):
+        return array
+    sharding = _sharding(like)
+    return jnp.array(array) if sharding is None else jax.device_put(array, sharding, may_alias=False)
+
+
+def _metric(metrics: dict[str, float]) -> float:
+    return metrics["metric"]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damage(directory: Path) -> str | None:
+    """What is wrong with the files of a checkpoint. Orbax itself reads flipped bits without noticing."""
+    try:
+        sealed = json.loads((directory / _SEAL).read_text())
+    except FileNotFoundError:
+        return f"no {_SEAL}"
+    except ValueError:
+        return f"{_SEAL} is not readable"
+    for name, digest in sealed.items():
+        file = directory / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _digest(file) != digest:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """One line that says why: a full disk by name, else the first line of the error."""
+    text = str(error).strip() or type(error).__name__
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if getattr(error, "errno", None) == number or os.strerror(number) in text:
+            return f"{os.strerror(number).lower()}; make room or use another directory, and start again"
+    return text.splitlines()[0][:300]
+
+
+class _OrbaxNoise(logging.Filter):
+    """Drops orbax's talk: its errors arrive as CheckpointError, and most checkpoints have no metric on purpose."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        of_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
+        return not of_orbax or (record.levelno == logging.WARNING and "tracked_metric" not in str(record.msg))
+
+
+logging.getLogger("absl").addFilter(_OrbaxNoise())

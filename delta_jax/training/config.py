@@ -1,0 +1,211 @@
+"""The config of a run: presets filled in, checked before anything slow, compared with what a workdir holds."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from delta_jax import attention, methods, models, regularizers
+from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
+
+
+class ConfigError(ValueError):
+    """A field has a value that cannot work; the message says which values do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Where the paper and its published code differ; the fields are those of the config, docs/fidelity.md has the reasons."""
+
+    rectify: bool
+    penalty_scale: str
+    attention_per_image: bool
+    attention_normalization: str
+    attention_temperature: float
+
+
+PRESETS = {
+    "paper": Preset(True, "paper", True, "softmax", 1.0),
+    "reference": Preset(False, "reference", False, "standardized_softmax", 5.0),
+}
+
+# Weight of the penalty per example, by method and scale of the penalty. L2-SP: the value of its authors' code. Published DELTA
+# takes 0.01 times a sum over 64 images.
+DEFAULT_ALPHA = {
+    "l2_sp": {"paper": 0.01, "reference": 0.01},
+    "delta_without_attention": {"paper": 0.001, "reference": 0.002},
+    "delta": {"paper": 0.1, "reference": 0.64},
+}
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "preset": tuple(PRESETS),
+    "head_init": ("normal", "zeros", "l2_fe"),
+    "batch_norm": BATCH_NORM_POLICIES,
+    "compute_dtype": ("float32", "bfloat16"),
+    "penalty_scale": regularizers.SCALES,
+    "schedule": SCHEDULES,
+    "attention_estimator": attention.ESTIMATORS,
+    "attention_normalization": attention.NORMALIZATIONS,
+    "eval_crops": (1, 10),
+    "select": ("last", "best"),
+    "data.on_broken": ("stop", "skip"),
+    "data.on_device": ("auto", "yes", "no"),
+    "data.interpolation": ("bilinear", "bicubic"),
+}
+_AT_LEAST = {
+    "seed": 0,
+    "steps": 1,
+    "batch_size": 1,
+    "warmup_steps": 0,
+    "eval_batch_size": 1,
+    "eval_every": 0,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "attention_images": 0,
+    "attention_batch": 1,
+    "attention_chunk": 1,
+    "learning_rate": 0,
+    "head_learning_rate_factor": 0,
+    "alpha": 0,
+    "beta": 0,
+    "weight_decay": 0,
+    "clip_norm": 0,
+    "momentum": 0,
+    "data.split_seed": 0,
+    "data.validation_fold": 0,
+    "data.crop": 1,
+    "data.validation_fraction": 0,
+    "data.test_fraction": 0,
+    "dropout": 0,
+}
+_BELOW_ONE = ("momentum", "dropout", "data.validation_fraction", "data.test_fraction")
+
+
+def resolve(config: ConfigDict) -> FrozenConfigDict:
+    """Checks every field that can be checked without data, and fills in what the preset and the method leave open.
+
+    Raises:
+      ConfigError: with the field, its value and the values that work.
+    """
+    values = config.to_dict()
+    try:
+        methods.create(values["method"])
+        spec = models.spec(values["arch"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    _require(values["preset"] in PRESETS, "preset", values["preset"], f"one of {', '.join(PRESETS)}")
+    for field, value in dataclasses.asdict(PRESETS[values["preset"]]).items():
+        if values[field] is None:
+            values[field] = value
+    _check_choices(values)
+    if values["alpha"] is None:
+        values["alpha"] = DEFAULT_ALPHA.get(values["method"], {}).get(values["penalty_scale"], 0.0)
+    _check_ranges(values)
+    if tuple(values["taps"]) == ("default",):
+        values["taps"] = spec.taps
+    return FrozenConfigDict(values)
+
+
+def _check_choices(values: Mapping[str, Any]) -> None:
+    for field, choices in _CHOICES.items():
+        value = _field(values, field)
+        _require(value in choices, field, value, f"one of {', '.join(map(str, choices))}")
+
+
+def _check_ranges(values: Mapping[str, Any]) -> None:
+    for field, least in _AT_LEAST.items():
+        value = _field(values, field)
+        _require(value >= least, field, value, f"{least} or more")
+    for field in _BELOW_ONE:
+        _require(_field(values, field) < 1, field, _field(values, field), "less than 1")
+    temperature, decay_at = values["attention_temperature"], values["decay_at"]
+    _require(temperature > 0, "attention_temperature", temperature, "more than 0")
+    _require(0 < decay_at <= 1, "decay_at", decay_at, "in (0, 1]")
+    crop, resize = values["data"]["crop"], values["data"]["resize"]
+    _require(crop <= resize, "data.crop", crop, f"at most data.resize = {resize}")
+    _require(values["warmup_steps"] < values["steps"], "warmup_steps", values["warmup_steps"], f"less than steps = {values['steps']}")
+    grid = values["head_l2"]
+    _require(bool(grid) and min(grid) > 0, "head_l2", grid, "positive numbers: without a penalty the head has no optimum")
+    _require(bool(values["taps"]), "taps", values["taps"], "module paths, or ('default',)")
+    folds = values["data"]["validation_fraction"]
+    if folds == 0:
+        _require(values["select"] == "last", "select", values["select"], "last: data.validation_fraction is 0")
+    if values["attention_per_image"] and values["method"] == "delta":
+        images = values["attention_images"]
+        _require(images == 0, "attention_images", images, "0: a weight per image needs the gaps of every training image")
+
+
+def _field(values: Mapping[str, Any], dotted: str) -> Any:
+    node: Any = values
+    for name in dotted.split("."):
+        node = node[name]
+    return node
+
+
+def _require(condition: bool, field: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"--config.{field}={value!r}: expected {expected}")
+
+
+def closest_fields(config: ConfigDict, wrong: str) -> str:
+    """What to say of a field that does not exist: the closest ones, or all."""
+    known = list(_flat(config.to_dict()))
+    close = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"the fields are {', '.join(known)}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+# Fields that change how fast or where something happens, and no number: free to differ when a run goes on.
+_FREE = ("log_every", "data.cache_dir", "data.on_device", "checkpoint_every")
+
+
+def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Lines "field: stored value, now value" for every field that would change the result of a run."""
+    now, before = _flat(json.loads(json.dumps(dict(config)))), _flat(stored)
+    fields = sorted((now.keys() | before.keys()) - set(_FREE))
+    missing = "(not there)"
+    return [
+        f"{field}: {before.get(field, missing)!r} there, {now.get(field, missing)!r} here"
+        for field in fields
+        if now.get(field, missing) != before.get(field, missing)
+    ]
+
+
+def claim_workdir(workdir: Path, config: FrozenConfigDict) -> None:
+    """Writes config.json into a new workdir; in one with a config, checks that it is the same.
+
+    Raises:
+      ConfigError: the workdir belongs to a run with another config; names the fields that differ.
+    """
+    path = workdir / "config.json"
+    values = config.to_dict()
+    if path.exists():
+        different = differences(values, json.loads(path.read_text()))
+        if different:
+            listed = "\n  ".join(different)
+            raise ConfigError(
+                f"{workdir} holds a run with another config:\n  {listed}\nChoose another --workdir, or the same fields to go on"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(values, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def read(workdir: Path) -> FrozenConfigDict:
+    """The resolved config of the run in `workdir`."""
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; is {workdir} the workdir of a run?")
+    values = json.loads(path.read_text())
+    return FrozenConfigDict(ConfigDict(values, convert_dict=True))

@@ -1,0 +1,61 @@
+"""Probabilities of a whole split, and what they are worth."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics
+
+from delta_jax import data
+
+
+def make_views(
+    crop: int, mean: Sequence[float], std: Sequence[float], *, crops: int = 1
+) -> Callable[[jax.Array], jax.Array]:
+    """uint8 [B, S, S, 3] -> normalised [crops, B, crop, crop, 3]: the centre, or the ten crops of the paper's Table 2."""
+
+    def views(images: jax.Array) -> jax.Array:
+        cut = data.ten_crop(images, crop) if crops == 10 else data.center_crop(images, crop)[None]
+        return data.normalize(cut, mean, std)
+
+    return views
+
+
+def make_predict(model: nn.Module, views: Callable[[jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
+    """(variables, uint8 images [B, S, S, 3]) -> probabilities [B, K] in float32, averaged over the views; to be jitted."""
+
+    def predict(variables: Any, images: jax.Array) -> jax.Array:
+        def one(view: jax.Array) -> jax.Array:
+            return jax.nn.softmax(model.apply(variables, view).astype(jnp.float32))
+
+        return jnp.mean(jax.lax.map(one, views(images)), axis=0)
+
+    return predict
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Measures of a split.
+
+    Args:
+      probabilities: [M, K].
+      labels: [M].
+
+    Returns:
+      top1 and balanced_accuracy (mean recall of the classes present) as fractions, cross_entropy in nats, n.
+    """
+    predicted = probabilities.argmax(-1)
+    with warnings.catch_warnings():
+        # A class may be predicted that this split has no example of; recall is a mean over the classes it has.
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        balanced = metrics.balanced_accuracy_score(labels, predicted)
+    likelihood = np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-12)
+    return {
+        "top1": float(np.mean(predicted == labels)),
+        "balanced_accuracy": float(balanced),
+        "cross_entropy": float(-np.mean(np.log(likelihood))),
+        "n": len(labels),
+    }

@@ -1,0 +1,154 @@
+"""The loop of optimizer steps: checkpoints, metrics, looks at the validation images; goes on where it was stopped."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from delta_jax import data
+from delta_jax.training import distributed, logs
+from delta_jax.training.checkpoints import Checkpoints
+from delta_jax.training.image_sets import ImageSet
+from delta_jax.training.state import TrainState
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more; the message has the steps and the last good checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """How long, how often, how many.
+
+    Attributes:
+      steps: optimizer steps.
+      batch_size: images per step.
+      seed: of the order of the examples.
+      log_every, checkpoint_every, eval_every: steps; eval_every 0 for no looks at the validation images.
+      select: "last", or "best" on the validation images.
+    """
+
+    steps: int
+    batch_size: int
+    seed: int
+    log_every: int
+    checkpoint_every: int
+    eval_every: int
+    select: str
+
+
+def fine_tune(
+    loop: Loop,
+    state: TrainState,
+    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]],
+    images: ImageSet,
+    validate: Callable[[TrainState], Mapping[str, float]],
+    learning_rate: Callable[[int], Any],
+    workdir: Path,
+    log: logs.MetricsLog,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Runs the steps that are left.
+
+    Args:
+      loop: see there.
+      state: before the first step; its buffers are given away.
+      train_step: (state, batch) -> (state, metrics), compiled on its first call.
+      images: to train on.
+      validate: state -> measures of the validation images, of which top1 selects.
+      learning_rate: of a step, for the log.
+      workdir: checkpoints go to workdir/checkpoints.
+      log: where the metrics go.
+
+    Returns:
+      The state after the last step, or the selected one, and {"steps", "selected_step", "seconds", "images_per_second"};
+      seconds count earlier parts of an interrupted run.
+
+    Raises:
+      DivergedError: the loss is not finite; no checkpoint of such a state is written.
+    """
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        meta: dict[str, Any] = {"seconds": 0.0, "timed_images": 0, "timed_seconds": 0.0}
+        if checkpoints.latest_step() is not None:
+            state, meta = checkpoints.restore(state)
+            logs.say(f"going on after step {int(state.step)} of {loop.steps}")
+        step = int(state.step)
+        log.rewind("fine_tune", step)
+        log.rewind("validation", step)
+        order = data.batch_table(loop.seed, loop.steps - step, len(images), loop.batch_size, start=step)
+        began, waiting, first = time.monotonic(), [], step
+        timer: float | None = None
+
+        with logs.progress(loop.steps * loop.batch_size, "fine-tune", initial=step * loop.batch_size) as bar:
+            for rows in order:
+                state, metrics = train_step(state, images.batch(rows))
+                step += 1
+                waiting.append(metrics)
+                if timer is None:  # the first step compiles: the clock of images per second starts after it
+                    jax.block_until_ready(metrics)
+                    timer, first = time.monotonic(), step
+                is_last = step == loop.steps
+                saves = step % loop.checkpoint_every == 0 or is_last
+                looks = bool(loop.eval_every) and step % loop.eval_every == 0
+                shown = {}
+                if step % loop.log_every == 0 or saves or looks:
+                    shown = _write(log, step, waiting, float(learning_rate(step - 1)), checkpoints)
+                    waiting = []
+                bar.advance(loop.batch_size, **shown)
+                found: Mapping[str, float] = {}
+                if looks or (is_last and loop.select == "best"):
+                    pause = time.monotonic()
+                    found = validate(state)
+                    log.write("validation", step, found)
+                    timer += time.monotonic() - pause
+                if saves or (found and loop.select == "best"):
+                    now = time.monotonic()
+                    timed = {
+                        "seconds": meta["seconds"] + now - began,
+                        "timed_images": meta["timed_images"] + (step - first) * loop.batch_size,
+                        "timed_seconds": meta["timed_seconds"] + now - timer,
+                    }
+                    metric = found.get("top1") if loop.select == "best" else None
+                    checkpoints.save(step, state, timed, metric=metric)
+        checkpoints.wait()
+        if step > first or not meta["seconds"]:
+            meta = timed if len(order) else meta
+        selected = step
+        best = checkpoints.best_step() if loop.select == "best" else None
+        if best is not None and best != step:
+            selected = best
+            state, _ = checkpoints.restore(state, best)
+    rate = meta["timed_images"] / meta["timed_seconds"] if meta["timed_seconds"] else math.nan
+    return state, {
+        "steps": step,
+        "selected_step": selected,
+        "seconds": meta["seconds"],
+        "images_per_second": rate,
+    }
+
+
+def _write(
+    log: logs.MetricsLog,
+    step: int,
+    waiting: list[dict[str, jax.Array]],
+    learning_rate: float,
+    checkpoints: Checkpoints,
+) -> dict[str, float]:
+    """The mean of the metrics since the last record goes to the log; not finite ones end the run."""
+    values = distributed.on_host(waiting)
+    means = {name: float(np.mean([one[name] for one in values])) for name in values[0]}
+    log.write("fine_tune", step, means | {"learning_rate": learning_rate})
+    if not math.isfinite(means["loss"]):
+        start = step - len(values)
+        bad = next(i for i, one in enumerate(values) if not np.isfinite(one["loss"]))
+        good = checkpoints.latest_step()
+        kept = f"the checkpoint of step {good} is kept" if good is not None else "there is no checkpoint yet"
+        raise DivergedError(
+            f"the loss is not finite at step {start + bad + 1} (steps {start + 1} to {step} were looked at); {kept}. "
+            "Try a lower learning_rate or alpha, clip_norm=1, or float32; a new --workdir starts from the beginning"
+        )
+    return {"loss": means["loss"], "top1": means["top1"]}

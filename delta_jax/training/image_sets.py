@@ -1,0 +1,64 @@
+"""The images of a run, by example: whole on the device when they fit, a batch at a time when not; the same batches either way."""
+
+import os
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from delta_jax import data
+from delta_jax.training import distributed
+
+# Share of the memory that decoded images may take; the rest is for activations, of which DELTA keeps two networks' worth.
+SHARE_OF_MEMORY = 0.3
+
+
+class ImageSet:
+    """The examples of one split.
+
+    Attributes:
+      labels: int32 [M].
+      files: names, M of them.
+      rows: int64 [M], where they lie in the decoded array.
+    """
+
+    def __init__(self, images: data.Images, split: str, mesh: Mesh, *, on_device: str):
+        """Takes a split ("train", "validation", "test") of the decoded images; on_device is "auto", "yes" or "no"."""
+        self.rows = images.catalogue.rows(split)
+        self.labels = images.catalogue.labels[self.rows].astype(np.int32)
+        self.files = tuple(images.catalogue.files[row] for row in self.rows)
+        self._array, self._mesh = images.array, mesh
+        size = len(self.rows) * int(np.prod(images.array.shape[1:]))
+        self.resident = on_device == "yes" or (on_device == "auto" and size <= _budget())
+        self._held: jax.Array | None = None
+        self._held_labels: jax.Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, picked: np.ndarray) -> dict[str, jax.Array]:
+        """{"image": uint8 [B, S, S, 3], "label": int32 [B], "index": int32 [B]} of the examples `picked` [B], split over the devices."""
+        index = distributed.split(np.asarray(picked, np.int32), self._mesh)
+        if not self.resident:
+            pixels = np.asarray(self._array[self.rows[picked]])
+            return distributed.split({"image": pixels, "label": self.labels[picked]}, self._mesh) | {"index": index}
+        if self._held is None:
+            whole = np.asarray(self._array[self.rows])
+            self._held, self._held_labels = distributed.replicate((whole, self.labels), self._mesh)
+        return _gather(self._held, self._held_labels, index)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, jax.Array]]]:
+        """Every example once, in order: (rows [B], mask [B], batch), the last one padded."""
+        for picked, mask in data.padded_batches(len(self), batch_size):
+            yield picked, mask, self.batch(picked)
+
+
+@jax.jit
+def _gather(images: jax.Array, labels: jax.Array, index: jax.Array) -> Mapping[str, jax.Array]:
+    return {"image": images[index], "label": labels[index], "index": index}
+
+
+def _budget() -> float:
+    memory = distributed.device_memory_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return SHARE_OF_MEMORY * memory

@@ -1,0 +1,109 @@
+"""SGD as torch has it, its schedules, and what is left out of training."""
+
+from typing import Any
+
+import jax
+import optax
+
+SCHEDULES = ("constant", "step", "exponential", "cosine")
+BATCH_NORM_POLICIES = ("train", "frozen_stats", "frozen")
+
+
+def learning_rate_schedule(
+    kind: str,
+    peak: float,
+    steps: int,
+    *,
+    warmup_steps: int = 0,
+    decay_at: float = 2 / 3,
+    decay_factor: float = 0.1,
+    epoch_steps: float = 1.0,
+    epoch_factor: float = 0.93,
+) -> optax.Schedule:
+    """Learning rate as a function of the step.
+
+    Args:
+      kind: "constant"; "step": times decay_factor after decay_at * steps (the paper: a tenth after 6,000 of 9,000);
+        "exponential": times epoch_factor at the end of every epoch (the paper, Fig. 2: 0.93); "cosine": to zero at the end.
+      peak: the rate after warm-up.
+      steps: length of the training.
+      warmup_steps: of linear growth from 0.
+      decay_at: fraction of the steps, for "step".
+      decay_factor: for "step".
+      epoch_steps: steps of one epoch, for "exponential".
+      epoch_factor: for "exponential".
+    """
+    if kind == "constant":
+        after = optax.constant_schedule(peak)
+    elif kind == "step":
+        after = optax.piecewise_constant_schedule(peak, {round(decay_at * steps) - warmup_steps: decay_factor})
+    elif kind == "exponential":
+        after = optax.exponential_decay(peak, max(round(epoch_steps), 1), epoch_factor, staircase=True)
+    elif kind == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(steps - warmup_steps, 1))
+    else:
+        raise ValueError(f"schedule {kind!r} is not one of {SCHEDULES}")
+    if not warmup_steps:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+
+
+def _labels(params: Any, head: str) -> Any:
+    """"head", "norm" (scale and bias of a normalisation layer) or "body" for every parameter."""
+    prefix = tuple(head.split("/"))
+
+    def siblings(path) -> Any:
+        node = params
+        for key in path[:-1]:
+            node = node[key.key]
+        return node
+
+    def label(path, _) -> str:
+        if tuple(str(key.key) for key in path[: len(prefix)]) == prefix:
+            return "head"
+        return "norm" if "scale" in siblings(path) else "body"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def make_optimizer(
+    params: Any,
+    schedule: optax.Schedule,
+    *,
+    head: str,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+    head_learning_rate_factor: float = 1.0,
+    freeze_body: bool = False,
+    freeze_norm: bool = False,
+) -> optax.GradientTransformation:
+    """SGD with momentum: the gradient is clipped, decay is added, then momentum, then the rate, in torch's order.
+
+    Args:
+      params: parameters, or their shapes; only the paths are read.
+      schedule: learning rate per step.
+      head: module path of the classifier.
+      momentum: 0 for plain SGD.
+      weight_decay: times every parameter, added to its gradient; 0 for none.
+      clip_norm: largest global norm of the gradient; 0 for no clipping.
+      head_learning_rate_factor: the head's rate is this times the schedule.
+      freeze_body: train the head alone.
+      freeze_norm: leave scale and bias of the normalisation layers alone.
+    """
+    labels = _labels(params, head)
+    steps: list[optax.GradientTransformation] = []
+    if clip_norm:
+        steps.append(optax.clip_by_global_norm(clip_norm))
+    if weight_decay:
+        steps.append(optax.add_decayed_weights(weight_decay))
+    if momentum:
+        steps.append(optax.trace(decay=momentum))
+    steps.append(optax.scale_by_learning_rate(schedule))
+    if head_learning_rate_factor != 1.0:
+        only_head = jax.tree.map(lambda label: label == "head", labels)
+        steps.append(optax.masked(optax.scale(head_learning_rate_factor), only_head))
+    frozen = ({"body", "norm"} if freeze_body else set()) | ({"norm"} if freeze_norm else set())
+    if frozen:
+        steps.append(optax.masked(optax.set_to_zero(), jax.tree.map(lambda label: label in frozen, labels)))
+    return optax.chain(*steps)

@@ -1,0 +1,155 @@
+"""What a run leaves for people: what it ran with, predictions, summary, pictures, and a table at the end."""
+
+import csv
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from delta_jax import data, features
+from delta_jax.analysis import pictures
+from delta_jax.training import logs
+from delta_jax.training.setup import Setup
+from delta_jax.training.state import Variables
+
+_PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "pillow")
+PHOTOS, FILTERS = 4, 3  # rows and filters of filters.png
+
+
+def write_environment(workdir: Path) -> None:
+    """Appends to command.txt, and writes versions.json: interpreter, packages, devices."""
+    line = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    with (workdir / "command.txt").open("a") as file:
+        file.write(line + "\n")
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    device = jax.devices()[0]
+    facts = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "packages": found,
+    }
+    (workdir / "versions.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def announce(setup: Setup, workdir: Path) -> None:
+    """Says what is about to run."""
+    config = setup.config
+    logs.say(setup.catalogue.describe())
+    logs.say(
+        f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
+        f"{'rectified' if config.rectify else 'raw'} maps, {config.attention_normalization} at temperature "
+        f"{config.attention_temperature:g}, attention per {'image' if config.attention_per_image else 'data set'}), "
+        f"alpha {config.alpha:g}, beta {config.beta:g}, seed {config.seed}"
+    )
+    logs.say(
+        f"{config.arch} from {config.weights}, {config.data.crop} px, batch {config.batch_size}, {config.steps} steps, "
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s); workdir {workdir}"
+    )
+
+
+def write_predictions(path: Path, setup: Setup, probabilities: np.ndarray) -> None:
+    """One line per test image: file, true class, predicted class, probability of every class."""
+    names = setup.catalogue.class_names
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "true", "predicted", *(f"p({name})" for name in names)])
+        for example, label, one in zip(setup.test.files, setup.test.labels, probabilities, strict=True):
+            rows.writerow([example, names[label], names[int(one.argmax())], *(f"{p:.6f}" for p in one)])
+
+
+def summarize(
+    setup: Setup, workdir: Path, measured: Mapping[str, Any], baseline: Mapping[str, Any], evaluate_seconds: float
+) -> dict[str, Any]:
+    """The content of summary.json; accuracies are fractions."""
+
+    def facts(name: str) -> dict[str, Any]:
+        path = workdir / name
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    fine_tune, config = facts("fine_tune.json"), setup.config
+    return {
+        "method": config.method,
+        "preset": config.preset,
+        "arch": config.arch,
+        "data": config.data.name,
+        "classes": list(setup.catalogue.class_names),
+        "alpha": config.alpha,
+        "seed": config.seed,
+        "test": measured["test"],
+        "validation": measured["validation"],
+        "l2_fe": {"test": baseline["test"], "validation": baseline["validation"], "l2": facts("head.json").get("l2")},
+        "seconds": {
+            "head": facts("head.json").get("seconds", 0.0),
+            "attention": facts("attention.json").get("seconds", 0.0),
+            "fine_tune": fine_tune.get("seconds", 0.0),
+            "evaluate": evaluate_seconds,
+        },
+        "steps": fine_tune.get("steps", 0),
+        "selected_step": fine_tune.get("selected_step", 0),
+        "images_per_second": fine_tune.get("images_per_second", 0.0),
+    }
+
+
+def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variables) -> None:
+    """curves.png, and filters.png: what the most active filters of a middle tap see in a few test photos, before and after."""
+    records = logs.read(workdir) if (workdir / logs.METRICS_FILE).exists() else []
+    if any(record["phase"] == "fine_tune" for record in records):
+        pictures.curves(records, workdir / "curves.png")
+    tap = setup.config.taps[len(setup.config.taps) // 2]
+    model = setup.network()
+    # Photos of different classes, as far as there are.
+    _, first = np.unique(setup.test.labels, return_index=True)
+    rest = np.setdiff1d(np.arange(len(setup.test)), first)
+    picked = np.sort(np.concatenate([first, rest])[: min(PHOTOS, len(setup.test))])
+    pixels = np.asarray(setup.images.array[setup.test.rows[picked]])
+
+    @jax.jit
+    def maps_of(variables: Variables, pixels: jax.Array) -> jax.Array:
+        return features.apply_with_taps(model, variables, setup.views()(pixels)[0], (tap,))[1][tap]
+
+    maps_before, maps_after = np.asarray(maps_of(before, pixels)), np.asarray(maps_of(after, pixels))
+    change = np.square(maps_after - maps_before).sum((0, 1, 2))
+    activity = np.maximum(maps_before, 0).sum((0, 1, 2))
+    chosen = np.argsort(-(change if change.any() else activity))[:FILTERS]
+    names = setup.catalogue.class_names
+    pictures.filters(
+        np.asarray(data.center_crop(pixels, setup.config.data.crop)),
+        {tap: maps_before[..., chosen]},
+        {tap: maps_after[..., chosen]},
+        {tap: chosen.tolist()},
+        workdir / "filters.png",
+        [names[label] for label in setup.test.labels[picked]],
+    )
+
+
+def show(summary: Mapping[str, Any], workdir: Path, setup: Setup) -> None:
+    """The table at the end of a run, and where its files are."""
+
+    def row(name: str, measured: Mapping[str, Any], seconds: float) -> list[str]:
+        validation, test = measured["validation"], measured["test"]
+        shown = f"{validation['top1']:.2%}" if validation else "-"
+        return [name, shown, f"{test['top1']:.2%}", f"{test['balanced_accuracy']:.2%}", f"{seconds:.0f}"]
+
+    seconds = summary["seconds"]
+    rows = [row("l2_fe", summary["l2_fe"], seconds["head"])]
+    if summary["method"] != "l2_fe":
+        rows.append(row(summary["method"], summary, sum(seconds.values())))
+    columns = ["method", "validation top-1", "test top-1", "balanced", "seconds"]
+    logs.table(f"{summary['data']}, {summary['test']['n']} test images, seed {summary['seed']}", columns, rows)
+    for name in ("summary.json", "predictions.csv", "curves.png", "filters.png"):
+        if (workdir / name).exists():
+            logs.say(f"  {workdir / name}")
+    logs.say(f"Licence of the images: {setup.catalogue.licence}")

@@ -1,0 +1,178 @@
+"""What the phases of a run work with, put together and checked before anything slow starts."""
+
+import os
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from delta_jax import data, features, methods, models, weights
+from delta_jax.training import distributed, evaluation, logs
+from delta_jax.training.config import ConfigError
+from delta_jax.training.image_sets import ImageSet
+from delta_jax.training.state import Variables
+
+
+class Setup:
+    """Network, source, method and data of a resolved config.
+
+    Attributes:
+      config: resolved.
+      spec: of the network.
+      method: of fine-tuning.
+      catalogue: the data set; images are decoded when one is first asked for.
+      source: variables of the source network with a head of zeros for the target's classes.
+      mesh: of all devices.
+    """
+
+    def __init__(self, config: FrozenConfigDict):
+        """Finds data and weights and checks them against the config.
+
+        Raises:
+          ConfigError, DataError, WeightsError, ValueError: one error that says what does not fit.
+        """
+        self.config = config
+        self.spec = models.spec(config.arch)
+        self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
+        self.mesh = distributed.make_mesh()
+        for field in ("batch_size", "eval_batch_size", "attention_batch"):
+            distributed.check_divides(config[field], self.mesh, field)
+        self.catalogue = data.find(
+            config.data.name,
+            root=config.data.root,
+            seed=config.data.split_seed,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=config.data.test_fraction,
+            fold=config.data.validation_fold,
+        )
+        n = {split: len(self.catalogue.rows(split)) for split in data.SPLITS}
+        if config.batch_size > n["train"]:
+            raise ConfigError(f"--config.batch_size={config.batch_size}: there are only {n['train']} training images")
+        if config.attention_images > n["train"]:
+            raise ConfigError(
+                f"--config.attention_images={config.attention_images}: there are only {n['train']} training images; 0 takes all"
+            )
+        if not n["test"]:
+            raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
+        path, origin = weights.locate(config.weights)
+        self.mean, self.std = (origin or self.spec).mean, (origin or self.spec).std
+        loaded = weights.load(config.weights, config.arch, self.num_classes)
+        self.source: Variables = distributed.replicate(loaded, self.mesh)
+        self._check_taps()
+
+    @property
+    def num_classes(self) -> int:
+        """Of the target."""
+        return len(self.catalogue.class_names)
+
+    def _check_taps(self) -> None:
+        size = self.config.data.crop
+        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        features.check_taps(self.network(), self.source, images, self.config.taps)
+        shapes = features.list_taps(self.network(), self.source, images)
+        self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
+        flat = [tap for tap in self.config.taps if len(shapes[tap]) != 4]
+        if flat:
+            raise ConfigError(f"--config.taps: {flat[0]} returns shape {shapes[flat[0]]}, expected feature maps [B, H, W, C]")
+
+    def network(self, *, compute_dtype: str = "float32", **static: Any) -> Any:
+        """The Flax module; float32 unless told otherwise."""
+        dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
+        return models.create(self.config.arch, num_classes=self.num_classes, dtype=dtype, **static)
+
+    @cached_property
+    def images(self) -> data.Images:
+        """The decoded images; the first use decodes them, or opens what an earlier run decoded."""
+        settings = self.config.data
+        cache = settings.cache_dir or os.environ.get("DELTA_JAX_CACHE") or Path.home() / ".cache" / "delta_jax"
+        # Opened before it is drawn: an array that is there already needs no bar.
+        bar: Any = None
+        context: Any = None
+
+        def advance(n: int) -> None:
+            nonlocal bar, context
+            if context is None:
+                context = logs.progress(len(self.catalogue), "decode")
+                bar = context.__enter__()
+            bar.advance(n)
+
+        try:
+            images = data.decode(
+                self.catalogue,
+                settings.resize,
+                interpolation=settings.interpolation,
+                cache_dir=cache,
+                on_broken=settings.on_broken,
+                progress=advance,
+            )
+        finally:
+            if context is not None:
+                context.__exit__(None, None, None)
+        for file, reason in images.broken:
+            logs.say(f"left out: {file}: {reason}")
+        return images
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training images."""
+        return self._split("train")
+
+    @cached_property
+    def validation(self) -> ImageSet:
+        """The validation images; may be empty."""
+        return self._split("validation")
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test images."""
+        return self._split("test")
+
+    def _split(self, name: str) -> ImageSet:
+        return ImageSet(self.images, name, self.mesh, on_device=self.config.data.on_device)
+
+    def views(self, *, crops: int = 1) -> Any:
+        """uint8 [B, S, S, 3] -> normalised float32 [crops, B, crop, crop, 3]."""
+        return evaluation.make_views(self.config.data.crop, self.mean, self.std, crops=crops)
+
+    def augment(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """uint8 [B, S, S, 3] -> random crops, half of them mirrored, normalised [B, crop, crop, 3]."""
+        dtype = jnp.dtype(self.config.compute_dtype)
+        crops = data.random_crop_mirror(key, images, self.config.data.crop)
+        return data.normalize(crops, self.mean, self.std, dtype)
+
+    @cached_property
+    def _predict(self) -> Any:
+        model = self.network(compute_dtype=self.config.compute_dtype)
+        return jax.jit(evaluation.make_predict(model, self.views(crops=self.config.eval_crops)))
+
+    def probabilities(self, variables: Variables, images: ImageSet, description: str = "") -> np.ndarray:
+        """[M, K] for the M images of a split, in order."""
+        found = []
+        with logs.progress(len(images), description or "evaluate") as bar:
+            for _, mask, batch in images.batches(self.config.eval_batch_size):
+                kept = int(mask.sum())
+                found.append(np.asarray(self._predict(variables, batch["image"]))[:kept])
+                bar.advance(kept)
+        return np.concatenate(found) if found else np.zeros((0, self.num_classes), np.float32)
+
+    def measures(self, variables: Variables, images: ImageSet, description: str = "") -> dict[str, float]:
+        """`evaluation.score` of a split; {} for an empty one."""
+        if not len(images):
+            return {}
+        return evaluation.score(self.probabilities(variables, images, description), images.labels)
+
+
+def head_features(model: Any, head: str, views: Any) -> Any:
+    """A jitted (variables, uint8 images [B, S, S, 3]) -> [2, B, D]: what the head sees of the centre crop and its mirror image."""
+
+    @jax.jit
+    def compute(variables: Variables, images: jax.Array) -> jax.Array:
+        centre = views(images)[0]
+        both = jnp.stack([centre, centre[:, :, ::-1]])
+        return jax.lax.map(partial(features.head_inputs, model, variables, head=head), both)
+
+    return compute

@@ -1,0 +1,254 @@
+"""From a config to a trained classifier: head, attention, fine-tuning, evaluation; every phase is on disk before the next."""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from delta_jax import attention
+from delta_jax.training import attention_pass, config as configs, distributed, evaluation, logs, optim, report, steps
+from delta_jax.training.checkpoints import load_variables, save_variables
+from delta_jax.training.fine_tune import Loop, fine_tune
+from delta_jax.training.head import fit_head, get_head, new_head, put_head
+from delta_jax.training.setup import Setup, head_features
+from delta_jax.training.state import TrainState, Variables, init_state
+
+HEAD, ATTENTION, MODEL = "head.safetensors", "attention.npz", "model.safetensors"
+
+
+def fit(config: Any, workdir: Path) -> dict[str, Any]:
+    """Trains and evaluates one classifier; the same call again goes on where it stopped.
+
+    Args:
+      config: of configs/default.py, not yet resolved.
+      workdir: for everything that the run writes.
+
+    Returns:
+      What workdir/summary.json holds.
+
+    Raises:
+      ConfigError, DataError, WeightsError, ValueError: bad input, before anything slow.
+      DivergedError: the loss is not finite any more.
+      CheckpointError: a checkpoint cannot be written or read.
+    """
+    workdir = Path(workdir)
+    # 1. Everything that can be wrong is looked at first: fields, data, weights, taps.
+    setup = Setup(configs.resolve(config))
+    # 2. The workdir is this run's alone.
+    configs.claim_workdir(workdir, setup.config)
+    with _alone(workdir), logs.MetricsLog(workdir) as log:
+        report.write_environment(workdir)
+        report.announce(setup, workdir)
+        # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
+        head = _train_head(setup, workdir)
+        l2_fe = {**setup.source, "params": put_head(setup.source["params"], setup.spec.head, head)}
+        # 4. How much each filter matters to the target.
+        weights = _measure_attention(setup, l2_fe, workdir) if setup.method.uses_attention else None
+        # 5. Fine-tuning.
+        final = _fine_tune(setup, l2_fe, weights, workdir, log) if setup.method.trains_backbone else l2_fe
+        # 6. The test images are looked at once, at the end.
+        return _evaluate(setup, l2_fe, final, workdir)
+
+
+@contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise configs.ConfigError(f"another run is working in {workdir}; wait for it, or choose another --workdir") from None
+        yield
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(values, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def _train_head(setup: Setup, workdir: Path) -> dict[str, jax.Array]:
+    """The L2-FE head {"kernel", "bias"}: the strength of its penalty is the one with the least validation loss."""
+    like = get_head(setup.source["params"], setup.spec.head)
+    path = workdir / HEAD
+    if path.exists():
+        return load_variables(path, like)
+    began = time.monotonic()
+    compute = head_features(setup.network(), setup.spec.head, setup.views())
+    found: dict[str, np.ndarray] = {}
+    splits = {"train": setup.train, "validation": setup.validation}
+    with logs.progress(sum(map(len, splits.values())), "features for the head") as bar:
+        for name, images in splits.items():
+            parts = []
+            for _, mask, batch in images.batches(setup.config.eval_batch_size):
+                kept = int(mask.sum())
+                parts.append(np.asarray(compute(setup.source, batch["image"]))[:, :kept])
+                bar.advance(kept)
+            if parts:
+                found[name] = np.concatenate(parts, axis=1)  # [2, M, D]
+    views = distributed.replicate(found["train"].reshape(-1, found["train"].shape[-1]), setup.mesh)
+    labels = distributed.replicate(np.tile(setup.train.labels, 2), setup.mesh)
+
+    # Without validation images there is nothing to choose by: beta, the weight Eq. 4 gives the head.
+    strengths = setup.config.head_l2 if "validation" in found else (setup.config.beta or 1e-2,)
+    tried = []
+    for l2 in sorted(strengths, reverse=True):
+        like = fit_head(views, labels, like, jnp.float32(l2))  # from the stronger penalty's optimum
+        measures = {}
+        if "validation" in found:
+            logits = found["validation"][0] @ np.asarray(like["kernel"]) + np.asarray(like["bias"])
+            measures = evaluation.score(np.asarray(jax.nn.softmax(logits)), setup.validation.labels)
+        tried.append((measures.get("cross_entropy", 0.0), l2, like, measures))
+    _, l2, head, measures = min(tried, key=lambda one: one[0])
+    save_variables(path, head)
+    seconds = time.monotonic() - began
+    _write_json(workdir / "head.json", {"l2": l2, "validation": measures, "seconds": seconds})
+    logs.say(f"head (L2-FE): penalty {l2:g}{_top1(measures)}, {seconds:.1f} s")
+    return head
+
+
+def _top1(measures: Mapping[str, float]) -> str:
+    return f", validation top-1 {measures['top1']:.2%}" if measures else ""
+
+
+def _measure_attention(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[str, jax.Array]:
+    """{tap: [C]} for the data set, or {tap: [M, C]} for each training image."""
+    config, path = setup.config, workdir / ATTENTION
+    if not path.exists():
+        began = time.monotonic()
+        model, views = setup.network(), jax.jit(setup.views())
+        n = len(setup.train)
+        images = np.arange(n)
+        if config.attention_images:
+            images = np.random.default_rng(config.seed).permutation(n)[: config.attention_images]
+
+        def gaps_of(picked: np.ndarray) -> Mapping[str, np.ndarray]:
+            batch = setup.train.batch(picked)
+            found = attention.filter_gaps(
+                model,
+                l2_fe,
+                views(batch["image"])[0],
+                batch["label"],
+                taps=config.taps,
+                estimator=config.attention_estimator,
+                chunk=config.attention_chunk,
+            )
+            return distributed.on_host(found)
+
+        with logs.progress(len(images), f"attention, {sum(setup.channels.values()):,} filters") as bar:
+            measured = attention_pass.measure(
+                workdir / "attention", setup.channels, images, config.attention_batch, gaps_of, bar.advance
+            )
+        weights = measured.weights(
+            config.attention_normalization, config.attention_temperature, per_image=config.attention_per_image
+        )
+        attention_pass.save(path, measured, weights, config.taps)
+        seconds = time.monotonic() - began
+        _write_json(workdir / "attention.json", {"images": len(images), "seconds": seconds})
+    loaded = attention_pass.load_weights(path, config.taps)
+    for tap, weight in loaded.items():
+        channels = weight.shape[-1]
+        logs.say(f"attention at {tap}: {channels} filters, C * W from {channels * weight.min():.3g} to {channels * weight.max():.3g}")
+    return distributed.replicate(loaded, setup.mesh)
+
+
+def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
+    config, spec = setup.config, setup.spec
+    path = workdir / MODEL
+    like = {"params": l2_fe["params"], "batch_stats": l2_fe.get("batch_stats", {})}
+    if path.exists():
+        return load_variables(path, like)
+    key = jax.random.key(config.seed)
+    start = like
+    if config.head_init != "l2_fe":
+        head = new_head(config.head_init, get_head(like["params"], spec.head), jax.random.fold_in(key, config.steps))
+        start = {**like, "params": put_head(like["params"], spec.head, head)}
+
+    frozen_norm = config.batch_norm != "train"
+    model = setup.network(compute_dtype=config.compute_dtype, dropout=config.dropout, frozen_norm=frozen_norm)
+    loss = steps.make_loss(
+        model,
+        setup.network(compute_dtype=config.compute_dtype),
+        setup.method,
+        taps=config.taps,
+        head=spec.head,
+        alpha=config.alpha,
+        beta=config.beta,
+    )
+    schedule = optim.learning_rate_schedule(
+        config.schedule,
+        config.learning_rate,
+        config.steps,
+        warmup_steps=config.warmup_steps,
+        decay_at=config.decay_at,
+        decay_factor=config.decay_factor,
+        epoch_steps=len(setup.train) / config.batch_size,
+        epoch_factor=config.epoch_decay_factor,
+    )
+    tx = optim.make_optimizer(
+        start["params"],
+        schedule,
+        head=spec.head,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
+        clip_norm=config.clip_norm,
+        head_learning_rate_factor=config.head_learning_rate_factor,
+        freeze_norm=config.batch_norm == "frozen",
+    )
+    step = jax.jit(steps.make_train_step(loss, tx, setup.augment), donate_argnums=0)
+    # One compilation: the state's arrays lie on the mesh from the start, as they do after every step.
+    state = distributed.replicate(init_state(start, tx), setup.mesh)
+
+    def validate(state: TrainState) -> Mapping[str, float]:
+        return setup.measures(state.variables, setup.validation, "validation")
+
+    loop = Loop(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        eval_every=config.eval_every if len(setup.validation) else 0,
+        select=config.select,
+    )
+    state, facts = fine_tune(
+        loop,
+        state,
+        lambda state, batch: step(state, l2_fe, batch, weights, key),
+        setup.train,
+        validate,
+        schedule,
+        workdir,
+        log,
+    )
+    final = state.variables
+    save_variables(path, final)
+    _write_json(workdir / "fine_tune.json", facts)
+    return final
+
+
+def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> dict[str, Any]:
+    began = time.monotonic()
+    probabilities = setup.probabilities(final, setup.test, "test")
+    report.write_predictions(workdir / "predictions.csv", setup, probabilities)
+    measured = {
+        "validation": setup.measures(final, setup.validation, "validation"),
+        "test": evaluation.score(probabilities, setup.test.labels),
+    }
+    baseline = measured
+    if final is not l2_fe:
+        baseline = {
+            "validation": setup.measures(l2_fe, setup.validation, "validation, L2-FE"),
+            "test": setup.measures(l2_fe, setup.test, "test, L2-FE"),
+        }
+    summary = report.summarize(setup, workdir, measured, baseline, time.monotonic() - began)
+    _write_json(workdir / "summary.json", summary)
+    report.write_pictures(setup, workdir, l2_fe, final)
+    report.show(summary, workdir, setup)
+    return summary

@@ -1,0 +1,29 @@
+"""Pretrained weights: files read without torch, names translated, everything but the head checked."""
+
+from delta_jax.weights.errors import WeightsError
+from delta_jax.weights.merging import Variables, from_torch
+from delta_jax.weights.reading import read
+from delta_jax.weights.sources import locate
+
+
+def load(name_or_path: str, arch: str, num_classes: int) -> Variables:
+    """Variables of the network `arch` from a named source or a weights file.
+
+    Args:
+      name_or_path: a name like "pip/efficientnet-lite0", or a .safetensors, .npz or .pth file.
+      arch: a network of `models.names()`.
+      num_classes: outputs of the head; a head of another shape in the file is replaced by zeros.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of jax arrays.
+
+    Raises:
+      WeightsError: the file is missing, damaged, unsafe, or of another network.
+    """
+    path, source = locate(name_or_path)
+    if source is not None and source.arch != arch:
+        raise WeightsError(f"{name_or_path} holds weights of {source.arch}, not of {arch}; set arch to {source.arch}")
+    return from_torch(read(path), arch, num_classes)
+
+
+__all__ = ["Variables", "WeightsError", "from_torch", "load", "locate", "read"]

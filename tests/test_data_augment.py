@@ -1,0 +1,95 @@
+"""Crops and normalisation, against loops over the pixels in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from delta_jax.data import center_crop, normalize, random_crop_mirror, ten_crop
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def all_crops(image: np.ndarray, size: int) -> dict[bytes, tuple[int, int, bool]]:
+    """Every crop there is: its pixels, and where it comes from."""
+    found = {}
+    for top in range(image.shape[0] - size + 1):
+        for left in range(image.shape[1] - size + 1):
+            crop = image[top : top + size, left : left + size]
+            found[crop.tobytes()] = (top, left, False)
+            found[crop[:, ::-1].tobytes()] = (top, left, True)
+    return found
+
+
+def test_random_crops_are_crops_from_everywhere():
+    images = noise(400, 8, 9, 3)
+    crops = jax.jit(random_crop_mirror, static_argnums=2)(jax.random.key(0), images, 6)
+    assert crops.shape == (400, 6, 6, 3)
+    assert crops.dtype == jnp.uint8
+    origins = [all_crops(image, 6)[np.asarray(crop).tobytes()] for image, crop in zip(images, crops, strict=True)]
+    # 3 * 4 places, each mirrored or not: of 400 draws none of the 24 is missed (chance 24 * (23/24)^400 < 1e-6).
+    assert len(set(origins)) == 24
+    assert {top for top, _, _ in origins} == {0, 1, 2}
+    assert {left for _, left, _ in origins} == {0, 1, 2, 3}
+    assert 150 < sum(mirrored for _, _, mirrored in origins) < 250
+
+
+def test_the_key_decides():
+    images = noise(16, 8, 8, 3)
+    first = random_crop_mirror(jax.random.key(1), jnp.asarray(images), 6)
+    np.testing.assert_array_equal(random_crop_mirror(jax.random.key(1), jnp.asarray(images), 6), first)
+    assert (random_crop_mirror(jax.random.key(2), jnp.asarray(images), 6) != first).any()
+
+
+def test_sharded_batches_get_the_same_crops():
+    images = noise(16, 8, 8, 3)
+    devices = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    sharding = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("data"))
+    crop = jax.jit(random_crop_mirror, static_argnums=2)
+    sharded = crop(jax.random.key(1), jax.device_put(images, sharding), 6)
+    np.testing.assert_array_equal(sharded, crop(jax.random.key(1), jnp.asarray(images), 6))
+
+
+@pytest.mark.parametrize(("side", "size", "start"), [(8, 8, 0), (8, 6, 1), (7, 6, 0), (9, 6, 2), (11, 6, 2)])
+def test_center_crop_rounds_half_to_even(side, size, start):
+    # start: int(round((side - size) / 2)) with Python's round, as in torchvision's center_crop: 0.5 -> 0, 1.5 -> 2
+    images = noise(2, side, side, 3)
+    expected = images[:, start : start + size, start : start + size]
+    np.testing.assert_array_equal(center_crop(jnp.asarray(images), size), expected)
+
+
+def test_ten_crop():
+    images = noise(2, 8, 9, 3)
+    crops = np.asarray(ten_crop(jnp.asarray(images), 6))
+    assert crops.shape == (10, 2, 6, 6, 3)
+    # Top and left of the corners of 8 x 9, and of the middle: round(2 / 2), round(3 / 2).
+    places = [(0, 0), (0, 3), (2, 0), (2, 3), (1, 2)]
+    for i, (top, left) in enumerate(places):
+        np.testing.assert_array_equal(crops[i], images[:, top : top + 6, left : left + 6])
+        mirrored = images[:, :, ::-1]
+        np.testing.assert_array_equal(crops[5 + i], mirrored[:, top : top + 6, left : left + 6])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 3), (10, 2, 3, 3, 3)])
+def test_normalize(shape):
+    images, mean, std = noise(*shape), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    result = jax.jit(lambda x: normalize(x, mean, std, jnp.float32))(images)
+    expected = np.empty(shape)
+    for index, value in np.ndenumerate(images):
+        expected[index] = (value / 255 - mean[index[-1]]) / std[index[-1]]
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    low = normalize(jnp.asarray(images), mean, std, jnp.bfloat16)
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), expected, atol=0.01)
+
+
+def test_clear_errors():
+    images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
+    for crop in (center_crop, ten_crop, lambda x, size: random_crop_mirror(jax.random.key(0), x, size)):
+        with pytest.raises(ValueError, match=r"crop of 9 pixels does not fit images of shape \(2, 8, 8, 3\)"):
+            crop(images, 9)
+    with pytest.raises(ValueError, match="mean has 1 and std 3 values, expected 3"):
+        normalize(images, (0.5,), (1.0, 1.0, 1.0))

@@ -1,0 +1,267 @@
+"""The decoded array: what is in it, and that kills, full disks and second processes leave no half of it behind."""
+
+import dataclasses
+import errno
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delta_jax.data import Catalogue, DataError, cache, decode, find
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Ten images of class a (colours 0..9) and ten of class b (colours 100..109)."""
+    for name, first in (("a", 0), ("b", 100)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((6, 9, 3), first + i, np.uint8)).save(tmp_path / "data" / name / f"{i}.png")
+    return tmp_path / "data"
+
+
+def colours(catalogue: Catalogue) -> list[int]:
+    """What is in each file, from its name."""
+    return [100 * file.startswith("b/") + int(file[2]) for file in catalogue.files]
+
+
+def require_right(images: cache.Images, size: int) -> None:
+    expected = np.array(colours(images.catalogue), np.uint8)[:, None, None, None]
+    np.testing.assert_array_equal(images.array, np.broadcast_to(expected, (len(images.catalogue), size, size, 3)))
+
+
+def test_rows_follow_the_catalogue_and_are_kept(root, tmp_path, monkeypatch):
+    found = find("folder", root=str(root))
+    finished: list[int] = []
+    images = decode(found, 5, cache_dir=tmp_path / "cache", progress=finished.append)
+    require_right(images, 5)
+    assert sum(finished) == 20
+    assert isinstance(images.array, np.memmap)
+    assert not images.array.flags.writeable
+    assert images.broken == ()
+
+    monkeypatch.setattr(cache, "decode_image", None)  # the second time nothing is decoded, whatever the split
+    again = decode(find("folder", root=str(root), seed=9), 5, cache_dir=tmp_path / "cache", progress=finished.append)
+    require_right(again, 5)
+    assert sum(finished) == 20
+    assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]
+
+
+def test_other_settings_and_other_data_have_other_arrays(root, tmp_path):
+    found = find("folder", root=str(root))
+    decode(found, 5, cache_dir=tmp_path / "cache")
+    assert decode(found, 4, cache_dir=tmp_path / "cache").array.shape == (20, 4, 4, 3)
+    decode(found, 5, interpolation="bicubic", cache_dir=tmp_path / "cache")
+    (root / "a" / "0.png").rename(root / "a" / "9z.png")
+    images = decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache")
+    assert images.array[:, 0, 0, 0].tolist() == [*range(1, 10), 0, *range(100, 110)]
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
+
+
+def test_an_image_changed_in_place_is_decoded_again(root, tmp_path):
+    for i in range(10):  # without compression, so that another picture has the same number of bytes
+        Image.open(root / "a" / f"{i}.png").save(root / "a" / f"{i}.bmp")
+        (root / "a" / f"{i}.png").unlink()
+    found = find("folder", root=str(root))
+    require_right(decode(found, 5, cache_dir=tmp_path / "cache"), 5)
+    Image.fromarray(np.full((6, 9, 3), 77, np.uint8)).save(root / "a" / "3.bmp")
+    changed = find("folder", root=str(root))
+    assert changed.fingerprint() == found.fingerprint()
+    assert changed.newest_ns > found.newest_ns
+    assert decode(changed, 5, cache_dir=tmp_path / "cache").array[3, 0, 0, 0] == 77
+
+
+def break_files(root: Path) -> None:
+    data = (root / "a" / "2.png").read_bytes()
+    (root / "a" / "2.png").write_bytes(data[:40])
+    (root / "b" / "0.png").write_bytes(b"")
+    (root / "b" / "5.png").unlink()
+    (root / "b" / "5.png").symlink_to("nowhere")
+
+
+def test_broken_images_stop_with_all_their_names(root, tmp_path):
+    break_files(root)
+    found = find("folder", root=str(root))
+    with pytest.raises(DataError) as raised:
+        decode(found, 5, cache_dir=tmp_path / "cache")
+    message = str(raised.value)
+    assert "3 of 20 images" in message
+    assert "a/2.png: " in message
+    assert "b/0.png: empty (0 bytes)" in message
+    assert "b/5.png: cannot be read (No such file or directory)" in message
+    assert "--config.data.on_broken=skip" in message
+
+
+def test_broken_images_are_skipped(root, tmp_path, monkeypatch):
+    break_files(root)
+    found = find("folder", root=str(root))
+    with pytest.raises(DataError):
+        decode(found, 5, cache_dir=tmp_path / "cache")
+    finished: list[int] = []
+    first = decode(found, 5, cache_dir=tmp_path / "cache", on_broken="skip", progress=finished.append)
+    assert finished == [17, 1, 1, 1]  # the good ones were done already
+    monkeypatch.setattr(cache, "decode_image", None)
+    again = decode(found, 5, cache_dir=tmp_path / "cache", on_broken="skip")
+    for images in (first, again):
+        require_right(images, 5)
+        assert len(images.catalogue) == len(images.catalogue.labels) == 17
+        assert [file for file, _ in images.broken] == ["a/2.png", "b/0.png", "b/5.png"]
+        kept = [found.files.index(file) for file in images.catalogue.files]
+        np.testing.assert_array_equal(images.catalogue.split, found.split[kept])
+        assert images.catalogue.read(2) == (root / "a" / "3.png").read_bytes()
+    with pytest.raises(DataError, match="3 of 20 images"):
+        decode(found, 5, cache_dir=tmp_path / "cache")
+
+
+def test_more_than_ten_broken_images_are_counted(root, tmp_path):
+    for path in root.glob("*/*.png"):
+        path.write_bytes(b"?")
+    with pytest.raises(DataError, match=r"(?s)20 of 20 images.*and 10 more"):
+        decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache")
+    with pytest.raises(DataError, match=r"nothing is left of train/a, train/b, validation, test"):
+        decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache", on_broken="skip")
+
+
+def test_damaged_array_is_made_again(root, tmp_path):
+    found = find("folder", root=str(root))
+    decode(found, 5, cache_dir=tmp_path / "cache")
+    path = next((tmp_path / "cache").glob("*.npy"))
+    path.write_bytes(path.read_bytes()[:500])
+    require_right(decode(found, 5, cache_dir=tmp_path / "cache"), 5)
+    next((tmp_path / "cache").glob("*.json")).write_text("{")
+    require_right(decode(found, 5, cache_dir=tmp_path / "cache"), 5)
+
+
+KILLED = """
+import os, signal, sys
+from delta_jax.data import cache, decode, find
+cache.CHUNK = 4
+finished = []
+def progress(count):
+    finished.append(count)
+    if len(finished) == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+decode(find("folder", root=sys.argv[1]), 5, cache_dir=sys.argv[2], progress=progress)
+"""
+
+
+def test_a_killed_process_is_taken_up_where_it_was(root, tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(tmp_path / "cache")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    # Two chunks of four were marked; the array does not have its final name.
+    assert all("partial" in path.name for path in (tmp_path / "cache").glob("*.npy"))
+    finished: list[int] = []
+    images = decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache", progress=finished.append)
+    assert finished == [8] + [1] * 12
+    require_right(images, 5)
+
+
+def test_work_left_over_from_older_images_is_not_used(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CHUNK", 4)
+    finished: list[int] = []
+
+    def stop(count):
+        finished.append(count)
+        if len(finished) == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache", progress=stop)
+    later = find("folder", root=str(root)).newest_ns + 10**9
+    os.utime(root / "a" / "3.png", ns=(later, later))
+    finished.clear()
+    decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache", progress=finished.append)
+    assert finished == [1] * 20
+
+
+def test_of_two_at_once_one_waits_for_the_other(root, tmp_path):
+    found = find("folder", root=str(root))
+    second_finished: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        second: Future[cache.Images] | None = None
+
+        def progress(count: int) -> None:
+            nonlocal second
+            if second is None:  # the first is in the middle of its work when the second starts, and gives it time
+                second = pool.submit(decode, found, 5, cache_dir=tmp_path / "cache", progress=second_finished.append)
+                time.sleep(0.3)
+
+        first = decode(found, 5, cache_dir=tmp_path / "cache", progress=progress)
+        require_right(first, 5)
+        assert second is not None
+        require_right(second.result(), 5)
+    assert second_finished == []
+
+
+def test_no_space(root, tmp_path, monkeypatch):
+    found = find("folder", root=str(root))
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(DataError, match=r"needs 0.0 MB more in .*cache, which has 0.0 MB free.*config.data.cache_dir"):
+        decode(found, 5, cache_dir=tmp_path / "cache")
+    monkeypatch.undo()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)  # somebody else filled the disk meanwhile
+    with pytest.raises(DataError, match=r"cannot write the image cache in .*No space left on device"):
+        decode(found, 5, cache_dir=tmp_path / "cache")
+    monkeypatch.undo()
+    require_right(decode(found, 5, cache_dir=tmp_path / "cache"), 5)
+
+
+def test_cache_that_cannot_be_written(root, tmp_path, monkeypatch):
+    found = find("folder", root=str(root))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"cannot write the image cache in .*file/cache \(Not a directory\)"):
+        decode(found, 5, cache_dir=tmp_path / "file" / "cache")
+
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cache.fcntl, "flock", no_locks)
+    with pytest.raises(DataError, match="no file locks on this file system"):
+        decode(found, 5, cache_dir=tmp_path / "cache")
+
+
+def test_settings_that_cannot_be(root, tmp_path):
+    found = find("folder", root=str(root))
+    with pytest.raises(DataError, match="on_broken is 'ignore', expected 'stop' or 'skip'"):
+        decode(found, 5, cache_dir=tmp_path, on_broken="ignore")
+    with pytest.raises(DataError, match=r"interpolation 'nearest'; expected .*bilinear, bicubic"):
+        decode(found, 5, cache_dir=tmp_path, interpolation="nearest")
+    with pytest.raises(DataError, match="size 0"):
+        decode(found, 0, cache_dir=tmp_path)
+
+
+def test_pixels_come_through_unchanged(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), np.uint8)
+
+    def read(i: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(pixels[i]).save(file, "PNG")
+        return file.getvalue()
+
+    catalogue = Catalogue(
+        name="made here/with a slash",
+        files=tuple("abcdef"),
+        labels=np.zeros(6, np.int32),
+        split=np.array(["train"] * 6),
+        class_names=("only",),
+        licence="none",
+        read=read,
+        sizes=np.arange(6),
+    )
+    np.testing.assert_array_equal(decode(catalogue, 5, cache_dir=tmp_path / "~ ü").array, pixels)
+    taken = dataclasses.replace(catalogue, name="taken").take(np.array([4, 1]))
+    np.testing.assert_array_equal(decode(taken, 5, cache_dir=tmp_path).array, pixels[[4, 1]])
