@@ -1,4 +1,4 @@
-"""Which filters of the source network already serve the target: DELTA's supervised attention (Li et al., ICLR 2019), Eq. 6."""
+"""Which filters of the source network serve the target already: DELTA's supervised attention (ICLR 2019), Eq. 6."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -41,22 +41,26 @@ def filter_gaps(
       x: images [B, H, W, 3], normalised.
       y: labels [B], integers.
       taps: module paths; filter j of a tap is channel j of that module's output.
-      estimator: "exact", one forward pass per filter of what comes after the tap; or "first_order", -sum(gradient * map), one
-        forward and one backward pass for everything: good at late taps, poor at early ones.
+      estimator: "exact", one forward pass per filter of what comes after the tap; or "first_order", the sum of
+        -gradient * map, one forward and one backward pass for everything: good at late taps, poor at early ones.
       filters: {tap: filter numbers} to restrict the exact gaps to.
-      chunk: filters that run together; more need more memory.
-      apply_kwargs: passed on to `model.apply`, e.g. {"train": False}.
+      chunk: filters that run together, at least 1; more need more memory.
+      apply_kwargs: passed on to `model.apply`, e.g. {"train": False}; hashable values.
 
     Returns:
       {tap: [B, C]}, or [B, len(filters[tap])].
 
     Raises:
-      ValueError: unknown tap or estimator.
+      ValueError: unknown tap or estimator, a filter that a tap does not have, or a chunk below 1.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is not one of {ESTIMATORS}")
     if filters is not None and estimator != "exact":
         raise ValueError("filters can be chosen for the exact estimator only: first_order yields all at once")
+    if filters is not None and not all(filters.get(tap) is not None and len(filters[tap]) for tap in taps):
+        raise ValueError(f"filters need at least one number for each of the taps {list(taps)}; got {dict(filters)}")
+    if chunk < 1:
+        raise ValueError(f"chunk {chunk} is not a number of filters; take 1 or more")
     chosen = None if filters is None else tuple((tap, tuple(int(j) for j in filters[tap])) for tap in taps)
     kwargs = tuple(sorted((apply_kwargs or {}).items()))
     return _gaps(model, variables, x, y, tuple(taps), estimator, chosen, chunk, kwargs)
@@ -71,41 +75,37 @@ def _gaps(model, variables, x, y, taps, estimator, filters, chunk, kwargs):
     gaps = {}
     for tap in taps:
         maps = prefix.feature_maps(tap)
-        picked = jnp.arange(maps.shape[-1]) if filters is None else jnp.asarray(dict(filters)[tap])
+        numbers = range(maps.shape[-1]) if filters is None else dict(filters)[tap]
+        if wrong := [j for j in numbers if not 0 <= j < maps.shape[-1]]:
+            raise ValueError(f"{tap} has filters 0 to {maps.shape[-1] - 1}, not {wrong[:8]}")
 
         def gap(j, maps=maps, tap=tap):
             mask = (jnp.arange(maps.shape[-1]) != j).astype(maps.dtype)
             silenced = maps * jnp.expand_dims(mask, tuple(range(maps.ndim - 1)))
             return _cross_entropy(prefix.continue_from(tap, silenced), y) - base
 
-        gaps[tap] = jax.lax.map(gap, picked, batch_size=min(chunk, picked.size)).T
+        gaps[tap] = jax.lax.map(gap, jnp.asarray(numbers), batch_size=min(chunk, len(numbers))).T
     return gaps
 
 
 def _first_order(model, variables, x, y, taps, kwargs):
     _, shapes = jax.eval_shape(lambda v, x: features.apply_with_taps(model, v, x, taps, **kwargs), variables, x)
-    change = {tap: jnp.zeros(shape.shape, shape.dtype) for tap, shape in shapes.items()}
-    paths = {tuple(tap.split("/")): tap for tap in taps}
+    shifts = {tap: jnp.zeros(shape.shape, shape.dtype) for tap, shape in shapes.items()}
 
-    def loss(change):
-        def shift(path, compute):
-            return compute() + change[paths[path]] if path in paths else compute()
-
-        with features.intercept_outputs(shift):
-            logits, maps = features.apply_with_taps(model, variables, x, taps, **kwargs)
+    def loss(shifts):
+        changes = {tap: partial(jnp.add, shift) for tap, shift in shifts.items()}
+        logits, maps = features.apply_with_changes(model, variables, x, changes, **kwargs)
         # Images do not see each other in evaluation mode: the gradient of the sum is every image's own.
         return jnp.sum(_cross_entropy(logits, y)), maps
 
-    gradients, maps = jax.grad(loss, has_aux=True)(change)
+    gradients, maps = jax.grad(loss, has_aux=True)(shifts)
     return {tap: -jnp.sum(gradients[tap] * maps[tap], axis=tuple(range(1, maps[tap].ndim - 1))) for tap in taps}
 
 
-def normalize(
-    gaps: Mapping[str, jax.Array], how: str = "softmax", *, temperature: float = 1.0
-) -> dict[str, jax.Array]:
+def normalize(gaps: Mapping[str, jax.Array], how: str = "softmax", *, temperature: float = 1.0) -> dict[str, jax.Array]:
     """Attention from gaps: weights over the filters of each tap that sum to 1.
 
-    - "softmax": softmax of gap / temperature; Eq. 6 at temperature 1. Gaps are so small there that it is close to uniform.
+    - "softmax": softmax of gap / temperature; Eq. 6 at temperature 1. Small gaps make it close to uniform.
     - "standardized_softmax": z-scores over the filters before it; at temperature 5, what the published code does.
     - "uniform": 1 / C, whatever the gaps.
 

@@ -1,31 +1,108 @@
-"""Taps: feature maps of any Flax Linen module, read and silenced by module path, without touching the model's code."""
+"""Taps: feature maps of any Flax Linen module, read and replaced by module path, without touching the model's code."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 Variables = Mapping[str, Any]
 Path = tuple[str, ...]
+
+_serial = itertools.count()
 
 
 def _path(tap: str) -> Path:
     return tuple(tap.split("/")) if tap else ()
 
 
-def _captured(intermediates: Mapping[str, Any]) -> dict[str, tuple]:
-    """{module path: one output per call} from flax's `intermediates` collection."""
-    flat = flatten_dict(dict(intermediates))
-    return {"/".join(path[:-1]): calls for path, calls in flat.items() if path[-1] == "__call__"}
+def _new_collection() -> str:
+    """Name of a variable collection that no other pass has.
+
+    nn.jit caches its traces by the names of the mutable collections and knows nothing of interceptors: under a name
+    used before, it would go on with a trace in which other taps were read or replaced.
+    """
+    return f"taps {next(_serial)}"
+
+
+def _is_arrays(out: Any) -> bool:
+    leaves = jax.tree.leaves(out)
+    return bool(leaves) and all(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+class _Pass:
+    """One forward pass, with the outputs of its modules and the order of their calls.
+
+    Attributes:
+      output: of the model.
+      updated: the collections in `mutable`, as flax returns them.
+      outputs: {path: output} of the modules called once, outside nn.scan and nn.vmap, that return (pytrees of) arrays.
+      started, finished: {path: time} of their calls.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Variables,
+        x: Any,
+        kwargs: Mapping[str, Any],
+        *,
+        only: set[Path] | None = None,
+        changes: Mapping[Path, Callable[[Any], Any]] | None = None,
+        mutable: Sequence[str] = (),
+    ):
+        self.started: dict[Path, int] = {}
+        self.finished: dict[Path, int] = {}
+        shapes: dict[Path, Any] = {}
+        repeated: set[Path] = set()
+        clock, collection = itertools.count(), _new_collection()
+
+        def interceptor(call, args, keywords, context):
+            path = context.module.path
+            if context.method_name != "__call__" or (only is not None and path not in only):
+                return call(*args, **keywords)
+            if path in self.started:
+                repeated.add(path)
+            self.started[path] = next(clock)
+            out = call(*args, **keywords)
+            if changes and path in changes:
+                out = changes[path](out)
+            self.finished[path] = next(clock)
+            if _is_arrays(out):
+                shapes[path] = jax.tree.map(lambda leaf: leaf.shape, out)
+                # Into flax's variables, not straight into a dict: from inside nn.remat no array gets out otherwise.
+                context.module.sow(collection, "__call__", out)
+            return out
+
+        with nn.intercept_methods(interceptor):
+            self.output, state = model.apply(variables, x, mutable=[collection, *mutable], **kwargs)
+        self.updated = dict(state)
+        sown = flatten_dict(dict(self.updated.pop(collection, {})))
+        calls = {path[:-1]: outputs for path, outputs in sown.items()}
+        if unseen := sorted(calls.keys() - self.started.keys()):
+            raise ValueError(
+                f"the modules {', '.join(map('/'.join, unseen[:3]))} run in a trace that nn.jit made for another one, so "
+                "their taps cannot be told apart; take nn.jit out of the model and put jax.jit around the whole step"
+            )
+        # nn.scan and nn.vmap drop what is sown inside them, or stack it along a new axis: then the shape has changed.
+        self.outputs: dict[Path, Any] = {
+            path: outputs[0]
+            for path, outputs in calls.items()
+            if path not in repeated and jax.tree.map(lambda leaf: leaf.shape, outputs[0]) == shapes[path]
+        }
+
+    def taps(self) -> dict[str, jax.Array]:
+        """{module path: output} of the modules that return one array [B, ..., C]; the model itself is none."""
+        return {"/".join(p): o for p, o in self.outputs.items() if p and isinstance(o, jax.Array) and o.ndim >= 2}
 
 
 def list_taps(model: nn.Module, variables: Variables, x: jax.Array, **kwargs: Any) -> dict[str, tuple[int, ...]]:
-    """{module path: shape of its output} of every module that could be a tap, in alphabetical order; nothing is computed.
+    """{module path: shape of its output} of every module that can be a tap, in alphabetical order.
+
+    Nothing is computed. Modules inside nn.cond and nn.switch cannot be listed: flax cannot tell what they return.
 
     Args:
       model: any Linen module.
@@ -33,34 +110,36 @@ def list_taps(model: nn.Module, variables: Variables, x: jax.Array, **kwargs: An
       x: images [B, H, W, 3] or their shape; whatever the model takes first.
       **kwargs: passed on to `model.apply`.
     """
+    # With train=True the pass updates its statistics, too.
+    mutable = [name for name in variables if name != "params"]
 
     def run(variables, x):
-        # Everything mutable: with train=True the pass updates its statistics, too.
-        return model.apply(variables, x, capture_intermediates=True, mutable=True, **kwargs)[1]
+        return _Pass(model, variables, x, kwargs, mutable=mutable).taps()
 
-    calls = _captured(jax.eval_shape(run, variables, x).get("intermediates", {}))
-    return {
-        path: tuple(outputs[0].shape)
-        for path, outputs in sorted(calls.items())
-        if path and len(outputs) == 1 and hasattr(outputs[0], "shape") and outputs[0].ndim >= 2
-    }
+    return {tap: tuple(shape.shape) for tap, shape in sorted(jax.eval_shape(run, variables, x).items())}
 
 
 def check_taps(model: nn.Module, variables: Variables, x: jax.Array, taps: Sequence[str], **kwargs: Any) -> None:
-    """Raises ValueError, with the closest known names, unless every tap is a module that runs once and returns one array."""
+    """Raises ValueError, with the closest known names, unless every tap is one of `list_taps`."""
     known = list_taps(model, variables, x, **kwargs)
     wrong = [tap for tap in taps if tap not in known]
     if not taps or wrong:
         close = sorted({name for tap in wrong for name in difflib.get_close_matches(tap, known, n=3, cutoff=0.3)})
         found = f"no tap called {', '.join(map(repr, wrong))}" if wrong else "no taps given"
         raise ValueError(
-            f"{found} in {type(model).__name__}; did you mean {', '.join(close or list(known)[:8])}? A tap is the path of a "
-            f"module that runs once per forward pass, outside nn.scan and nn.vmap, and returns one array [B, ..., C]"
+            f"{found} in {type(model).__name__}; did you mean {', '.join(close or list(known)[:8])}? A tap is the path "
+            "of a module that runs once per forward pass, outside nn.scan and nn.vmap, and returns one array [B, ..., C]"
         )
 
 
 def apply_with_taps(
-    model: nn.Module, variables: Variables, x: jax.Array, taps: Sequence[str], *, mutable: Sequence[str] = (), **kwargs: Any
+    model: nn.Module,
+    variables: Variables,
+    x: jax.Array,
+    taps: Sequence[str],
+    *,
+    mutable: Sequence[str] = (),
+    **kwargs: Any,
 ) -> Any:
     """One forward pass that also returns the feature maps at the taps.
 
@@ -78,77 +157,89 @@ def apply_with_taps(
     Raises:
       ValueError: a tap does not exist (the closest names are given), runs more than once, or returns no array.
     """
-    wanted = {_path(tap) for tap in taps}
-
-    def keep(module: nn.Module, method: str) -> bool:
-        return method == "__call__" and module.path in wanted
-
-    output, state = model.apply(variables, x, capture_intermediates=keep, mutable=["intermediates", *mutable], **kwargs)
-    updated = dict(state)
-    calls = _captured(updated.pop("intermediates", {}))
-    if any(tap not in calls or len(calls[tap]) != 1 or not hasattr(calls[tap][0], "shape") for tap in taps):
-        check_taps(model, variables, x, taps, **kwargs)
-    maps = {tap: calls[tap][0] for tap in taps}
-    return (output, maps, updated) if mutable else (output, maps)
+    done = _Pass(model, variables, x, kwargs, only={_path(tap) for tap in taps}, mutable=mutable)
+    maps = _chosen(done, taps, model, variables, x, kwargs)
+    return (done.output, maps, done.updated) if mutable else (done.output, maps)
 
 
-@contextmanager
-def intercept_outputs(change: Callable[[Path, Callable[[], Any]], Any]) -> Iterator[None]:
-    """Within this context the output of every module's `__call__` is change(path, compute).
+def apply_with_changes(
+    model: nn.Module,
+    variables: Variables,
+    x: jax.Array,
+    changes: Mapping[str, Callable[[jax.Array], jax.Array]],
+    **kwargs: Any,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """One forward pass in which each tap returns changes[tap](its output).
 
-    Enter it inside the function that `jit` traces: around an already compiled one it does nothing.
+    Args:
+      model: any Linen module.
+      variables: its variables.
+      x: images [B, H, W, 3].
+      changes: {tap: function of the feature maps [B, H, W, C]}.
+      **kwargs: passed on to `model.apply`.
+
+    Returns:
+      (output, {tap: changed maps}).
+
+    Raises:
+      ValueError: as `apply_with_taps`.
     """
+    by_path = {_path(tap): change for tap, change in changes.items()}
+    done = _Pass(model, variables, x, kwargs, only=set(by_path), changes=by_path)
+    return done.output, _chosen(done, tuple(changes), model, variables, x, kwargs)
 
-    def interceptor(call, args, kwargs, context):
-        if context.method_name != "__call__":
-            return call(*args, **kwargs)
-        return change(context.module.path, lambda: call(*args, **kwargs))
 
-    with nn.intercept_methods(interceptor):
-        yield
+def _chosen(done: _Pass, taps: Sequence[str], model, variables, x, kwargs) -> dict[str, jax.Array]:
+    found = done.taps()
+    if any(tap not in found for tap in taps):
+        check_taps(model, variables, x, taps, **kwargs)
+    return {tap: found[tap] for tap in taps}
 
 
 def head_inputs(model: nn.Module, variables: Variables, x: jax.Array, head: str, **kwargs: Any) -> jax.Array:
     """What the head gets to see: the features [B, D] on which a linear classifier is trained (L2-FE).
 
     Args:
-      model: any Linen module whose last operation is the Dense layer at `head`.
+      model: any Linen module; its output should be what the Dense layer at `head` returns.
       variables: its variables.
       x: images [B, H, W, 3].
       head: module path of the classifier.
       **kwargs: passed on to `model.apply`.
-    """
 
-    def interceptor(call, args, kwargs, context):
+    Raises:
+      ValueError: there is no Dense layer at `head`, or it does not run once, on features [B, D].
+    """
+    node: Any = variables["params"]
+    for name in _path(head):
+        if name not in node:
+            raise ValueError(f"no module {head!r} in the parameters; at this level there are {sorted(node)}")
+        node = node[name]
+
+    collection = _new_collection()
+
+    def interceptor(call, args, keywords, context):
         if context.method_name == "__call__" and context.module.path == _path(head):
-            return args[0]
-        return call(*args, **kwargs)
+            context.module.sow(collection, "inputs", [*args, *keywords.values()][0])
+        return call(*args, **keywords)
 
     with nn.intercept_methods(interceptor):
-        features = model.apply(variables, x, **kwargs)
-    width = _at(variables["params"], head)["kernel"].shape[0]
-    if features.ndim != 2 or features.shape[-1] != width:
+        _, state = model.apply(variables, x, mutable=[collection], **kwargs)
+    seen = flatten_dict(dict(state.get(collection, {}))).get((*_path(head), "inputs"), ())
+    width = node["kernel"].shape[0] if "kernel" in node else None
+    if len(seen) != 1 or seen[0].ndim != 2 or seen[0].shape[-1] != width:
+        shapes = ", ".join(str(tuple(features.shape)) for features in seen) or "nothing"
         raise ValueError(
-            f"{head!r} takes {width} features per image, but with it taken out the model returns shape {features.shape}; "
-            "it has to be the last operation of the model"
+            f"the head {head!r} has to be a Dense layer that runs once, on features [B, D]; it was given {shapes}"
         )
-    return features
-
-
-def _at(params: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    node = params
-    for name in _path(path):
-        if name not in node:
-            raise ValueError(f"no module {path!r} in the parameters; at this level there are {sorted(node)}")
-        node = node[name]
-    return node
+    return seen[0]
 
 
 class Prefix:
-    """The part of a forward pass that ends at a tap, kept so that the rest can be run again and again with another tap output.
+    """The part of a forward pass that ends at a tap, kept so that the rest can run again with other tap outputs.
 
-    Every module that finished before the tap's module started, and is not around it, returns its recorded output; what fed
-    it becomes dead code and is never computed. Bit-identical to the plain forward pass. Use it inside one `jit`.
+    Every module that finished before the tap's module started returns its recorded output; what fed it becomes dead
+    code and is never computed. The rest are the operations of the plain forward pass, on the same numbers. Use it
+    inside one `jit`.
     """
 
     def __init__(self, model: nn.Module, variables: Variables, x: jax.Array, **kwargs: Any):
@@ -161,55 +252,29 @@ class Prefix:
           **kwargs: passed on to `model.apply`.
         """
         self._model, self._variables, self._x, self._kwargs = model, variables, x, kwargs
-        self._started: dict[Path, int] = {}
-        self._finished: dict[Path, int] = {}
-        self._shapes: dict[Path, Any] = {}
-        self._repeated: set[Path] = set()
-        clock = iter(range(10**9))
+        self._recorded = _Pass(model, variables, x, kwargs)
 
-        def note(path: Path, compute: Callable[[], Any]) -> Any:
-            if path in self._started:
-                self._repeated.add(path)
-            self._started[path] = next(clock)
-            out = compute()
-            self._finished[path] = next(clock)
-            self._shapes[path] = jax.tree.map(jnp.shape, out)
-            return out
-
-        with intercept_outputs(note):
-            self.output, state = model.apply(
-                variables, x, capture_intermediates=True, mutable=["intermediates"], **kwargs
-            )
-        calls = _captured(state.get("intermediates", {}))
-        # Lifted transforms (nn.scan, nn.vmap) drop the outputs inside them, or stack them: those are computed anew.
-        self._outputs = {
-            _path(path): outputs[0]
-            for path, outputs in calls.items()
-            if len(outputs) == 1
-            and _path(path) not in self._repeated
-            and self._shapes.get(_path(path)) == jax.tree.map(jnp.shape, outputs[0])
-        }
+    @property
+    def output(self) -> Any:
+        """The model's output when nothing is replaced."""
+        return self._recorded.output
 
     def feature_maps(self, tap: str) -> jax.Array:
-        """The recorded output [B, ..., C] of the tap."""
-        path = _path(tap)
-        if path not in self._outputs or not hasattr(self._outputs[path], "shape"):
-            check_taps(self._model, self._variables, self._x, (tap,), **self._kwargs)
-        return self._outputs[path]
+        """The recorded output [B, ..., C] of the tap; ValueError when there is no such tap."""
+        return _chosen(self._recorded, (tap,), self._model, self._variables, self._x, self._kwargs)[tap]
 
     def continue_from(self, tap: str, maps: jax.Array) -> Any:
         """The model's output when the tap returns `maps` [B, ..., C] instead of what was recorded."""
-        path = _path(tap)
-        before = {
-            other: out
-            for other, out in self._outputs.items()
-            if self._finished[other] < self._started[path] and path[: len(other)] != other
-        }
+        self.feature_maps(tap)  # complains of a wrong tap
+        path, recorded = _path(tap), self._recorded
+        before = {p: out for p, out in recorded.outputs.items() if recorded.finished[p] < recorded.started[path]}
+        replayed = before | {path: maps}
 
-        def replay(other: Path, compute: Callable[[], Any]) -> Any:
-            if other == path:
-                return maps
-            return before[other] if other in before else compute()
+        def interceptor(call, args, keywords, context):
+            if context.method_name == "__call__" and context.module.path in replayed:
+                return replayed[context.module.path]
+            return call(*args, **keywords)
 
-        with intercept_outputs(replay):
-            return self._model.apply(self._variables, self._x, **self._kwargs)
+        with nn.intercept_methods(interceptor):
+            output, _ = self._model.apply(self._variables, self._x, mutable=[_new_collection()], **self._kwargs)
+        return output

@@ -1,6 +1,7 @@
 """The fine-tuning methods that are compared: what each trains, which penalty it adds, what it needs for that.
 
-The loss of every method is  CE + alpha * penalty + beta * 1/2 ||head||^2, cross-entropy and penalty averaged over the batch.
+The loss of every method is  CE + alpha * penalty + beta * 1/2 ||head||^2;  cross-entropy and penalties per example are
+averaged over the batch.
 """
 
 import difflib
@@ -82,7 +83,7 @@ class DeltaWithoutAttention(Method):
 
 @dataclass(frozen=True)
 class Delta(DeltaWithoutAttention):
-    """Distance of the feature maps to the source's, weighted by how much the target needs each filter (Li et al., 2019)."""
+    """Distance of the feature maps to the source's, weighted by the target's need of each filter (Li et al., 2019)."""
 
     uses_attention = True
 

@@ -1,7 +1,7 @@
 """Penalties of fine-tuning: on feature maps, one value per example [B]; on parameters, one scalar.
 
-Everything here is a pure function of arrays. Nothing is averaged over the batch, so a weight in front of a penalty means the
-same for every batch size and number of devices.
+Everything here is a pure function of arrays. Nothing is averaged over the batch, so a weight in front of a penalty
+means the same for every batch size and number of devices.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,9 @@ def filter_distances(maps: jax.Array, source_maps: jax.Array) -> jax.Array:
       [B, C], in float32 or wider.
     """
     if maps.shape != source_maps.shape:
-        raise ValueError(f"feature maps of shape {maps.shape} cannot be compared with source maps of shape {source_maps.shape}")
+        raise ValueError(
+            f"feature maps of shape {maps.shape} cannot be compared with source maps of shape {source_maps.shape}"
+        )
     # Squared, never a norm: at the first step both networks agree, and the gradient of a norm at 0 is NaN.
     squares = jnp.square(_wide(maps) - _wide(source_maps))
     return jnp.sum(squares, axis=tuple(range(1, maps.ndim - 1)))
@@ -68,7 +70,7 @@ def feature_distance(
         given = {"maps": maps, "source_maps": source_maps, "weights": maps if weights is None else weights}
         taps = {name: sorted(value) for name, value in given.items()}
         raise ValueError(f"maps, source maps and weights need the same taps, at least one; got {taps}")
-    total = None
+    terms = []
     for tap, tap_maps in maps.items():
         distances = filter_distances(tap_maps, source_maps[tap])
         batch, channels = distances.shape
@@ -83,17 +85,14 @@ def feature_distance(
         if scale == "reference":
             positions = tap_maps.size // (batch * channels)
             factor = 0.5 if weights is None else 0.5 * channels / positions
-        term = factor * jnp.sum(distances, axis=-1)
-        total = term if total is None else total + term
-    return total
+        terms.append(factor * jnp.sum(distances, axis=-1))
+    return sum(terms[1:], terms[0])
 
 
 def _leaves(params: Mapping[str, Any], head: str, *, inside: bool) -> dict[tuple[str, ...], jax.Array]:
     """The parameters below the module path `head`, or all others, by path."""
     prefix = tuple(head.split("/"))
-    leaves = {
-        tuple(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    leaves = {tuple(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     chosen = {path: leaf for path, leaf in leaves.items() if (path[: len(prefix)] == prefix) == inside}
     if inside and not chosen:
         tops = sorted({path[0] for path in leaves})
@@ -120,7 +119,9 @@ def l2_sp(params: Mapping[str, Any], source_params: Mapping[str, Any], *, head: 
     source = _leaves(source_params, head, inside=False)
     ours = _leaves(params, head, inside=False)
     if ours.keys() != source.keys():
-        raise ValueError(f"parameters differ between the network and its source: {sorted(ours.keys() ^ source.keys())[:5]}")
+        raise ValueError(
+            f"parameters differ between the network and its source: {sorted(ours.keys() ^ source.keys())[:5]}"
+        )
     return _half_sum_of_squares([_wide(w) - _wide(source[path]) for path, w in ours.items()])
 
 

@@ -5,16 +5,18 @@
 The same command again goes on where it stopped.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
+from delta_jax.training import trainer
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.config import ConfigError, closest_fields
 from delta_jax.training.fine_tune import DivergedError
@@ -25,6 +27,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the 
 flags.mark_flags_as_required(["config", "workdir"])
 
 KNOWN_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, DivergedError)
+
+
+def _compilation_cache() -> None:
+    """Programs compiled by an earlier run are taken from disk; JAX_COMPILATION_CACHE_DIR chooses the place."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = Path(os.environ.get("DELTA_JAX_CACHE") or Path.home() / ".cache" / "delta_jax")
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -47,10 +56,10 @@ def _closest(argv: list[str], field: str) -> str:
 
 def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
-    from delta_jax.training import trainer
-
+    logging.set_verbosity(logging.WARNING)  # jax tells of every platform it does not find
+    _compilation_cache()
     try:
-        trainer.fit(_CONFIG.value, Path(_WORKDIR.value))
+        trainer.fit(_CONFIG.value, Path(str(_WORKDIR.value)))
     except KNOWN_ERRORS as error:
         sys.exit(f"error: {error}")
     except jax.errors.JaxRuntimeError as error:

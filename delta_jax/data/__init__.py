@@ -5,6 +5,7 @@ from delta_jax.data.batches import batch_rows, batch_table, padded_batches
 from delta_jax.data.cache import Images, decode
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.errors import DataError
+from delta_jax.data.folder import image_files
 from delta_jax.data.images import BrokenImageError, decode_image
 from delta_jax.data.sources import find
 
@@ -20,6 +21,7 @@ __all__ = [
     "decode",
     "decode_image",
     "find",
+    "image_files",
     "normalize",
     "padded_batches",
     "random_crop_mirror",

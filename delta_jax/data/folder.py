@@ -110,7 +110,7 @@ def _require_same_classes(train: set[str], other: set[str], split: str) -> None:
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    return {path.name: _images(path) for path in _sub_folders(folder)}
+    return {path.name: image_files(path) for path in _sub_folders(folder)}
 
 
 def _sub_folders(folder: Path) -> list[Path]:
@@ -120,7 +120,8 @@ def _sub_folders(folder: Path) -> list[Path]:
         raise _unreadable(error) from error
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """The images below a folder, sorted by path; hidden ones and __MACOSX are left out, links are followed."""
     found: list[Path] = []
     visited: set[str] = set()
 

@@ -1,7 +1,8 @@
 """Convolutions with torch's explicit padding, and the lowering a CPU needs for depthwise ones.
 
-XLA's CPU backend runs grouped convolutions one group at a time: a depthwise 3x3 layer of MobileNetV2 costs 88 ms forward and
-453 ms for its input gradient where nine shifted multiply-adds need 4 and 5 ms. On GPU and TPU the plain convolution stays.
+XLA's CPU backend runs grouped convolutions one group at a time: a depthwise 3x3 layer of MobileNetV2 costs 88 ms
+forward and 453 ms for its input gradient where nine shifted multiply-adds need 4 and 5 ms. On GPU and TPU the plain
+convolution stays.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
@@ -40,9 +42,10 @@ def _windows(x: jax.Array, kernel_hw: tuple[int, int], stride: int, padding: Pad
 
 def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     hw = (kernel.shape[0], kernel.shape[1])
-    weights = jnp.expand_dims(kernel, tuple(range(2, x.ndim)))  # [h, w, 1, ..., 1, C]
-    terms = [window * weights[i, j] for (i, j), window in _windows(x, hw, stride, padding)]
-    return sum(terms[1:], terms[0])
+    wide = np.promote_types(x.dtype, np.float32)  # sums in bfloat16 would lose what a convolution keeps
+    weights = jnp.expand_dims(kernel.astype(wide), tuple(range(2, x.ndim)))  # [h, w, 1, ..., 1, C]
+    terms = [window.astype(wide) * weights[i, j] for (i, j), window in _windows(x, hw, stride, padding)]
+    return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -53,21 +56,26 @@ def _grouped(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
 
 def _shifted_sum_gradients(x, kernel, cotangent, stride: int, padding: Padding):
     kh, kw = kernel.shape[:2]
-    # d input: the cotangent, spread by the stride, correlated with the flipped kernel. Rows the kernel never reached get 0.
+    # d input: the cotangent, spread by the stride, correlated with the flipped kernel. Rows it never reached get 0.
     spread = ((cotangent.shape[1] - 1) * stride + 1, (cotangent.shape[2] - 1) * stride + 1)
-    edges = [(k - 1 - low, size + low - s) for k, (low, _), size, s in zip((kh, kw), padding, x.shape[1:3], spread, strict=True)]
+    edges = [
+        (k - 1 - low, size + low - s)
+        for k, (low, _), size, s in zip((kh, kw), padding, x.shape[1:3], spread, strict=True)
+    ]
     config = [(0, 0, 0), *((low, high, stride - 1) for low, high in edges), (0, 0, 0)]
     dilated = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), config)
     d_x = _shifted_sum(dilated, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
 
+    wide = np.promote_types(x.dtype, np.float32)
+
     # d kernel: one image after the other. As kh * kw reductions over the whole batch it takes six times as long.
     def add_image(total, image):
-        one_x, one_g = image
+        one_x, one_g = (a.astype(wide) for a in image)
         sums = [jnp.sum(window * one_g, axis=(0, 1)) for _, window in _windows(one_x, (kh, kw), stride, padding)]
         return total + jnp.stack(sums), None
 
-    total, _ = lax.scan(add_image, jnp.zeros((kh * kw, x.shape[-1]), x.dtype), (x, cotangent))
-    return d_x, total.reshape(kernel.shape)
+    total, _ = lax.scan(add_image, jnp.zeros((kh * kw, x.shape[-1]), wide), (x, cotangent))
+    return d_x, total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _grouped_gradients(x, kernel, cotangent, stride: int, padding: Padding):
@@ -79,8 +87,8 @@ def _grouped_gradients(x, kernel, cotangent, stride: int, padding: Padding):
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Depthwise convolution: x [B, H, W, C], kernel [h, w, 1, C] -> [B, H', W', C]."""
-    static = {"stride": stride, "padding": padding}
-    return lax.platform_dependent(x, kernel, cpu=partial(_shifted_sum, **static), default=partial(_grouped, **static))
+    on_cpu = partial(_shifted_sum, stride=stride, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(_grouped, stride=stride, padding=padding))
 
 
 def _depthwise_forward(x, kernel, stride, padding):
@@ -88,12 +96,11 @@ def _depthwise_forward(x, kernel, stride, padding):
 
 
 def _depthwise_backward(stride, padding, residuals, cotangent):
-    static = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
         *residuals,
         cotangent,
-        cpu=partial(_shifted_sum_gradients, **static),
-        default=partial(_grouped_gradients, **static),
+        cpu=partial(_shifted_sum_gradients, stride=stride, padding=padding),
+        default=partial(_grouped_gradients, stride=stride, padding=padding),
     )
 
 
@@ -124,11 +131,11 @@ class Conv(nn.Module):
         """Returns the feature maps of all filters."""
         channels, k = x.shape[-1], self.kernel_size
         if self.depthwise and channels != self.features:
-            raise ValueError(f"a depthwise convolution of {channels} channels has {channels} filters, not {self.features}")
+            raise ValueError(
+                f"a depthwise convolution of {channels} channels has {channels} filters, not {self.features}"
+            )
         fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        kernel = self.param(
-            "kernel", fan_out, (k, k, 1 if self.depthwise else channels, self.features), jnp.float32
-        )
+        kernel = self.param("kernel", fan_out, (k, k, 1 if self.depthwise else channels, self.features), jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         edge = ((k - 1) // 2, (k - 1) // 2)
         padding = same_padding(x.shape[1:3], k, self.stride) if self.padding == "same" else (edge, edge)

@@ -76,7 +76,9 @@ class InvertedResidualNet(nn.Module):
         for expansion, features, repeats, first_stride, kernel_size in self.stages:
             for i in range(repeats):
                 stride = first_stride if i == 0 else 1
-                x = InvertedResidual(features, kernel_size, stride, expansion, conv, norm, name=f"block_{block}")(x, train)
+                x = InvertedResidual(features, kernel_size, stride, expansion, conv, norm, name=f"block_{block}")(
+                    x, train
+                )
                 block += 1
         x = conv(1280, 1, name="head_conv")(x)
         x = nn.relu6(norm(name="head_bn")(x, train))

@@ -12,8 +12,8 @@ from jax import lax
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, as torch does it.
 
-    Differs from `flax.linen.BatchNorm` in two things: the running variance follows the unbiased batch variance (n - 1), so
-    statistics continue where torch left them, and `frozen` normalises with the running statistics in training, too.
+    Differs from `flax.linen.BatchNorm` in two things: the running variance follows the unbiased batch variance (n - 1),
+    so statistics continue where torch left them, and `frozen` normalises with the running statistics in training, too.
     Under `jit` with a sharded batch the statistics are those of the global batch.
 
     Attributes:

@@ -48,7 +48,7 @@ class ModelSpec:
 
 
 def _resnet(name: str, depths: tuple[int, int, int, int], bottleneck: bool) -> ModelSpec:
-    # The last convolution of each stage, as in the published code (layer2 of the deep ones: block 3, which is its last).
+    # The last convolution of each stage, as in the published code (layer2 of the deep ones: block 3, its last).
     conv = "conv3" if bottleneck else "conv2"
     last = [(f"layer{stage}", depth - 1) for stage, depth in enumerate(depths, 1)]
     torch_taps = {f"{layer}.{i}.{conv}": f"{layer}_{i}/{conv}" for layer, i in last}
@@ -80,7 +80,7 @@ _SPECS = {
             "efficientnet_lite0",
             "efficientnet_lite",
             InvertedResidualNet,
-            {"stages": EFFICIENTNET_LITE0_STAGES, "padding": "same", "epsilon": 1e-3, "momentum": 0.99},
+            {"stages": EFFICIENTNET_LITE0_STAGES, "padding": "same", "epsilon": 1e-3},
             "classifier",
             {
                 "_blocks.2._project_conv": "block_2/project_conv",
@@ -105,7 +105,9 @@ def spec(name: str) -> ModelSpec:
     """What is known about the network `name`; ValueError with the closest names when there is none."""
     if name not in _SPECS:
         close = difflib.get_close_matches(name, _SPECS, n=2) or sorted(_SPECS)
-        raise ValueError(f"no network called {name!r}; did you mean {' or '.join(close)}? Known: {', '.join(sorted(_SPECS))}")
+        raise ValueError(
+            f"no network called {name!r}; did you mean {' or '.join(close)}? Known: {', '.join(sorted(_SPECS))}"
+        )
     return _SPECS[name]
 
 

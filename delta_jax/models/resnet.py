@@ -1,4 +1,4 @@
-"""ResNet-18 to -152 (He et al., CVPR 2016), version 1.5: the stride sits in the 3x3 convolution, as torchvision has it."""
+"""ResNet-18 to -152 (He et al., CVPR 2016), version 1.5: the stride sits in the 3x3 convolution, as in torchvision."""
 
 from functools import partial
 from typing import Any
@@ -31,9 +31,9 @@ class Block(nn.Module):
         norm = partial(BatchNorm, frozen=self.frozen_norm, dtype=self.dtype)
         out = 4 * self.width if self.bottleneck else self.width
         if self.bottleneck:
-            layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
+            layers = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
         else:
-            layers = ((self.width, 3, self.stride), (out, 3, 1))
+            layers = [(self.width, 3, self.stride), (out, 3, 1)]
         y = x
         for i, (features, kernel_size, stride) in enumerate(layers, 1):
             y = conv(features, kernel_size, stride, name=f"conv{i}")(y)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import attention
@@ -36,7 +37,8 @@ class AttentionPass:
 
     def weights(self, normalization: str, temperature: float, *, per_image: bool) -> dict[str, np.ndarray]:
         """{tap: [C]}, or {tap: [M, C]} per image: what multiplies the distances of Eq. 5."""
-        found = attention.normalize(self.gaps if per_image else self.mean(), normalization, temperature=temperature)
+        gaps = {tap: jnp.asarray(gap) for tap, gap in (self.gaps if per_image else self.mean()).items()}
+        found = attention.normalize(gaps, normalization, temperature=temperature)
         return {tap: np.asarray(weights) for tap, weights in found.items()}
 
 
@@ -76,17 +78,21 @@ def measure(
         found = gaps_of(padded)
         rows = np.concatenate([np.asarray(found[tap]) for tap in channels], axis=1)[: len(picked)]
         if not np.isfinite(rows).all():
-            raise FloatingPointError(f"gaps of the training images {picked.tolist()} are not finite; is the source network sound?")
+            raise FloatingPointError(
+                f"gaps of the training images {picked.tolist()} are not finite; is the source network sound?"
+            )
         table[start : start + len(picked)] = rows
         table.flush()
-        marks.write_text(json.dumps({"images": start + len(picked)}))  # after the rows, or a crash would leave zeros for gaps
+        marks.write_text(
+            json.dumps({"images": start + len(picked)})
+        )  # after the rows, or a crash would leave zeros for gaps
         advance(len(picked))
     ends = np.cumsum(list(channels.values()))[:-1]
     return AttentionPass(dict(zip(channels, np.split(np.asarray(table), ends, axis=1), strict=True)), images)
 
 
 def save(path: Path, found: AttentionPass, weights: Mapping[str, np.ndarray], taps: Sequence[str]) -> None:
-    """Writes attention.npz: per tap "gap/TAP", "standard_error/TAP" [C] and "weight/TAP" [C] or [M, C]; "images" [M]."""
+    """Writes attention.npz: "gap/TAP", "standard_error/TAP" [C], "weight/TAP" [C] or [M, C], and "images" [M]."""
     arrays: dict[str, np.ndarray] = {"images": found.images}
     means, errors = found.mean(), found.standard_error()
     for tap in taps:

@@ -19,7 +19,7 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Where the paper and its published code differ; the fields are those of the config, docs/fidelity.md has the reasons."""
+    """Where the paper and its published code differ: fields of the config; docs/fidelity.md has the reasons."""
 
     rectify: bool
     penalty_scale: str
@@ -33,8 +33,8 @@ PRESETS = {
     "reference": Preset(False, "reference", False, "standardized_softmax", 5.0),
 }
 
-# Weight of the penalty per example, by method and scale of the penalty. L2-SP: the value of its authors' code. Published DELTA
-# takes 0.01 times a sum over 64 images.
+# Weight of the penalty per example, by method and scale of the penalty. L2-SP: the value of its authors' code.
+# The published code of DELTA takes 0.01 times a sum over 64 images.
 DEFAULT_ALPHA = {
     "l2_sp": {"paper": 0.01, "reference": 0.01},
     "delta_without_attention": {"paper": 0.001, "reference": 0.002},
@@ -127,16 +127,27 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     _require(0 < decay_at <= 1, "decay_at", decay_at, "in (0, 1]")
     crop, resize = values["data"]["crop"], values["data"]["resize"]
     _require(crop <= resize, "data.crop", crop, f"at most data.resize = {resize}")
-    _require(values["warmup_steps"] < values["steps"], "warmup_steps", values["warmup_steps"], f"less than steps = {values['steps']}")
+    _require(
+        values["warmup_steps"] < values["steps"],
+        "warmup_steps",
+        values["warmup_steps"],
+        f"less than steps = {values['steps']}",
+    )
     grid = values["head_l2"]
-    _require(bool(grid) and min(grid) > 0, "head_l2", grid, "positive numbers: without a penalty the head has no optimum")
+    _require(
+        bool(grid) and min(grid) > 0, "head_l2", grid, "positive numbers: without a penalty the head has no optimum"
+    )
     _require(bool(values["taps"]), "taps", values["taps"], "module paths, or ('default',)")
     folds = values["data"]["validation_fraction"]
     if folds == 0:
         _require(values["select"] == "last", "select", values["select"], "last: data.validation_fraction is 0")
+    if values["select"] == "best":
+        _require(values["eval_every"] > 0, "eval_every", 0, "1 or more, to select the best of")
     if values["attention_per_image"] and values["method"] == "delta":
         images = values["attention_images"]
-        _require(images == 0, "attention_images", images, "0: a weight per image needs the gaps of every training image")
+        _require(
+            images == 0, "attention_images", images, "0: a weight per image needs the gaps of every training image"
+        )
 
 
 def _field(values: Mapping[str, Any], dotted: str) -> Any:
@@ -194,7 +205,7 @@ def claim_workdir(workdir: Path, config: FrozenConfigDict) -> None:
         if different:
             listed = "\n  ".join(different)
             raise ConfigError(
-                f"{workdir} holds a run with another config:\n  {listed}\nChoose another --workdir, or the same fields to go on"
+                f"{workdir} holds a run with another config:\n  {listed}\nChoose another --workdir, or go on with the same"
             )
     workdir.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")

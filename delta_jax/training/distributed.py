@@ -16,7 +16,9 @@ def check_divides(batch_size: int, mesh: Mesh, field: str) -> None:
     """Raises ValueError unless a batch divides into equal parts for the devices."""
     n = mesh.size
     if batch_size % n:
-        raise ValueError(f"--config.{field}={batch_size} is not a multiple of the {n} devices; try {max(batch_size // n, 1) * n}")
+        raise ValueError(
+            f"--config.{field}={batch_size} is not a multiple of the {n} devices; try {max(batch_size // n, 1) * n}"
+        )
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

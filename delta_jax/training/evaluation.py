@@ -16,7 +16,7 @@ from delta_jax import data
 def make_views(
     crop: int, mean: Sequence[float], std: Sequence[float], *, crops: int = 1
 ) -> Callable[[jax.Array], jax.Array]:
-    """uint8 [B, S, S, 3] -> normalised [crops, B, crop, crop, 3]: the centre, or the ten crops of the paper's Table 2."""
+    """uint8 [B, S, S, 3] -> normalised [crops, B, crop, crop, 3]: the centre, or the ten crops of the paper."""
 
     def views(images: jax.Array) -> jax.Array:
         cut = data.ten_crop(images, crop) if crops == 10 else data.center_crop(images, crop)[None]
@@ -26,11 +26,12 @@ def make_views(
 
 
 def make_predict(model: nn.Module, views: Callable[[jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
-    """(variables, uint8 images [B, S, S, 3]) -> probabilities [B, K] in float32, averaged over the views; to be jitted."""
+    """(variables, uint8 images [B, S, S, 3]) -> probabilities [B, K], float32, averaged over the views."""
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
         def one(view: jax.Array) -> jax.Array:
-            return jax.nn.softmax(model.apply(variables, view).astype(jnp.float32))
+            logits: Any = model.apply(variables, view)
+            return jax.nn.softmax(logits.astype(jnp.float32))
 
         return jnp.mean(jax.lax.map(one, views(images)), axis=0)
 

@@ -65,8 +65,8 @@ def fine_tune(
       log: where the metrics go.
 
     Returns:
-      The state after the last step, or the selected one, and {"steps", "selected_step", "seconds", "images_per_second"};
-      seconds count earlier parts of an interrupted run.
+      The state after the last step, or the selected one, and facts: "steps", "selected_step", "images_per_second" and
+      "seconds", those of earlier parts of an interrupted run included.
 
     Raises:
       DivergedError: the loss is not finite; no checkpoint of such a state is written.
@@ -80,43 +80,42 @@ def fine_tune(
         log.rewind("fine_tune", step)
         log.rewind("validation", step)
         order = data.batch_table(loop.seed, loop.steps - step, len(images), loop.batch_size, start=step)
-        began, waiting, first = time.monotonic(), [], step
-        timer: float | None = None
+        began, waiting = time.monotonic(), []
+        # The clock of images per second starts when the first step, which compiles, is done.
+        timer, timed_from = began, step
 
         with logs.progress(loop.steps * loop.batch_size, "fine-tune", initial=step * loop.batch_size) as bar:
             for rows in order:
                 state, metrics = train_step(state, images.batch(rows))
                 step += 1
                 waiting.append(metrics)
-                if timer is None:  # the first step compiles: the clock of images per second starts after it
+                if len(waiting) == 1 and timer == began:
                     jax.block_until_ready(metrics)
-                    timer, first = time.monotonic(), step
-                is_last = step == loop.steps
-                saves = step % loop.checkpoint_every == 0 or is_last
-                looks = bool(loop.eval_every) and step % loop.eval_every == 0
+                    timer, timed_from = time.monotonic(), step
+                saves = step % loop.checkpoint_every == 0 or step == loop.steps
+                looks = bool(loop.eval_every) and (step % loop.eval_every == 0 or step == loop.steps)
                 shown = {}
                 if step % loop.log_every == 0 or saves or looks:
                     shown = _write(log, step, waiting, float(learning_rate(step - 1)), checkpoints)
                     waiting = []
                 bar.advance(loop.batch_size, **shown)
-                found: Mapping[str, float] = {}
-                if looks or (is_last and loop.select == "best"):
+                metric = None
+                if looks:
                     pause = time.monotonic()
                     found = validate(state)
                     log.write("validation", step, found)
+                    metric = found["top1"] if loop.select == "best" else None
                     timer += time.monotonic() - pause
-                if saves or (found and loop.select == "best"):
+                if saves or metric is not None:
                     now = time.monotonic()
-                    timed = {
+                    done = {
                         "seconds": meta["seconds"] + now - began,
-                        "timed_images": meta["timed_images"] + (step - first) * loop.batch_size,
+                        "timed_images": meta["timed_images"] + (step - timed_from) * loop.batch_size,
                         "timed_seconds": meta["timed_seconds"] + now - timer,
                     }
-                    metric = found.get("top1") if loop.select == "best" else None
-                    checkpoints.save(step, state, timed, metric=metric)
+                    checkpoints.save(step, state, done, metric=metric)
+            meta = done if len(order) else meta
         checkpoints.wait()
-        if step > first or not meta["seconds"]:
-            meta = timed if len(order) else meta
         selected = step
         best = checkpoints.best_step() if loop.select == "best" else None
         if best is not None and best != step:

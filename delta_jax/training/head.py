@@ -8,10 +8,12 @@ import optax
 
 
 @jax.jit
-def fit_head(features: jax.Array, labels: jax.Array, start: dict[str, jax.Array], l2: jax.Array) -> dict[str, jax.Array]:
+def fit_head(
+    features: jax.Array, labels: jax.Array, start: dict[str, jax.Array], l2: jax.Array
+) -> dict[str, jax.Array]:
     """The head that minimises mean cross-entropy + l2 * 1/2 ||head||^2 on fixed features: DELTA's L2-FE, section 3.4.
 
-    The problem is convex and has one optimum, so there is no learning rate to choose: L-BFGS goes there, whatever the start.
+    The problem is convex and has one optimum, so there is no learning rate to choose: L-BFGS goes there from any start.
 
     Args:
       features: [N, D], what the head gets to see.
@@ -41,7 +43,9 @@ def fit_head(features: jax.Array, labels: jax.Array, start: dict[str, jax.Array]
         _, state, gradient_norm = carry
         return (optax.tree.get(state, "count") < 500) & (gradient_norm > 1e-5)
 
-    head, _, _ = jax.lax.while_loop(unfinished, step, (start, tx.init(start), jnp.array(jnp.inf, jnp.float32)))
+    head, _, _ = jax.lax.while_loop(
+        unfinished, step, (start, tx.init(start), jnp.array(jnp.inf, start["kernel"].dtype))
+    )
     return head
 
 

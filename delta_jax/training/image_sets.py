@@ -1,4 +1,4 @@
-"""The images of a run, by example: whole on the device when they fit, a batch at a time when not; the same batches either way."""
+"""The images of a run: whole on the device when they fit, else a batch at a time; the same batches either way."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from delta_jax import data
 from delta_jax.training import distributed
 
-# Share of the memory that decoded images may take; the rest is for activations, of which DELTA keeps two networks' worth.
+# Share of the memory that decoded images may take; the rest is for the activations of two networks.
 SHARE_OF_MEMORY = 0.3
 
 
@@ -38,7 +38,7 @@ class ImageSet:
         return len(self.rows)
 
     def batch(self, picked: np.ndarray) -> dict[str, jax.Array]:
-        """{"image": uint8 [B, S, S, 3], "label": int32 [B], "index": int32 [B]} of the examples `picked` [B], split over the devices."""
+        """image uint8 [B, S, S, 3], label and index int32 [B] of the examples `picked` [B], split over the devices."""
         index = distributed.split(np.asarray(picked, np.int32), self._mesh)
         if not self.resident:
             pixels = np.asarray(self._array[self.rows[picked]])

@@ -24,7 +24,7 @@ def learning_rate_schedule(
 
     Args:
       kind: "constant"; "step": times decay_factor after decay_at * steps (the paper: a tenth after 6,000 of 9,000);
-        "exponential": times epoch_factor at the end of every epoch (the paper, Fig. 2: 0.93); "cosine": to zero at the end.
+        "exponential": times epoch_factor after every epoch (the paper, Fig. 2: 0.93); "cosine": to 0 at the end.
       peak: the rate after warm-up.
       steps: length of the training.
       warmup_steps: of linear growth from 0.
@@ -49,7 +49,7 @@ def learning_rate_schedule(
 
 
 def _labels(params: Any, head: str) -> Any:
-    """"head", "norm" (scale and bias of a normalisation layer) or "body" for every parameter."""
+    """Of every parameter: "head", "norm" (scale and bias of a normalisation layer) or "body"."""
     prefix = tuple(head.split("/"))
 
     def siblings(path) -> Any:
@@ -63,7 +63,10 @@ def _labels(params: Any, head: str) -> Any:
             return "head"
         return "norm" if "scale" in siblings(path) else "body"
 
-    return jax.tree_util.tree_map_with_path(label, params)
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    if "head" not in jax.tree.leaves(labels):
+        raise ValueError(f"no parameters under the head path {head!r}; the modules are {sorted(params)}")
+    return labels
 
 
 def make_optimizer(
@@ -89,7 +92,11 @@ def make_optimizer(
       clip_norm: largest global norm of the gradient; 0 for no clipping.
       head_learning_rate_factor: the head's rate is this times the schedule.
       freeze_body: train the head alone.
-      freeze_norm: leave scale and bias of the normalisation layers alone.
+      freeze_norm: leave scale and bias of the normalisation layers alone. Frozen parameters have no momentum, and do
+        not count in the gradient's norm.
+
+    Raises:
+      ValueError: there is no parameter under the head path.
     """
     labels = _labels(params, head)
     steps: list[optax.GradientTransformation] = []
@@ -104,6 +111,8 @@ def make_optimizer(
         only_head = jax.tree.map(lambda label: label == "head", labels)
         steps.append(optax.masked(optax.scale(head_learning_rate_factor), only_head))
     frozen = ({"body", "norm"} if freeze_body else set()) | ({"norm"} if freeze_norm else set())
-    if frozen:
-        steps.append(optax.masked(optax.set_to_zero(), jax.tree.map(lambda label: label in frozen, labels)))
-    return optax.chain(*steps)
+    if not frozen:
+        return optax.chain(*steps)
+    trained = jax.tree.map(lambda label: label not in frozen, labels)
+    left_alone = jax.tree.map(lambda label: label in frozen, labels)
+    return optax.chain(optax.masked(optax.chain(*steps), trained), optax.masked(optax.set_to_zero(), left_alone))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import data, features
@@ -104,7 +105,7 @@ def summarize(
 
 
 def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variables) -> None:
-    """curves.png, and filters.png: what the most active filters of a middle tap see in a few test photos, before and after."""
+    """curves.png, and filters.png: what the filters that changed most see in a few test photos."""
     records = logs.read(workdir) if (workdir / logs.METRICS_FILE).exists() else []
     if any(record["phase"] == "fine_tune" for record in records):
         pictures.curves(records, workdir / "curves.png")
@@ -118,7 +119,7 @@ def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variab
 
     @jax.jit
     def maps_of(variables: Variables, pixels: jax.Array) -> jax.Array:
-        return features.apply_with_taps(model, variables, setup.views()(pixels)[0], (tap,))[1][tap]
+        return features.apply_with_taps(model, variables, setup.centre(pixels), (tap,))[1][tap]
 
     maps_before, maps_after = np.asarray(maps_of(before, pixels)), np.asarray(maps_of(after, pixels))
     change = np.square(maps_after - maps_before).sum((0, 1, 2))
@@ -126,7 +127,7 @@ def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variab
     chosen = np.argsort(-(change if change.any() else activity))[:FILTERS]
     names = setup.catalogue.class_names
     pictures.filters(
-        np.asarray(data.center_crop(pixels, setup.config.data.crop)),
+        np.asarray(data.center_crop(jnp.asarray(pixels), setup.config.data.crop)),
         {tap: maps_before[..., chosen]},
         {tap: maps_after[..., chosen]},
         {tap: chosen.tolist()},

@@ -1,6 +1,7 @@
 """What the phases of a run work with, put together and checked before anything slow starts."""
 
 import os
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, methods, models, weights
 from delta_jax.training import distributed, evaluation, logs
+from delta_jax.training.classifier import Preprocessing
 from delta_jax.training.config import ConfigError
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import Variables
@@ -26,6 +28,7 @@ class Setup:
       method: of fine-tuning.
       catalogue: the data set; images are decoded when one is first asked for.
       source: variables of the source network with a head of zeros for the target's classes.
+      preprocessing: of evaluation; the normalisation is that of the source's weights.
       mesh: of all devices.
     """
 
@@ -54,12 +57,20 @@ class Setup:
             raise ConfigError(f"--config.batch_size={config.batch_size}: there are only {n['train']} training images")
         if config.attention_images > n["train"]:
             raise ConfigError(
-                f"--config.attention_images={config.attention_images}: there are only {n['train']} training images; 0 takes all"
+                f"--config.attention_images={config.attention_images}: there are only {n['train']} training images; "
+                "0 takes all"
             )
         if not n["test"]:
             raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
-        path, origin = weights.locate(config.weights)
-        self.mean, self.std = (origin or self.spec).mean, (origin or self.spec).std
+        _, origin = weights.locate(config.weights)
+        self.preprocessing = Preprocessing(
+            resize=config.data.resize,
+            interpolation=config.data.interpolation,
+            crop=config.data.crop,
+            crops=config.eval_crops,
+            mean=(origin or self.spec).mean,
+            std=(origin or self.spec).std,
+        )
         loaded = weights.load(config.weights, config.arch, self.num_classes)
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self._check_taps()
@@ -71,13 +82,15 @@ class Setup:
 
     def _check_taps(self) -> None:
         size = self.config.data.crop
-        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        images: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
         features.check_taps(self.network(), self.source, images, self.config.taps)
         shapes = features.list_taps(self.network(), self.source, images)
         self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
         flat = [tap for tap in self.config.taps if len(shapes[tap]) != 4]
         if flat:
-            raise ConfigError(f"--config.taps: {flat[0]} returns shape {shapes[flat[0]]}, expected feature maps [B, H, W, C]")
+            raise ConfigError(
+                f"--config.taps: {flat[0]} returns shape {shapes[flat[0]]}, expected feature maps [B, H, W, C]"
+            )
 
     def network(self, *, compute_dtype: str = "float32", **static: Any) -> Any:
         """The Flax module; float32 unless told otherwise."""
@@ -89,18 +102,14 @@ class Setup:
         """The decoded images; the first use decodes them, or opens what an earlier run decoded."""
         settings = self.config.data
         cache = settings.cache_dir or os.environ.get("DELTA_JAX_CACHE") or Path.home() / ".cache" / "delta_jax"
-        # Opened before it is drawn: an array that is there already needs no bar.
-        bar: Any = None
-        context: Any = None
+        with ExitStack() as stack:
+            bars: list[logs.Advance] = []
 
-        def advance(n: int) -> None:
-            nonlocal bar, context
-            if context is None:
-                context = logs.progress(len(self.catalogue), "decode")
-                bar = context.__enter__()
-            bar.advance(n)
+            def advance(n: int) -> None:
+                if not bars:  # not drawn before there is work: an array that is there already needs no bar
+                    bars.append(stack.enter_context(logs.progress(len(self.catalogue), "decode")))
+                bars[0].advance(n)
 
-        try:
             images = data.decode(
                 self.catalogue,
                 settings.resize,
@@ -109,9 +118,6 @@ class Setup:
                 on_broken=settings.on_broken,
                 progress=advance,
             )
-        finally:
-            if context is not None:
-                context.__exit__(None, None, None)
         for file, reason in images.broken:
             logs.say(f"left out: {file}: {reason}")
         return images
@@ -134,20 +140,37 @@ class Setup:
     def _split(self, name: str) -> ImageSet:
         return ImageSet(self.images, name, self.mesh, on_device=self.config.data.on_device)
 
-    def views(self, *, crops: int = 1) -> Any:
-        """uint8 [B, S, S, 3] -> normalised float32 [crops, B, crop, crop, 3]."""
-        return evaluation.make_views(self.config.data.crop, self.mean, self.std, crops=crops)
+    def centre(self, images: jax.Array) -> jax.Array:
+        """uint8 [B, S, S, 3] -> the centre crops, normalised float32 [B, crop, crop, 3]."""
+        crops = data.center_crop(images, self.preprocessing.crop)
+        return data.normalize(crops, self.preprocessing.mean, self.preprocessing.std)
+
+    def place(self, variables: Variables) -> Variables:
+        """The variables on every device."""
+        return distributed.replicate(variables, self.mesh)
 
     def augment(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """uint8 [B, S, S, 3] -> random crops, half of them mirrored, normalised [B, crop, crop, 3]."""
         dtype = jnp.dtype(self.config.compute_dtype)
         crops = data.random_crop_mirror(key, images, self.config.data.crop)
-        return data.normalize(crops, self.mean, self.std, dtype)
+        return data.normalize(crops, self.preprocessing.mean, self.preprocessing.std, dtype)
+
+    def head_features(self) -> Any:
+        """(variables, uint8 images [B, S, S, 3]) -> [2, B, D]: what the head sees of centre and mirror image."""
+        model = self.network()
+
+        @jax.jit
+        def compute(variables: Variables, images: jax.Array) -> jax.Array:
+            centre = self.centre(images)
+            both = jnp.stack([centre, centre[:, :, ::-1]])
+            return jax.lax.map(partial(features.head_inputs, model, variables, head=self.spec.head), both)
+
+        return compute
 
     @cached_property
     def _predict(self) -> Any:
         model = self.network(compute_dtype=self.config.compute_dtype)
-        return jax.jit(evaluation.make_predict(model, self.views(crops=self.config.eval_crops)))
+        return jax.jit(evaluation.make_predict(model, self.preprocessing.views))
 
     def probabilities(self, variables: Variables, images: ImageSet, description: str = "") -> np.ndarray:
         """[M, K] for the M images of a split, in order."""
@@ -164,15 +187,3 @@ class Setup:
         if not len(images):
             return {}
         return evaluation.score(self.probabilities(variables, images, description), images.labels)
-
-
-def head_features(model: Any, head: str, views: Any) -> Any:
-    """A jitted (variables, uint8 images [B, S, S, 3]) -> [2, B, D]: what the head sees of the centre crop and its mirror image."""
-
-    @jax.jit
-    def compute(variables: Variables, images: jax.Array) -> jax.Array:
-        centre = views(images)[0]
-        both = jnp.stack([centre, centre[:, :, ::-1]])
-        return jax.lax.map(partial(features.head_inputs, model, variables, head=head), both)
-
-    return compute

@@ -26,7 +26,14 @@ def attention_of(attention: Attention | None, index: jax.Array) -> Attention | N
 
 
 def make_loss(
-    model: nn.Module, source_model: nn.Module, method: Method, *, taps: tuple[str, ...], head: str, alpha: float, beta: float
+    model: nn.Module,
+    source_model: nn.Module,
+    method: Method,
+    *,
+    taps: tuple[str, ...],
+    head: str,
+    alpha: float,
+    beta: float,
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
 
@@ -89,7 +96,7 @@ def make_train_step(
       prepare: (key, images of the batch) -> normalised images; augmentation lives here, inside the step.
 
     Returns:
-      step(state, source, batch, attention, key) -> (state, metrics). What is random in step n depends on (key, n) alone.
+      step(state, source, batch, attention, key) -> (state, metrics). What is random in step n depends on (key, n).
     """
 
     def train_step(state, source, batch, attention, key):

@@ -1,4 +1,4 @@
-"""From a config to a trained classifier: head, attention, fine-tuning, evaluation; every phase is on disk before the next."""
+"""From a config to a trained classifier: head, attention, fine-tuning, evaluation; each on disk before the next."""
 
 import fcntl
 import json
@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import attention
-from delta_jax.training import attention_pass, config as configs, distributed, evaluation, logs, optim, report, steps
+from delta_jax.training import attention_pass, classifier, distributed, evaluation, logs, optim, report, steps
+from delta_jax.training import config as configs
 from delta_jax.training.checkpoints import load_variables, save_variables
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.head import fit_head, get_head, new_head, put_head
-from delta_jax.training.setup import Setup, head_features
+from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
 
-HEAD, ATTENTION, MODEL = "head.safetensors", "attention.npz", "model.safetensors"
+HEAD, ATTENTION = "head.safetensors", "attention.npz"
 
 
 def fit(config: Any, workdir: Path) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
         # 4. How much each filter matters to the target.
         weights = _measure_attention(setup, l2_fe, workdir) if setup.method.uses_attention else None
         # 5. Fine-tuning.
-        final = _fine_tune(setup, l2_fe, weights, workdir, log) if setup.method.trains_backbone else l2_fe
+        final = _final(setup, l2_fe, weights, workdir, log)
         # 6. The test images are looked at once, at the end.
         return _evaluate(setup, l2_fe, final, workdir)
 
@@ -63,7 +64,9 @@ def _alone(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise configs.ConfigError(f"another run is working in {workdir}; wait for it, or choose another --workdir") from None
+            raise configs.ConfigError(
+                f"another run is working in {workdir}; wait for it, or choose another --workdir"
+            ) from None
         yield
 
 
@@ -80,7 +83,7 @@ def _train_head(setup: Setup, workdir: Path) -> dict[str, jax.Array]:
     if path.exists():
         return load_variables(path, like)
     began = time.monotonic()
-    compute = head_features(setup.network(), setup.spec.head, setup.views())
+    compute = setup.head_features()
     found: dict[str, np.ndarray] = {}
     splits = {"train": setup.train, "validation": setup.validation}
     with logs.progress(sum(map(len, splits.values())), "features for the head") as bar:
@@ -122,7 +125,7 @@ def _measure_attention(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[st
     config, path = setup.config, workdir / ATTENTION
     if not path.exists():
         began = time.monotonic()
-        model, views = setup.network(), jax.jit(setup.views())
+        model, centre = setup.network(), jax.jit(setup.centre)
         n = len(setup.train)
         images = np.arange(n)
         if config.attention_images:
@@ -133,7 +136,7 @@ def _measure_attention(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[st
             found = attention.filter_gaps(
                 model,
                 l2_fe,
-                views(batch["image"])[0],
+                centre(batch["image"]),
                 batch["label"],
                 taps=config.taps,
                 estimator=config.attention_estimator,
@@ -153,22 +156,31 @@ def _measure_attention(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[st
         _write_json(workdir / "attention.json", {"images": len(images), "seconds": seconds})
     loaded = attention_pass.load_weights(path, config.taps)
     for tap, weight in loaded.items():
-        channels = weight.shape[-1]
-        logs.say(f"attention at {tap}: {channels} filters, C * W from {channels * weight.min():.3g} to {channels * weight.max():.3g}")
+        relative = weight.shape[-1] * weight
+        logs.say(f"attention at {tap}: {weight.shape[-1]} filters, C * W {relative.min():.3g} to {relative.max():.3g}")
     return distributed.replicate(loaded, setup.mesh)
+
+
+def _final(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
+    """The network the run ends with, in model.safetensors; classifier.json says how to use it."""
+    facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
+    _write_json(workdir / classifier.FACTS, facts)
+    path = workdir / classifier.MODEL
+    if path.exists():
+        return load_variables(path, l2_fe)
+    final = _fine_tune(setup, l2_fe, weights, workdir, log) if setup.method.trains_backbone else l2_fe
+    save_variables(path, final)
+    return final
 
 
 def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
     config, spec = setup.config, setup.spec
-    path = workdir / MODEL
-    like = {"params": l2_fe["params"], "batch_stats": l2_fe.get("batch_stats", {})}
-    if path.exists():
-        return load_variables(path, like)
     key = jax.random.key(config.seed)
-    start = like
+    start = l2_fe
     if config.head_init != "l2_fe":
-        head = new_head(config.head_init, get_head(like["params"], spec.head), jax.random.fold_in(key, config.steps))
-        start = {**like, "params": put_head(like["params"], spec.head, head)}
+        # The step's keys are fold_in(key, step); this one lies beyond the last step.
+        head = new_head(config.head_init, get_head(start["params"], spec.head), jax.random.fold_in(key, config.steps))
+        start = {**start, "params": put_head(start["params"], spec.head, head)}
 
     frozen_norm = config.batch_norm != "train"
     model = setup.network(compute_dtype=config.compute_dtype, dropout=config.dropout, frozen_norm=frozen_norm)
@@ -227,10 +239,8 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
         workdir,
         log,
     )
-    final = state.variables
-    save_variables(path, final)
     _write_json(workdir / "fine_tune.json", facts)
-    return final
+    return state.variables
 
 
 def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def variable_shapes(arch: str, num_classes: int) -> dict[Path, tuple[int, ...]]:
 def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int) -> Variables:
     """Variables of the network `arch` from a state_dict in PyTorch's names and layouts.
 
-    A head of another number of classes, or none at all, is replaced by zeros [features, num_classes]: zero logits, whatever
-    the features. Everything else has to fit.
+    A head of another number of classes, or none at all, is replaced by zeros [features, num_classes]: zero logits,
+    whatever the features. Everything else has to fit.
 
     Args:
       tensors: {name: array}; floats keep their width (float32 or float64), half precision becomes float32.
@@ -65,7 +65,12 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int) -
         found |= {path: np.zeros(shapes[path], np.float32) for path in head_paths}
 
     unexpected = [name for name in tensors if name not in names and not name.endswith("num_batches_tracked")]
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen), ("not finite", broken)]
+    problems = [
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of another shape", misshapen),
+        ("not finite", broken),
+    ]
     if any(listed for _, listed in problems):
         lines = [f"  {len(listed)} {what}: {_shortened(listed)}" for what, listed in problems if listed]
         raise WeightsError(f"these weights do not fit {arch}:\n" + "\n".join(lines) + _other_network(tensors, arch))
@@ -79,13 +84,16 @@ def _shortened(listed: list[str], most: int = 8) -> str:
 
 def _other_network(tensors: Mapping[str, np.ndarray], arch: str) -> str:
     """The way out: which of the known networks the names and shapes would fit, if one does."""
+    given = {name for name in tensors if not name.endswith("num_batches_tracked")}
     for name in models.names():
         shapes = variable_shapes(name, 1)
         names = torch_names(models.spec(name).family, shapes)
         head = tuple(models.spec(name).head.split("/"))
         body = {n: path for n, path in names.items() if path[1:-1] != head}
-        if name != arch and all(
-            n in tensors and to_flax_layout(np.asarray(tensors[n]), path[-1]).shape == shapes[path] for n, path in body.items()
+        # No name left over, either: everything of ResNet-18 is in the file of a ResNet-34, too.
+        same_names = name != arch and body.keys() <= given <= names.keys()
+        if same_names and all(
+            to_flax_layout(np.asarray(tensors[n]), path[-1]).shape == shapes[path] for n, path in body.items()
         ):
             return f"\nThey are the weights of {name}."
     return ""

@@ -1,0 +1,68 @@
+"""Measures a trained network again: on the run's own splits, or on another folder with the same classes.
+
+python -m delta_jax.evaluate --workdir=runs/elpv [--split=validation] [--crops=10] [--root=OTHER_FOLDER]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from delta_jax import data, weights
+from delta_jax.training import config as configs
+from delta_jax.training import logs
+from delta_jax.training.checkpoints import CheckpointError
+from delta_jax.training.classifier import Classifier
+from delta_jax.training.setup import Setup
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+_SPLIT = flags.DEFINE_enum("split", "test", data.SPLITS, "Which images.")
+_CROPS = flags.DEFINE_enum("crops", "", ["", "1", "10"], "Centre crop or ten crops; as the run if not given.")
+_ROOT = flags.DEFINE_string(
+    "root", "", "Folder of other images in the layout root/test/<class>/*; as the run if not given."
+)
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
+
+
+def main(_: list[str]) -> None:
+    """Prints top-1, balanced accuracy and cross-entropy."""
+    try:
+        measured, title = _measure(Path(_WORKDIR.value))
+    except (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
+    if _JSON.value:
+        print(json.dumps(measured))
+        return
+    row = [
+        f"{measured['top1']:.2%}",
+        f"{measured['balanced_accuracy']:.2%}",
+        f"{measured['cross_entropy']:.4f}",
+        measured["n"],
+    ]
+    logs.table(title, ["top-1", "balanced", "cross-entropy", "images"], [row])
+
+
+def _measure(workdir: Path) -> tuple[dict[str, float], str]:
+    classifier = Classifier(workdir)
+    stored = ConfigDict(configs.read(workdir).to_dict())
+    if _CROPS.value:
+        stored.eval_crops = int(_CROPS.value)
+    if _ROOT.value:
+        stored.data.root = _ROOT.value
+    setup = Setup(configs.resolve(stored))
+    if setup.catalogue.class_names != classifier.class_names:
+        raise data.DataError(
+            f"the images have the classes {', '.join(setup.catalogue.class_names)}; "
+            f"the network knows {', '.join(classifier.class_names)}"
+        )
+    images = {"train": setup.train, "validation": setup.validation, "test": setup.test}[_SPLIT.value]
+    if not len(images):
+        raise data.DataError(f"there are no {_SPLIT.value} images")
+    measured = setup.measures(setup.place(classifier.variables), images, _SPLIT.value)
+    return measured, f"{stored.method} of {workdir}, {stored.data.name}, {_SPLIT.value}, {stored.eval_crops} crop(s)"
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,76 @@
+"""Classifies photos with a trained network.
+
+    python -m delta_jax.predict --workdir=runs/elpv PHOTO_OR_FOLDER... [--json] [--top=3]
+
+Photos that cannot be read are named at the end, and the exit status is 1; the others are classified.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from delta_jax import data
+from delta_jax.training import logs
+from delta_jax.training.checkpoints import CheckpointError
+from delta_jax.training.classifier import Classifier
+from delta_jax.training.config import ConfigError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object per photo instead of a table.")
+_TOP = flags.DEFINE_integer("top", 1, "How many classes to show per photo, the most probable first.", lower_bound=1)
+
+BATCH = 32
+
+
+def main(argv: list[str]) -> None:
+    """Prints a class and its probability for every photo."""
+    try:
+        classifier = Classifier(Path(_WORKDIR.value))
+        photos = _photos(argv[1:])
+    except (ConfigError, CheckpointError, data.DataError) as error:
+        sys.exit(f"error: {error}")
+    rows, broken = [], []
+    for start in range(0, len(photos), BATCH):
+        good, pixels = [], []
+        for photo in photos[start : start + BATCH]:
+            try:
+                pixels.append(classifier.decode(photo))
+                good.append(photo)
+            except data.DataError as error:
+                broken.append(f"{photo}: {error}")
+        # One shape for every batch, so that the network is compiled once.
+        padded = pixels + pixels[:1] * (BATCH - len(pixels))
+        probabilities = list(classifier.probabilities(padded)[: len(good)]) if good else []
+        for photo, one in zip(good, probabilities, strict=True):
+            best = one.argsort()[::-1][: _TOP.value]
+            found = {classifier.class_names[k]: round(float(one[k]), 6) for k in best}
+            if _JSON.value:
+                name = classifier.class_names[best[0]]
+                print(
+                    json.dumps({"file": str(photo), "class": name, "probability": found[name], "probabilities": found})
+                )
+            rows += [[str(photo), name, f"{p:.2%}"] for name, p in found.items()]
+    if not _JSON.value and rows:
+        logs.table(f"{classifier.arch} of {_WORKDIR.value}", ["photo", "class", "probability"], rows)
+    if broken:
+        sys.exit("not classified:\n  " + "\n  ".join(broken))
+
+
+def _photos(names: list[str]) -> list[Path]:
+    if not names:
+        raise data.DataError("no photos given; name image files or folders after the flags")
+    photos: list[Path] = []
+    for name in map(Path, names):
+        if not name.exists():
+            raise data.DataError(f"{name} does not exist")
+        found = data.image_files(name) if name.is_dir() else [name]
+        if not found:
+            raise data.DataError(f"{name} holds no images")
+        photos += found
+    return photos
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,101 @@
+"""A trained classifier as it lies in a workdir: model.safetensors and classifier.json are all it needs."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from delta_jax import data, models
+from delta_jax.training import evaluation
+from delta_jax.training.checkpoints import load_variables
+from delta_jax.training.config import ConfigError
+from delta_jax.weights.merging import variable_shapes
+
+MODEL, FACTS = "model.safetensors", "classifier.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From a photo to what the network sees.
+
+    Attributes:
+      resize: pixels; the photo is squashed to a square of this side.
+      interpolation: of that resize.
+      crop: pixels, of the square cut out.
+      crops: 1 for the centre, 10 for corners and centre, mirrored.
+      mean, std: per channel, of images scaled to [0, 1].
+    """
+
+    resize: int
+    interpolation: str
+    crop: int
+    crops: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def views(self, images: jax.Array) -> jax.Array:
+        """uint8 [B, resize, resize, 3] -> normalised float32 [crops, B, crop, crop, 3]."""
+        return evaluation.make_views(self.crop, self.mean, self.std, crops=self.crops)(images)
+
+
+class Classifier:
+    """The network that a run ended with.
+
+    Attributes:
+      arch: of the network.
+      class_names: one per output.
+      preprocessing: what was used in evaluation.
+      variables: of the network.
+    """
+
+    def __init__(self, workdir: Path):
+        """Reads a workdir.
+
+        Raises:
+          ConfigError: the run there has not come to its end.
+          CheckpointError: the file of the parameters is damaged.
+        """
+        facts_path = Path(workdir) / FACTS
+        if not facts_path.exists() or not (Path(workdir) / MODEL).exists():
+            raise ConfigError(
+                f"{workdir} holds no finished classifier; run delta_jax.train with this --workdir to its end first"
+            )
+        facts = json.loads(facts_path.read_text())
+        self.arch, self.class_names = facts["arch"], tuple(facts["classes"])
+        self.preprocessing = Preprocessing(**{**facts["preprocessing"], **_tuples(facts["preprocessing"])})
+        shapes = variable_shapes(self.arch, len(self.class_names))
+        like = unflatten_dict({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+        self.variables = load_variables(Path(workdir) / MODEL, like)
+
+    @cached_property
+    def _predict(self) -> Any:
+        model = models.create(self.arch, num_classes=len(self.class_names))
+        return jax.jit(evaluation.make_predict(model, self.preprocessing.views))
+
+    def probabilities(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """uint8 [B, resize, resize, 3], as `decode` gives them -> [B, K] in float32."""
+        return np.asarray(self._predict(self.variables, jnp.asarray(np.stack(list(images)))))
+
+    def decode(self, path: Path) -> np.ndarray:
+        """The photo at `path` as uint8 [resize, resize, 3]; raises DataError when it is none."""
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise data.DataError(f"cannot be read ({error.strerror or error})") from error
+        return data.decode_image(content, self.preprocessing.resize, interpolation=self.preprocessing.interpolation)
+
+
+def describe(arch: str, class_names: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:
+    """The content of classifier.json."""
+    return {"arch": arch, "classes": list(class_names), "preprocessing": dataclasses.asdict(preprocessing)}
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
