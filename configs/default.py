@@ -43,7 +43,12 @@ def get_config() -> ConfigDict:
     config.data.cache_dir = ""  # of the decoded images; "" for $DELTA_JAX_CACHE or ~/.cache/delta_jax
 
     # Loss: CE + alpha * penalty + beta * 1/2 ||head||^2.
-    config.alpha = placeholder(float)  # weight of the penalty, per example; by the method and preset
+    config.alpha = placeholder(
+        float
+    )  # weight of the penalty, per example; not set: 0.01 for l2_sp, else alpha_relative
+    config.alpha_relative = (
+        1.0  # penalty of a network whose feature maps are all zero; sets alpha where that is not set
+    )
     config.beta = 0.01  # weight of the head's penalty; not for l2
     config.weight_decay = 1e-4  # of every parameter, for l2 alone
     config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset

@@ -63,7 +63,8 @@ def filter_gaps(
         raise ValueError(f"chunk {chunk} is not a number of filters; take 1 or more")
     chosen = None if filters is None else tuple((tap, tuple(int(j) for j in filters[tap])) for tap in taps)
     kwargs = tuple(sorted((apply_kwargs or {}).items()))
-    return _gaps(model, variables, x, y, tuple(taps), estimator, chosen, chunk, kwargs)
+    gaps = _gaps(model, variables, x, y, tuple(taps), estimator, chosen, chunk, kwargs)
+    return {tap: gaps[tap] for tap in taps}  # jit sorts the keys of its results
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))

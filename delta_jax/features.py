@@ -68,7 +68,7 @@ class _Pass:
                 repeated.add(path)
             self.started[path] = next(clock)
             out = call(*args, **keywords)
-            if changes and path in changes:
+            if changes and path in changes and isinstance(out, jax.Array):
                 out = changes[path](out)
             self.finished[path] = next(clock)
             if _is_arrays(out):
@@ -84,7 +84,7 @@ class _Pass:
         calls = {path[:-1]: outputs for path, outputs in sown.items()}
         if unseen := sorted(calls.keys() - self.started.keys()):
             raise ValueError(
-                f"the modules {', '.join(map('/'.join, unseen[:3]))} run in a trace that nn.jit made for another one, so "
+                f"the modules {', '.join(map('/'.join, unseen[:3]))} run in a trace that nn.jit made for another, so "
                 "their taps cannot be told apart; take nn.jit out of the model and put jax.jit around the whole step"
             )
         # nn.scan and nn.vmap drop what is sown inside them, or stack it along a new axis: then the shape has changed.
@@ -128,7 +128,7 @@ def check_taps(model: nn.Module, variables: Variables, x: jax.Array, taps: Seque
         found = f"no tap called {', '.join(map(repr, wrong))}" if wrong else "no taps given"
         raise ValueError(
             f"{found} in {type(model).__name__}; did you mean {', '.join(close or list(known)[:8])}? A tap is the path "
-            "of a module that runs once per forward pass, outside nn.scan and nn.vmap, and returns one array [B, ..., C]"
+            "of a module that runs once per forward pass, outside nn.scan and nn.vmap, and returns an array [B, ..., C]"
         )
 
 

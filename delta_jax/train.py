@@ -5,8 +5,9 @@
 The same command again goes on where it stopped.
 """
 
+import argparse
 import os
-import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ml_collections import config_flags
 from delta_jax.data import DataError
 from delta_jax.training import trainer
 from delta_jax.training.checkpoints import CheckpointError
-from delta_jax.training.config import ConfigError, closest_fields
+from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.weights import WeightsError
 
@@ -26,7 +27,16 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; i
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
 flags.mark_flags_as_required(["config", "workdir"])
 
-KNOWN_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, DivergedError)
+KNOWN_ERRORS = (
+    ConfigError,
+    DataError,
+    WeightsError,
+    CheckpointError,
+    DivergedError,
+    FloatingPointError,  # gaps of the attention
+    OSError,  # a full disk, a folder that cannot be written
+    jax.errors.JaxRuntimeError,  # no memory left on the device
+)
 
 
 def _compilation_cache() -> None:
@@ -37,21 +47,21 @@ def _compilation_cache() -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a wrong one ends in one line instead of a traceback."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:  # what config_flags raises for a field that does not exist
-        field = re.sub(r"[^\w.]", "", str(error))
-        sys.exit(f"error: --config.{field}: no such field; {_closest(argv, field)}")
-    except (OSError, TypeError, ValueError) as error:
-        sys.exit(f"error: {error}")
-
-
-def _closest(argv: list[str], field: str) -> str:
-    try:
-        return closest_fields(_CONFIG.value, field)
-    except (AttributeError, flags.Error):
-        return "configs/default.py lists all of them"
+    """Parses the flags; a config or a field that does not exist ends in one line instead of a traceback."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    given, others = parser.parse_known_args(argv[1:])
+    if given.config:
+        file, *argument = given.config.split(":", 1)
+        if not Path(file).is_file():
+            sys.exit(f"error: --config={file}: no such file; configs/ has default.py and others that start from it")
+        config = runpy.run_path(file)["get_config"](*argument)
+        try:
+            for name in (other.partition("=")[0] for other in others if other.startswith("--config.")):
+                check_field(config, name.removeprefix("--config."))
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+    return app.parse_flags_with_usage(argv)
 
 
 def main(_: list[str]) -> Any:
@@ -61,8 +71,6 @@ def main(_: list[str]) -> Any:
     try:
         trainer.fit(_CONFIG.value, Path(str(_WORKDIR.value)))
     except KNOWN_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except jax.errors.JaxRuntimeError as error:
         sys.exit(f"error: {error}")
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delta_jax import features, models
+from delta_jax import features
+from delta_jax.models.inverted_residual import InvertedResidualNet
+from delta_jax.models.resnet import ResNet
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 7, 6, 3)), jnp.float32)
 conv = partial(nn.Conv, 4, (3, 3))
@@ -20,7 +22,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        y = nn.relu(nn.GroupNorm(2, name="group_norm")(conv(name="conv1")(x)))
+        y = jnp.tanh(nn.GroupNorm(2, name="group_norm")(conv(name="conv1")(x)))
         return x + nn.LayerNorm(name="layer_norm")(conv(name="conv2")(y))
 
 
@@ -33,7 +35,7 @@ class Net(nn.Module):
     def __call__(self, x, train=False):
         x = nn.BatchNorm(use_running_average=not train, name="norm")(conv(name="stem")(x))
         x = self.middle(x)
-        x = nn.relu(conv(name="last")(nn.relu(x)))
+        x = jnp.tanh(conv(name="last")(jnp.tanh(x)))  # smooth, so that every filter shows in the output
         return nn.Dense(5, name="head")(jnp.mean(x, (1, 2)))
 
 
@@ -133,7 +135,7 @@ class Scan(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        axes = dict.fromkeys(self.lifted, 0) if self.lifted else {True: 0}
+        axes: Any = dict.fromkeys(self.lifted, 0) if self.lifted else {True: 0}
         scan = nn.scan(Step, variable_axes=axes, split_rngs={"params": True}, length=3)
         return scan(name="scan")(conv(name="first")(x), None)[0]
 
@@ -143,7 +145,7 @@ class VMap(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        axes = dict.fromkeys(self.lifted, 0) if self.lifted else {True: 0}
+        axes: Any = dict.fromkeys(self.lifted, 0) if self.lifted else {True: 0}
         branches = nn.vmap(Block, variable_axes=axes, split_rngs={"params": True}, in_axes=None, axis_size=2)
         return jnp.sum(branches(name="branches")(conv(name="first")(x)), 0)
 
@@ -169,7 +171,7 @@ MIDDLES = {
 BLOCK = ("", "/conv1", "/conv2", "/group_norm", "/layer_norm")
 TAPS = {
     "residual": [f"block{end}" for end in BLOCK],
-    "nested": ["blocks", *(f"blocks/layers_{i}{end}" for i in (0, 2) for end in BLOCK)],
+    "nested": ["blocks", *(f"Block_{i}{end}" for i in (0, 1) for end in BLOCK)],
     "shared": ["twice", "twice/after"],
     "remat": [f"{block}{end}" for block in ("block", "block0") for end in BLOCK],
     "other methods": ["outside", "outside/coder", *(f"outside/coder/{name}" for name in ("down", "up", "mix"))],
@@ -186,8 +188,16 @@ TAPS = {
 
 def _made(name: str) -> tuple[nn.Module, dict[str, Any]]:
     model = Net(MIDDLES[name])
-    variables = jax.jit(model.init)(jax.random.key(1), X)
-    return model, {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    return model, _variables(model, X)
+
+
+def _variables(model: nn.Module, x: jax.Array) -> dict[str, Any]:
+    """Random numbers in the shapes of the model's variables: compiling `init` would take longer than the rest."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    values = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), leaf.dtype), dict(shapes))
+    positive = jax.tree.map(jnp.abs, values.get("batch_stats", {}))
+    return {"params": values["params"], "batch_stats": positive}
 
 
 def _plain(model, variables, tap, change, x=X):
@@ -225,7 +235,9 @@ def test_prefix_continues_like_a_plain_forward_pass(name):
         for j in (0, 3):
             silence = lambda maps, j=j: maps.at[..., j].set(0.0)  # noqa: E731
             found = prefix.continue_from(tap, silence(prefix.feature_maps(tap)))
-            expected = _plain(model, variables, tap, silence)
+            # Under nn.jit a plain pass would run the trace of the one before: there, the same module without it.
+            plain = model if name != "jit" else _made("residual")[0]
+            expected = _plain(plain, variables, tap, silence)
             if name == "jit":  # compiled as a whole, so fused in another way
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
             else:
@@ -233,22 +245,32 @@ def test_prefix_continues_like_a_plain_forward_pass(name):
             assert np.abs(found - prefix.output).max() > 1e-4
 
 
-@pytest.mark.parametrize(("arch", "size"), [("resnet18", (33, 41)), ("mobilenet_v2", (35, 33))])
-def test_prefix_of_a_network_at_odd_sizes(arch, size):
-    spec, model = models.spec(arch), models.create(arch, num_classes=3)
-    x = jax.random.normal(jax.random.key(0), (1, *size, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), x)
+# Short networks of the two families, and one tap in the middle.
+SMALL = {
+    "resnet": (ResNet((1, 1, 1, 1), True, num_classes=3), "layer2_0/conv3"),
+    "inverted residuals": (
+        InvertedResidualNet(((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)), "same", num_classes=3),
+        "block_1/project_conv",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_prefix_of_a_network_at_odd_sizes(family):
+    model, tap = SMALL[family]
+    x = jax.random.normal(jax.random.key(0), (1, 35, 41, 3))
+    variables = _variables(model, x)
 
     @jax.jit
     def both(variables, x):
         prefix = features.Prefix(model, variables, x)
-        replayed = [prefix.continue_from(tap, prefix.feature_maps(tap).at[..., 1].set(0.0)) for tap in spec.taps]
-        plain = [_plain(model, variables, tap, lambda maps: maps.at[..., 1].set(0.0), x) for tap in spec.taps]
-        return prefix.output, jnp.stack(replayed), jnp.stack(plain)
+        silence = lambda maps: maps.at[..., 1].set(0.0)  # noqa: E731
+        replayed = prefix.continue_from(tap, silence(prefix.feature_maps(tap)))
+        return prefix.output, replayed, _plain(model, variables, tap, silence, x)
 
     output, replayed, plain = both(variables, x)
-    np.testing.assert_allclose(replayed, plain, rtol=1e-5, atol=1e-6)
-    assert (np.abs(plain - output[None]).max((1, 2)) > 1e-6).all()
+    np.testing.assert_allclose(replayed, plain, rtol=1e-5)
+    assert np.abs(plain / output - 1).max() > 1e-3
 
 
 def test_prefix_does_not_compute_what_lies_before_the_tap():
@@ -267,12 +289,14 @@ def test_a_module_under_nn_jit_is_not_run_from_an_old_trace():
     _, second = features.apply_with_taps(model, variables, X, ("block/conv2",))
     assert (first.keys(), second.keys()) == ({"block/conv1"}, {"block/conv2"})
     changed, _ = features.apply_with_changes(model, variables, X, {"block/conv1": jnp.zeros_like})
-    np.testing.assert_allclose(changed, _plain(*_made("residual"), "block/conv1", jnp.zeros_like), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        changed, _plain(_made("residual")[0], variables, "block/conv1", jnp.zeros_like), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_modules_that_share_a_trace_under_nn_jit_are_refused():
     model = Net(lambda x: JitBlock(name="block2")(JitBlock(name="block1")(x)))
-    variables = jax.jit(model.init)(jax.random.key(1), X)
+    variables = _variables(model, X)
     with pytest.raises(ValueError, match=r"block2.* trace that nn.jit made for another.* take nn.jit out"):
         features.Prefix(model, variables, X)
 
@@ -311,9 +335,9 @@ def test_training_updates_only_what_is_mutable():
     model, variables = _made("residual")
     run = partial(features.apply_with_taps, model, variables, X, ("stem",), train=True)
     _, maps, updated = run(mutable=("batch_stats",))
-    # flax's BatchNorm with momentum 0.99, from a running mean of 0.
-    expected = 0.01 * np.asarray(maps["stem"]).mean((0, 1, 2))
-    np.testing.assert_allclose(updated["batch_stats"]["norm"]["mean"], expected, rtol=1e-4, atol=1e-7)
+    # flax's BatchNorm with momentum 0.99.
+    expected = 0.99 * variables["batch_stats"]["norm"]["mean"] + 0.01 * np.asarray(maps["stem"]).mean((0, 1, 2))
+    np.testing.assert_allclose(updated["batch_stats"]["norm"]["mean"], expected, rtol=1e-4)
     assert set(updated) == {"batch_stats"}
 
 
@@ -330,8 +354,8 @@ WRONG = [
     ("residual", "", "did you mean"),
     ("shared", "twice/shared", "twice"),
     ("shared", "twice/shared/conv1", "runs once"),
-    ("tuples", "tuples/several", "returns one array"),
-    ("tuples", "tuples/labelled", "returns one array"),
+    ("tuples", "tuples/several", "returns an array"),
+    ("tuples", "tuples/labelled", "returns an array"),
     ("derived", "derived", "runs once"),
     ("scan", "loop/scan/conv", "outside nn.scan"),
     ("stacked scan", "loop/scan/conv", "outside nn.scan"),
@@ -381,13 +405,14 @@ def test_head_inputs_are_what_the_head_multiplies():
     found = jax.jit(lambda v, x: features.head_inputs(model, v, x, "head"))(variables, X)
     head = variables["params"]["head"]
     assert found.shape == (2, 4)
-    np.testing.assert_allclose(found @ head["kernel"] + head["bias"][None], model.apply(variables, X), atol=1e-5)
+    logits: Any = model.apply(variables, X)
+    np.testing.assert_allclose(found @ head["kernel"] + head["bias"][None], logits, atol=1e-5)
 
     model = KeywordHead()
-    variables = model.init(jax.random.key(0), X)
+    variables = _variables(model, X)
     found = features.head_inputs(model, variables, X, "encoder/head")
     body = variables["params"]["body"]
-    maps = nn.Conv(4, (3, 3)).apply({"params": body}, X)
+    maps: Any = nn.Conv(4, (3, 3)).apply({"params": body}, X)
     np.testing.assert_array_equal(found, nn.relu(jnp.mean(maps, (1, 2))))
 
 

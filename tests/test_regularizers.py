@@ -1,5 +1,7 @@
 """Penalties against loops in numpy and numbers worked out by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from delta_jax import regularizers
 SHAPES = {"early": (3, 5, 4, 6), "late": (3, 2, 3, 8)}
 
 
-def _maps(seed: int) -> dict[str, np.ndarray]:
+def _maps(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {tap: rng.standard_normal(shape).astype(np.float32) for tap, shape in SHAPES.items()}
 
@@ -33,7 +35,7 @@ def _loop(maps, source, weights, scale):
 def test_feature_distance_is_the_sum_over_taps_filters_and_positions(kind, scale):
     maps, source, rng = _maps(0), _maps(1), np.random.default_rng(2)
     shapes = {"per data set": lambda b, c: (c,), "per image": lambda b, c: (b, c)}
-    weights = None
+    weights: Any = None
     if kind != "none":
         weights = {t: rng.uniform(0, 1, shapes[kind](s[0], s[-1])).astype(np.float32) for t, s in SHAPES.items()}
     found = regularizers.feature_distance(maps, source, weights, scale=scale)
@@ -84,11 +86,11 @@ def test_what_does_not_fit_together_is_named():
     with pytest.raises(ValueError, match=r"same taps.*'maps': \['early', 'late'\], 'source_maps': \['late'\]"):
         regularizers.feature_distance(maps, late)
     with pytest.raises(ValueError, match="same taps"):
-        regularizers.feature_distance(late, late, {"early": np.ones(6, np.float32)})
+        regularizers.feature_distance(late, late, {"early": jnp.ones(6)})
     with pytest.raises(ValueError, match="at least one"):
         regularizers.feature_distance({}, {})
     with pytest.raises(ValueError, match=r"attention at late has shape \(6,\); expected \(8,\) or \(3, 8\)"):
-        regularizers.feature_distance(late, late, {"late": np.ones(6, np.float32)})
+        regularizers.feature_distance(late, late, {"late": jnp.ones(6)})
     with pytest.raises(ValueError, match=r"\(3, 2, 3, 8\) cannot be compared .* \(3, 5, 4, 6\)"):
         regularizers.feature_distance(late, {"late": source["early"]})
     with pytest.raises(ValueError, match="scale 'mean' is not one of"):

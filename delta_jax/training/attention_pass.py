@@ -59,19 +59,22 @@ def measure(
       batch_size: images per call of `gaps_of`.
       gaps_of: examples [batch_size] -> {tap: [batch_size, C]}; called with the last batch padded.
       advance: told how many more images are done.
+
+    Raises:
+      FloatingPointError: a gap is not finite.
+      OSError: no space for the table.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    marks, table_path = folder / "done.json", folder / "gaps.npy"
+    marks, unfinished, table_path = folder / "done.json", folder / "done.tmp", folder / "gaps.npy"
     shape = (len(images), sum(channels.values()))
     done = 0
     if marks.exists() and table_path.exists():
         done = json.loads(marks.read_text())["images"]
-        table = np.lib.format.open_memmap(table_path, mode="r+")
-        if table.shape != shape:
-            raise ValueError(f"{table_path} has shape {table.shape}, expected {shape}; delete {folder} to measure anew")
         advance(done)
     else:
-        table = np.lib.format.open_memmap(table_path, mode="w+", dtype=np.float32, shape=shape)
+        # Written as zeros, not left sparse: a full disk then raises here, where a memory map would die of SIGBUS.
+        np.save(table_path, np.zeros(shape, np.float32))
+    table = np.lib.format.open_memmap(table_path, mode="r+")
     for start in range(done, len(images), batch_size):
         picked = images[start : start + batch_size]
         padded = np.concatenate([picked, np.repeat(picked[:1], batch_size - len(picked))])
@@ -83,9 +86,9 @@ def measure(
             )
         table[start : start + len(picked)] = rows
         table.flush()
-        marks.write_text(
-            json.dumps({"images": start + len(picked)})
-        )  # after the rows, or a crash would leave zeros for gaps
+        # After the rows, or a crash would leave zeros for gaps; and whole, or it would leave an empty file.
+        unfinished.write_text(json.dumps({"images": start + len(picked)}))
+        unfinished.replace(marks)
         advance(len(picked))
     ends = np.cumsum(list(channels.values()))[:-1]
     return AttentionPass(dict(zip(channels, np.split(np.asarray(table), ends, axis=1), strict=True)), images)

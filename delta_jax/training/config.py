@@ -33,13 +33,9 @@ PRESETS = {
     "reference": Preset(False, "reference", False, "standardized_softmax", 5.0),
 }
 
-# Weight of the penalty per example, by method and scale of the penalty. L2-SP: the value of its authors' code.
-# The published code of DELTA takes 0.01 times a sum over 64 images.
-DEFAULT_ALPHA = {
-    "l2_sp": {"paper": 0.01, "reference": 0.01},
-    "delta_without_attention": {"paper": 0.001, "reference": 0.002},
-    "delta": {"paper": 0.1, "reference": 0.64},
-}
+# Where a method's penalty has one scale for all networks; L2-SP: the value of its authors' code. Distances of feature
+# maps differ by orders of magnitude between networks: there alpha is measured, see `alpha_relative`.
+DEFAULT_ALPHA = {"l2_sp": 0.01, "l2": 0.0, "l2_fe": 0.0}
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "preset": tuple(PRESETS),
@@ -70,7 +66,7 @@ _AT_LEAST = {
     "attention_chunk": 1,
     "learning_rate": 0,
     "head_learning_rate_factor": 0,
-    "alpha": 0,
+    "alpha_relative": 0,
     "beta": 0,
     "weight_decay": 0,
     "clip_norm": 0,
@@ -80,6 +76,8 @@ _AT_LEAST = {
     "data.crop": 1,
     "data.validation_fraction": 0,
     "data.test_fraction": 0,
+    "decay_factor": 0,
+    "epoch_decay_factor": 0,
     "dropout": 0,
 }
 _BELOW_ONE = ("momentum", "dropout", "data.validation_fraction", "data.test_fraction")
@@ -103,7 +101,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             values[field] = value
     _check_choices(values)
     if values["alpha"] is None:
-        values["alpha"] = DEFAULT_ALPHA.get(values["method"], {}).get(values["penalty_scale"], 0.0)
+        values["alpha"] = DEFAULT_ALPHA.get(values["method"])
     _check_ranges(values)
     if tuple(values["taps"]) == ("default",):
         values["taps"] = spec.taps
@@ -122,6 +120,8 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         _require(value >= least, field, value, f"{least} or more")
     for field in _BELOW_ONE:
         _require(_field(values, field) < 1, field, _field(values, field), "less than 1")
+    alpha = values["alpha"]
+    _require(alpha is None or alpha >= 0, "alpha", alpha, "0 or more")
     temperature, decay_at = values["attention_temperature"], values["decay_at"]
     _require(temperature > 0, "attention_temperature", temperature, "more than 0")
     _require(0 < decay_at <= 1, "decay_at", decay_at, "in (0, 1]")
@@ -162,11 +162,18 @@ def _require(condition: bool, field: str, value: Any, expected: str) -> None:
         raise ConfigError(f"--config.{field}={value!r}: expected {expected}")
 
 
-def closest_fields(config: ConfigDict, wrong: str) -> str:
-    """What to say of a field that does not exist: the closest ones, or all."""
+def check_field(config: ConfigDict, name: str) -> None:
+    """Raises ConfigError unless the config has a field, or a group of fields, of this dotted name."""
     known = list(_flat(config.to_dict()))
-    close = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"the fields are {', '.join(known)}"
+    if any(field == name or field.startswith(f"{name}.") for field in known):
+        return
+    close = difflib.get_close_matches(name, known, n=3)
+    if not close:  # the field may stand in another group, or in none
+        last = {field: field.rpartition(".")[2] for field in known}
+        alike = difflib.get_close_matches(name.rpartition(".")[2], last.values(), n=3)
+        close = [field for field in known if last[field] in alike]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the fields are {', '.join(known)}"
+    raise ConfigError(f"--config.{name}: no such field; {hint}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -192,25 +199,32 @@ def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[st
     ]
 
 
-def claim_workdir(workdir: Path, config: FrozenConfigDict) -> None:
-    """Writes config.json into a new workdir; in one with a config, checks that it is the same.
+def claim_workdir(workdir: Path, config: FrozenConfigDict, data_fingerprint: str) -> None:
+    """Writes config.json and data.json into a new workdir; in one that has them, checks that they are the same.
 
     Raises:
-      ConfigError: the workdir belongs to a run with another config; names the fields that differ.
+      ConfigError: the workdir belongs to a run with another config, and the fields that differ are named, or the images
+        are not those that the run began with.
     """
-    path = workdir / "config.json"
-    values = config.to_dict()
+    path, data_path = workdir / "config.json", workdir / "data.json"
+    values, data_facts = config.to_dict(), {"fingerprint": data_fingerprint}
     if path.exists():
         different = differences(values, json.loads(path.read_text()))
         if different:
             listed = "\n  ".join(different)
             raise ConfigError(
-                f"{workdir} holds a run with another config:\n  {listed}\nChoose another --workdir, or go on with the same"
+                f"{workdir} holds a run with another config:\n  {listed}\n"
+                "Choose another --workdir, or go on with the same config"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n")
-    unfinished.replace(path)
+    if data_path.exists() and json.loads(data_path.read_text()) != data_facts:
+        raise ConfigError(
+            f"the images are not those that the run in {workdir} began with: files, labels or sizes differ; "
+            "choose another --workdir, or bring the images back"
+        )
+    for file, content in ((data_path, data_facts), (path, values)):
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.replace(file)
 
 
 def read(workdir: Path) -> FrozenConfigDict:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import data
@@ -65,8 +66,8 @@ def fine_tune(
       log: where the metrics go.
 
     Returns:
-      The state after the last step, or the selected one, and facts: "steps", "selected_step", "images_per_second" and
-      "seconds", those of earlier parts of an interrupted run included.
+      The state after the last step, or the selected one, and facts: "steps", "selected_step", "images_per_second" (0
+      where only the step that compiles was run) and "seconds", those of earlier parts of an interrupted run included.
 
     Raises:
       DivergedError: the loss is not finite; no checkpoint of such a state is written.
@@ -107,6 +108,8 @@ def fine_tune(
                     metric = found["top1"] if loop.select == "best" else None
                     timer += time.monotonic() - pause
                 if saves or metric is not None:
+                    if not _is_finite(state):
+                        raise _diverged(f"the parameters are not finite after step {step}", checkpoints)
                     now = time.monotonic()
                     done = {
                         "seconds": meta["seconds"] + now - began,
@@ -121,7 +124,7 @@ def fine_tune(
         if best is not None and best != step:
             selected = best
             state, _ = checkpoints.restore(state, best)
-    rate = meta["timed_images"] / meta["timed_seconds"] if meta["timed_seconds"] else math.nan
+    rate = meta["timed_images"] / meta["timed_seconds"] if meta["timed_seconds"] else 0.0
     return state, {
         "steps": step,
         "selected_step": selected,
@@ -144,10 +147,24 @@ def _write(
     if not math.isfinite(means["loss"]):
         start = step - len(values)
         bad = next(i for i, one in enumerate(values) if not np.isfinite(one["loss"]))
-        good = checkpoints.latest_step()
-        kept = f"the checkpoint of step {good} is kept" if good is not None else "there is no checkpoint yet"
-        raise DivergedError(
-            f"the loss is not finite at step {start + bad + 1} (steps {start + 1} to {step} were looked at); {kept}. "
-            "Try a lower learning_rate or alpha, clip_norm=1, or float32; a new --workdir starts from the beginning"
+        raise _diverged(
+            f"the loss is not finite at step {start + bad + 1} (steps {start + 1} to {step} were looked at)",
+            checkpoints,
         )
     return {"loss": means["loss"], "top1": means["top1"]}
+
+
+@jax.jit
+def _is_finite(state: TrainState) -> jax.Array:
+    # A loss tells of the parameters before its step: the last step may have broken what a checkpoint is to keep.
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _diverged(what: str, checkpoints: Checkpoints) -> DivergedError:
+    good = checkpoints.latest_step()
+    kept = f"the checkpoint of step {good} is kept" if good is not None else "there is no checkpoint yet"
+    return DivergedError(
+        f"{what}; {kept}. "
+        "Try a lower learning_rate or alpha, clip_norm=1, or float32; a new --workdir starts from the beginning"
+    )

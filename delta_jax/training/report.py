@@ -21,6 +21,7 @@ from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 
 _PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "pillow")
+ALPHA = "alpha.json"
 PHOTOS, FILTERS = 4, 3  # rows and filters of filters.png
 
 
@@ -53,7 +54,7 @@ def announce(setup: Setup, workdir: Path) -> None:
         f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
         f"{'rectified' if config.rectify else 'raw'} maps, {config.attention_normalization} at temperature "
         f"{config.attention_temperature:g}, attention per {'image' if config.attention_per_image else 'data set'}), "
-        f"alpha {config.alpha:g}, beta {config.beta:g}, seed {config.seed}"
+        f"beta {config.beta:g}, seed {config.seed}"
     )
     logs.say(
         f"{config.arch} from {config.weights}, {config.data.crop} px, batch {config.batch_size}, {config.steps} steps, "
@@ -87,7 +88,7 @@ def summarize(
         "arch": config.arch,
         "data": config.data.name,
         "classes": list(setup.catalogue.class_names),
-        "alpha": config.alpha,
+        "alpha": facts(ALPHA).get("alpha") if config.alpha is None else config.alpha,
         "seed": config.seed,
         "test": measured["test"],
         "validation": measured["validation"],

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, methods, models, weights
-from delta_jax.training import distributed, evaluation, logs
+from delta_jax.training import distributed, evaluation, logs, steps
 from delta_jax.training.classifier import Preprocessing
 from delta_jax.training.config import ConfigError
 from delta_jax.training.image_sets import ImageSet
@@ -36,14 +36,17 @@ class Setup:
         """Finds data and weights and checks them against the config.
 
         Raises:
-          ConfigError, DataError, WeightsError, ValueError: one error that says what does not fit.
+          ConfigError, DataError, WeightsError: one error that says what does not fit.
         """
         self.config = config
         self.spec = models.spec(config.arch)
         self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
         self.mesh = distributed.make_mesh()
         for field in ("batch_size", "eval_batch_size", "attention_batch"):
-            distributed.check_divides(config[field], self.mesh, field)
+            try:
+                distributed.check_divides(config[field], self.mesh, field)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
         self.catalogue = data.find(
             config.data.name,
             root=config.data.root,
@@ -52,16 +55,7 @@ class Setup:
             test_fraction=config.data.test_fraction,
             fold=config.data.validation_fold,
         )
-        n = {split: len(self.catalogue.rows(split)) for split in data.SPLITS}
-        if config.batch_size > n["train"]:
-            raise ConfigError(f"--config.batch_size={config.batch_size}: there are only {n['train']} training images")
-        if config.attention_images > n["train"]:
-            raise ConfigError(
-                f"--config.attention_images={config.attention_images}: there are only {n['train']} training images; "
-                "0 takes all"
-            )
-        if not n["test"]:
-            raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
+        self._check_counts(self.catalogue)
         _, origin = weights.locate(config.weights)
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
@@ -75,6 +69,16 @@ class Setup:
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self._check_taps()
 
+    def _check_counts(self, catalogue: data.Catalogue) -> None:
+        n = {split: len(catalogue.rows(split)) for split in data.SPLITS}
+        for field, way_out in (("batch_size", "take a smaller batch"), ("attention_images", "0 takes all")):
+            if self.config[field] > n["train"]:
+                raise ConfigError(
+                    f"--config.{field}={self.config[field]}: there are only {n['train']} training images; {way_out}"
+                )
+        if not n["test"]:
+            raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
+
     @property
     def num_classes(self) -> int:
         """Of the target."""
@@ -83,7 +87,10 @@ class Setup:
     def _check_taps(self) -> None:
         size = self.config.data.crop
         images: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        features.check_taps(self.network(), self.source, images, self.config.taps)
+        try:
+            features.check_taps(self.network(), self.source, images, self.config.taps)
+        except ValueError as error:
+            raise ConfigError(f"--config.taps: {error}") from error
         shapes = features.list_taps(self.network(), self.source, images)
         self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
         flat = [tap for tap in self.config.taps if len(shapes[tap]) != 4]
@@ -120,6 +127,7 @@ class Setup:
             )
         for file, reason in images.broken:
             logs.say(f"left out: {file}: {reason}")
+        self._check_counts(images.catalogue)  # fewer than were listed, where broken ones were left out
         return images
 
     @cached_property
@@ -164,6 +172,18 @@ class Setup:
             centre = self.centre(images)
             both = jnp.stack([centre, centre[:, :, ::-1]])
             return jax.lax.map(partial(features.head_inputs, model, variables, head=self.spec.head), both)
+
+        return compute
+
+    def penalty_of_zero_maps(self) -> Any:
+        """(variables, attention, batch) -> [B]: what the method's penalty would be if every feature map were zero."""
+        model = self.network()
+
+        @jax.jit
+        def compute(variables: Variables, attention: Any, batch: steps.Batch) -> jax.Array | None:
+            _, maps = features.apply_with_taps(model, variables, self.centre(batch["image"]), self.config.taps)
+            zeros = jax.tree.map(jnp.zeros_like, maps)
+            return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]))
 
         return compute
 

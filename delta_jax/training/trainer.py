@@ -1,6 +1,7 @@
 """From a config to a trained classifier: head, attention, fine-tuning, evaluation; each on disk before the next."""
 
 import fcntl
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
 
 HEAD, ATTENTION = "head.safetensors", "attention.npz"
+ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
 
 def fit(config: Any, workdir: Path) -> dict[str, Any]:
@@ -35,16 +37,16 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
       What workdir/summary.json holds.
 
     Raises:
-      ConfigError, DataError, WeightsError, ValueError: bad input, before anything slow.
-      DivergedError: the loss is not finite any more.
-      CheckpointError: a checkpoint cannot be written or read.
+      ConfigError, DataError, WeightsError: bad input, before anything slow.
+      DivergedError, FloatingPointError: the loss, or a gap of the attention, is not finite.
+      CheckpointError, OSError: something cannot be written or read.
     """
     workdir = Path(workdir)
     # 1. Everything that can be wrong is looked at first: fields, data, weights, taps.
     setup = Setup(configs.resolve(config))
     # 2. The workdir is this run's alone.
-    configs.claim_workdir(workdir, setup.config)
     with _alone(workdir), logs.MetricsLog(workdir) as log:
+        configs.claim_workdir(workdir, setup.config, setup.catalogue.fingerprint())
         report.write_environment(workdir)
         report.announce(setup, workdir)
         # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
@@ -60,6 +62,7 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
 
 @contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
+    workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,6 +176,32 @@ def _final(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: log
     return final
 
 
+def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
+    """The weight of the penalty: as configured, or measured so that it means the same for every network.
+
+    A network whose feature maps are all zero, the source forgotten, then pays alpha_relative: alpha is that over the
+    penalty of zero maps. With absolute values, what suits ResNet-101 makes EfficientNet-Lite0 diverge.
+    """
+    if setup.config.alpha is not None:
+        return float(setup.config.alpha)
+    path = workdir / report.ALPHA
+    if not path.exists():
+        forgetting = setup.penalty_of_zero_maps()
+        paid = [
+            np.asarray(forgetting(setup.source, weights, batch))[: int(mask.sum())]
+            for _, mask, batch in itertools.islice(setup.train.batches(setup.config.eval_batch_size), ALPHA_BATCHES)
+        ]
+        mean = float(np.mean(np.concatenate(paid), dtype=np.float64))
+        if not mean > 0:
+            raise configs.ConfigError(
+                f"the feature maps at {setup.config.taps} are all zero; choose other --config.taps"
+            )
+        _write_json(path, {"alpha": setup.config.alpha_relative / mean, "penalty_of_zero_maps": mean})
+    alpha = json.loads(path.read_text())["alpha"]
+    logs.say(f"alpha {alpha:.4g}: zero feature maps would cost {setup.config.alpha_relative:g}")
+    return alpha
+
+
 def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
     config, spec = setup.config, setup.spec
     key = jax.random.key(config.seed)
@@ -190,7 +219,7 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
         setup.method,
         taps=config.taps,
         head=spec.head,
-        alpha=config.alpha,
+        alpha=_alpha(setup, weights, workdir),
         beta=config.beta,
     )
     schedule = optim.learning_rate_schedule(

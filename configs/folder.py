@@ -1,0 +1,17 @@
+"""A folder of images of one's own: root/<class>/*.jpg, or root/{train,val,test}/<class>/*.jpg.
+
+python -m delta_jax.train --config=configs/folder.py --workdir=runs/mine --config.data.root=photos
+
+On CPUs add --config.data.resize=144 --config.data.crop=128 --config.steps=300.
+"""
+
+from configs.elpv import get_config as get_elpv
+
+
+def get_config():
+    """The settings of the ELPV run on other images; batches of 16, for folders of a few dozen images."""
+    config = get_elpv()
+    config.data.name = "folder"
+    config.batch_size = 16
+    config.attention_images = 0  # all; a small folder may have fewer than another number
+    return config

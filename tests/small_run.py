@@ -1,0 +1,86 @@
+"""A folder of small photos, a config of a few steps, and the commands in processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs.default import get_config
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("blue", "green", "red")
+TAPS = ("block_2/project_conv", "block_4/project_conv")  # 24 and 40 filters: the exact attention in seconds
+STEPS = 8
+
+_HUES = {"blue": (60, 60, 160), "green": (60, 160, 60), "red": (160, 60, 60)}
+
+
+def noise(name: str, rng: np.random.Generator, size: int = 48) -> Image.Image:
+    """Noise around the colour of a class, so that there is something to learn."""
+    pixels = rng.normal(_HUES[name], 40, (size, size, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def make_photos(root: Path, per_class: int = 24) -> Path:
+    """root/<class>/*.png; 24 per class become 42 training, 12 validation and 18 test images."""
+    rng = np.random.default_rng(0)
+    for name in CLASSES:
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            noise(name, rng).save(root / name / f"{i:02}.png")
+    return root
+
+
+def settings(root: Path, **changed: Any) -> dict[str, Any]:
+    """Fields, by dotted name, that differ from configs/default.py; dots are written as double underscores here."""
+    values = {
+        "taps": TAPS,
+        "data.root": str(root),
+        "data.cache_dir": str(root.parent / "decoded"),
+        "data.resize": 40,
+        "data.crop": 32,
+        "data.validation_fraction": 0.25,
+        "steps": STEPS,
+        "batch_size": 8,
+        "attention_batch": 8,
+        "attention_chunk": 8,
+        "schedule": "exponential",
+        "eval_batch_size": 8,
+        "eval_every": 4,
+        "checkpoint_every": 4,
+        "log_every": 2,
+    }
+    return values | {field.replace("__", "."): value for field, value in changed.items()}
+
+
+def small_config(root: Path, **changed: Any) -> ConfigDict:
+    """configs/default.py with `settings`."""
+    config = get_config()
+    config.update_from_flattened_dict(settings(root, **changed))
+    return config
+
+
+def config_flags(root: Path, **changed: Any) -> list[str]:
+    """The same on the command line."""
+    return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in settings(root, **changed).items())]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a command that shares the compiled programs of the tests."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+
+
+def run(module: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """`python -m delta_jax.MODULE ARGUMENTS...` to its end."""
+    command = [sys.executable, "-m", f"delta_jax.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300)

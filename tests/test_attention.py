@@ -1,0 +1,203 @@
+"""Gaps against one plain forward pass per filter, normalisations against scipy and numpy."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from delta_jax import attention
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.standard_normal((4, 5, 6, 3)), jnp.float32)
+Y = jnp.array([0, 2, 1, 2])
+TAPS = ("first", "block/second")
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + jnp.sin(nn.Conv(6, (3, 3), name="second")(x))
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, scale=1.0):
+        x = jnp.tanh(nn.Conv(6, (3, 3), name="first")(x))
+        x = jnp.tanh(Inner(name="block")(x))
+        return scale * nn.Dense(3, name="head")(jnp.mean(x, (1, 2)))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return Net().init(jax.random.key(0), X)
+
+
+def _cross_entropy(logits, labels):
+    """-log softmax at the label, by scipy."""
+    logits = np.asarray(logits, np.float64)
+    return scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(len(labels)), labels]
+
+
+def _loop(variables, tap, **kwargs):
+    """Eq. 6 before the softmax: one forward pass of flax per filter."""
+
+    @jax.jit
+    def forward(keep):
+        def interceptor(call, args, keywords, context):
+            out = call(*args, **keywords)
+            return out * keep if "/".join(context.module.path) == tap else out
+
+        with nn.intercept_methods(interceptor):
+            return Net().apply(variables, X, **kwargs)
+
+    base = _cross_entropy(forward(np.ones((1, 1, 1, 6), np.float32)), Y)
+    without = [forward((np.arange(6) != j).astype(np.float32)[None, None, None]) for j in range(6)]
+    return np.stack([_cross_entropy(logits, Y) - base for logits in without], axis=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 6, 100])
+def test_exact_gaps_are_one_forward_pass_per_filter(variables, chunk):
+    found = attention.filter_gaps(Net(), variables, X, Y, taps=TAPS, chunk=chunk)
+    assert tuple(found) == TAPS
+    for tap in TAPS:
+        assert found[tap].shape == (4, 6)
+        np.testing.assert_allclose(found[tap], _loop(variables, tap), atol=1e-6)  # gaps up to 0.1, losses about 1
+
+
+def test_gaps_of_chosen_filters(variables):
+    chosen = {"first": (5, 0), "block/second": [3]}
+    found = attention.filter_gaps(Net(), variables, X, Y, taps=TAPS, filters=chosen)
+    np.testing.assert_allclose(found["first"], _loop(variables, "first")[:, [5, 0]], atol=1e-6)
+    np.testing.assert_allclose(found["block/second"], _loop(variables, "block/second")[:, [3]], atol=1e-6)
+
+
+def test_arguments_reach_the_model(variables):
+    found = attention.filter_gaps(Net(), variables, X, Y, taps=("first",), apply_kwargs={"scale": 3.0})
+    np.testing.assert_allclose(found["first"], _loop(variables, "first", scale=3.0), atol=2e-6)
+
+
+def test_first_order_is_minus_gradient_times_map(variables):
+    """The derivative of each image's loss along the direction in which one filter fades, by central differences."""
+    found = attention.filter_gaps(Net(), variables, X, Y, taps=TAPS, estimator="first_order")
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), variables)
+        x = jnp.asarray(np.asarray(X, np.float64))
+
+        def loss(tap, keep):
+            def interceptor(call, args, keywords, context):
+                out = call(*args, **keywords)
+                return out * keep if "/".join(context.module.path) == tap else out
+
+            with nn.intercept_methods(interceptor):
+                return _cross_entropy(Net().apply(wide, x), Y)
+
+        for tap in TAPS:
+            for j in (0, 4):
+                fade = 1e-4 * np.eye(6)[j][None, None, None]
+                slope = (loss(tap, 1 - fade) - loss(tap, 1 + fade)) / 2e-4
+                np.testing.assert_allclose(found[tap][:, j], slope, atol=1e-6)
+
+
+class Linear(nn.Module):
+    """Logits that are linear in the maps of both taps; with one huge logit that is never the label, so is the loss.
+
+    log-sum-exp is then that logit itself, which does not depend on the maps: CE = huge - logit of the label.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3, 3), name="first")(x)
+        x = nn.Conv(5, (1, 1), name="second")(x)
+        logits = nn.Dense(3, name="head")(jnp.mean(x, (1, 2)))
+        return jnp.concatenate([logits, jnp.full((len(x), 1), 100.0)], axis=1)
+
+
+@pytest.mark.parametrize("tap", ["first", "second"])
+def test_exact_and_first_order_agree_where_the_loss_is_linear(tap):
+    variables = Linear().init(jax.random.key(0), X)
+    run = partial(attention.filter_gaps, Linear(), variables, X, Y, taps=(tap,))
+    # The loss is about 100, and one last bit of it 8e-6.
+    np.testing.assert_allclose(run()[tap], run(estimator="first_order")[tap], atol=2e-5)
+    assert np.abs(run()[tap]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"estimator": "second_order"}, "estimator 'second_order' is not one of"),
+        ({"estimator": "first_order", "filters": {"first": [0]}}, "filters can be chosen for the exact estimator only"),
+        ({"filters": {"first": [0, 6]}}, r"first has filters 0 to 5, not \[6\]"),
+        ({"filters": {"first": [-1]}}, r"first has filters 0 to 5, not \[-1\]"),
+        ({"filters": {"first": []}}, "at least one number for each of the taps"),
+        ({"filters": {"last": [0]}}, "at least one number for each of the taps"),
+        ({"chunk": 0}, "chunk 0 is not a number of filters"),
+        ({"taps": ("frist",)}, "no tap called 'frist' in Net; did you mean .*first"),
+        ({"taps": ("frist",), "estimator": "first_order"}, "no tap called 'frist' in Net; did you mean .*first"),
+    ],
+)
+def test_what_cannot_be_asked_for(variables, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        attention.filter_gaps(Net(), variables, X, Y, **({"taps": ("first",)} | arguments))
+
+
+GAPS: dict[str, Any] = {
+    "per image": RNG.standard_normal((3, 7)).astype(np.float32),
+    "mean": RNG.standard_normal(5).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 5.0])
+def test_softmax(temperature):
+    found = attention.normalize(GAPS, "softmax", temperature=temperature)
+    for name, gap in GAPS.items():
+        np.testing.assert_allclose(found[name], scipy.special.softmax(gap / temperature, axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_standardized_softmax_takes_z_scores_per_tap_and_image(temperature):
+    found = attention.normalize(GAPS, "standardized_softmax", temperature=temperature)
+    for name, gap in GAPS.items():
+        z = (gap - gap.mean(-1, keepdims=True)) / gap.std(-1, keepdims=True)
+        np.testing.assert_allclose(found[name], scipy.special.softmax(z / temperature, axis=-1), rtol=1e-5)
+
+
+def test_standardized_softmax_does_not_depend_on_the_size_of_the_gaps():
+    # Why the published code uses it: gaps of 1e-4 give the same weights as gaps of 1.
+    small: dict[str, Any] = {name: 1e-4 * gap for name, gap in GAPS.items()}
+    found, expected = (attention.normalize(gaps, "standardized_softmax", temperature=5.0) for gaps in (small, GAPS))
+    for name in GAPS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", attention.NORMALIZATIONS)
+@pytest.mark.parametrize("value", [0.0, 0.1, -3e-5])
+def test_equal_gaps_give_uniform_weights(how, value):
+    found = attention.normalize({"tap": jnp.full((2, 7), value)}, how)
+    np.testing.assert_allclose(found["tap"], np.full((2, 7), 1 / 7), rtol=1e-6)
+
+
+def test_uniform_ignores_the_gaps():
+    found = attention.normalize(GAPS, "uniform")
+    np.testing.assert_allclose(found["per image"], np.full((3, 7), 1 / 7), rtol=1e-6)
+    np.testing.assert_allclose(found["mean"], np.full(5, 1 / 5), rtol=1e-6)
+
+
+def test_normalisations_that_do_not_exist():
+    with pytest.raises(ValueError, match="normalisation 'sigmoid' is not one of"):
+        attention.normalize(GAPS, "sigmoid")
+    with pytest.raises(ValueError, match="temperature 0 is not positive"):
+        attention.normalize(GAPS, "softmax", temperature=0)
+
+
+def test_a_whole_batch_is_its_images_one_by_one(variables):
+    # Gaps are per image: cut into batches of 1 they are the same.
+    together = attention.filter_gaps(Net(), variables, X, Y, taps=("first",))["first"]
+    alone = [
+        attention.filter_gaps(Net(), variables, X[i : i + 1], Y[i : i + 1], taps=("first",))["first"] for i in (0, 3)
+    ]
+    np.testing.assert_allclose(together[jnp.array([0, 3])], jnp.concatenate(alone), atol=1e-6)

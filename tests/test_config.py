@@ -1,0 +1,163 @@
+"""Presets, refused values, and the workdir of another config."""
+
+import ast
+import re
+
+import pytest
+
+from configs.default import get_config
+from delta_jax import models
+from delta_jax.training import config as configs
+from tests.small_run import ROOT
+
+
+def changed(**fields):
+    config = get_config()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+def test_every_field_has_a_comment_and_there_are_fewer_than_60():
+    source = (ROOT / "configs" / "default.py").read_text()
+    assigned = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)]
+    lines = {ast.unparse(node.targets[0]): source.splitlines()[node.lineno - 1 : node.end_lineno] for node in assigned}
+    fields = {name: text for name, text in lines.items() if "ConfigDict()" not in text[0]}
+    assert 40 < len(fields) < 60
+    assert [name for name, text in fields.items() if not re.search(r"  # \w", "\n".join(text))] == []
+
+
+# Section 3.3 and Eq. 6 of the paper, and the published code as docs/fidelity.md describes it.
+@pytest.mark.parametrize(
+    ("preset", "filled"),
+    [
+        ("paper", (True, "paper", True, "softmax", 1.0)),
+        ("reference", (False, "reference", False, "standardized_softmax", 5.0)),
+    ],
+)
+def test_a_preset_fills_in_what_is_left_open(preset, filled):
+    found = configs.resolve(changed(preset=preset))
+    fields = (
+        "rectify",
+        "penalty_scale",
+        "attention_per_image",
+        "attention_normalization",
+        "attention_temperature",
+    )
+    assert tuple(found[field] for field in fields) == filled
+
+
+def test_a_field_that_is_set_goes_before_the_preset_and_the_method():
+    found = configs.resolve(changed(preset="paper", attention_temperature=3.0, rectify=False, alpha=0.25))
+    assert (found.attention_temperature, found.rectify, found.alpha) == (3.0, False, 0.25)
+    assert found.attention_normalization == "softmax"
+
+
+@pytest.mark.parametrize("method", ["l2_sp", "delta_without_attention", "delta"])
+def test_alpha_comes_from_the_method_and_the_scale(method):
+    for preset in configs.PRESETS:
+        found = configs.resolve(changed(method=method, preset=preset))
+        assert found.alpha == configs.DEFAULT_ALPHA[method][found.penalty_scale] > 0
+    assert configs.resolve(changed(method="l2")).alpha == 0
+
+
+def test_default_taps_are_those_of_the_network():
+    found = configs.resolve(changed(arch="resnet18"))
+    assert found.taps == models.spec("resnet18").taps
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"method": "detla"}, ("'detla'", "did you mean delta")),
+        ({"arch": "resnet51"}, ("'resnet51'", "resnet50")),
+        ({"preset": "papers"}, ("preset", "'papers'", "paper, reference")),
+        ({"batch_norm": "frozen_stat"}, ("batch_norm", "frozen_stat", "train, frozen_stats, frozen")),
+        ({"schedule": "linear"}, ("schedule", "'linear'", "cosine")),
+        ({"compute_dtype": "float16"}, ("compute_dtype", "float16", "bfloat16")),
+        ({"head_init": "zero"}, ("head_init", "'zero'", "zeros")),
+        ({"attention_estimator": "fast"}, ("attention_estimator", "'fast'", "first_order")),
+        ({"attention_normalization": "none"}, ("attention_normalization", "'none'", "uniform")),
+        ({"penalty_scale": "mean"}, ("penalty_scale", "'mean'", "reference")),
+        ({"eval_crops": 5}, ("eval_crops", "5", "1, 10")),
+        ({"select": "first"}, ("select", "'first'", "best")),
+        ({"data__on_broken": "ignore"}, ("data.on_broken", "'ignore'", "skip")),
+        ({"data__on_device": "maybe"}, ("data.on_device", "'maybe'", "auto")),
+        ({"data__interpolation": "nearest"}, ("data.interpolation", "'nearest'", "bicubic")),
+        ({"steps": 0}, ("steps", "0", "1 or more")),
+        ({"batch_size": -8}, ("batch_size", "-8", "1 or more")),
+        ({"learning_rate": -0.1}, ("learning_rate", "-0.1", "0 or more")),
+        ({"alpha": float("nan")}, ("alpha", "nan", "0 or more")),
+        ({"momentum": 1.0}, ("momentum", "1.0", "less than 1")),
+        ({"dropout": 1.5}, ("dropout", "1.5", "less than 1")),
+        ({"data__test_fraction": 1.0}, ("data.test_fraction", "1.0", "less than 1")),
+        ({"decay_at": 0.0}, ("decay_at", "0.0", "(0, 1]")),
+        ({"decay_factor": -1.0}, ("decay_factor", "-1.0", "0 or more")),
+        ({"attention_temperature": 0.0}, ("attention_temperature", "0.0", "more than 0")),
+        ({"data__crop": 300}, ("data.crop", "300", "256")),
+        ({"warmup_steps": 9000}, ("warmup_steps", "9000", "less than steps = 9000")),
+        ({"head_l2": (0.0, 0.1)}, ("head_l2", "0.0", "positive")),
+        ({"taps": ()}, ("taps", "()", "module paths")),
+        ({"select": "best", "data__validation_fraction": 0.0}, ("select", "'best'", "validation_fraction is 0")),
+        ({"select": "best", "eval_every": 0}, ("eval_every", "0", "1 or more")),
+        ({"preset": "paper", "attention_images": 100}, ("attention_images", "100", "every training image")),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_work_is_refused_with_field_value_and_a_way_out(fields, parts):
+    with pytest.raises(configs.ConfigError) as caught:
+        configs.resolve(changed(**fields))
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("batchsize", "did you mean batch_size"),
+        ("data.rot", "did you mean data.root"),
+        ("root", "data.root?"),
+        ("steps.x", "did you mean steps"),
+        ("quux", "the fields are alpha, arch,"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_closest(name, hint):
+    with pytest.raises(configs.ConfigError, match=re.escape(hint)) as caught:
+        configs.check_field(get_config(), name)
+    assert f"--config.{name}: no such field" in str(caught.value)
+
+
+def test_fields_and_groups_are_known():
+    for name in ("steps", "data", "data.root"):
+        configs.check_field(get_config(), name)
+
+
+def test_a_workdir_of_another_config_shows_every_field_that_differs(tmp_path):
+    configs.claim_workdir(tmp_path, configs.resolve(changed(seed=1)), "f")
+    with pytest.raises(configs.ConfigError) as caught:
+        configs.claim_workdir(tmp_path, configs.resolve(changed(seed=2, data__crop=200, log_every=3)), "f")
+    message = str(caught.value)
+    assert "seed: 1 there, 2 here" in message
+    assert "data.crop: 224 there, 200 here" in message
+    assert "log_every" not in message  # changes no number
+    assert configs.read(tmp_path).seed == 1
+
+
+def test_a_workdir_of_the_same_config_is_claimed_again_though_how_often_it_logs_differs(tmp_path):
+    first, again = configs.resolve(changed()), configs.resolve(changed(log_every=7, data__on_device="no"))
+    configs.claim_workdir(tmp_path, first, "f")
+    configs.claim_workdir(tmp_path, again, "f")
+    assert configs.read(tmp_path).to_dict() == again.to_dict()
+    assert configs.resolve(get_config().__class__(configs.read(tmp_path).to_dict())) == again
+
+
+def test_a_workdir_of_other_images_is_refused(tmp_path):
+    config = configs.resolve(changed())
+    configs.claim_workdir(tmp_path, config, "f")
+    with pytest.raises(configs.ConfigError, match="images are not those"):
+        configs.claim_workdir(tmp_path, config, "g")
+
+
+def test_reading_the_config_of_no_run_says_so(tmp_path):
+    with pytest.raises(configs.ConfigError, match="the workdir of a run"):
+        configs.read(tmp_path)

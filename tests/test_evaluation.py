@@ -1,0 +1,89 @@
+"""Measures, padding and the ten crops, against numpy and scikit-learn."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from delta_jax.training import evaluation
+
+CROP, SIDE = 6, 10
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+class Small(nn.Module):
+    """Not the same on an image and on its mirror image."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(4, (3, 3))(x))
+        return nn.Dense(3)(x.reshape(len(x), -1))
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = Small()
+    images = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
+    variables = model.init(jax.random.key(0), np.zeros((1, CROP, CROP, 3), np.float32))
+    return model, variables, images
+
+
+def test_score_of_four_images_by_hand():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5]], np.float32)
+    found = evaluation.score(probabilities, np.array([0, 1, 1, 2]))
+    # Right: the first, third and fourth. Recalls: 1, 1/2, 1. Likelihoods: 0.7, 0.3, 0.8, 0.5.
+    assert found["top1"] == 0.75
+    assert found["balanced_accuracy"] == pytest.approx(2.5 / 3)
+    assert found["cross_entropy"] == pytest.approx(-np.log([0.7, 0.3, 0.8, 0.5]).mean(), rel=1e-6)
+    assert found["n"] == 4
+
+
+def test_score_agrees_with_scikit_learn():
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet(np.ones(7), 200)
+    labels = rng.integers(0, 7, 200)
+    found = evaluation.score(probabilities, labels)
+    predicted = probabilities.argmax(1)
+    assert found["top1"] == pytest.approx(metrics.accuracy_score(labels, predicted))
+    assert found["balanced_accuracy"] == pytest.approx(
+        np.mean([(predicted[labels == k] == k).mean() for k in range(7)])
+    )
+    assert found["cross_entropy"] == pytest.approx(metrics.log_loss(labels, probabilities))
+
+
+def test_a_split_without_examples_of_a_predicted_class_gives_no_warning():
+    found = evaluation.score(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([0, 0]))
+    assert found["balanced_accuracy"] == 0.5
+
+
+def test_a_likelihood_of_zero_is_not_infinitely_bad():
+    assert np.isfinite(evaluation.score(np.array([[0.0, 1.0]]), np.array([0]))["cross_entropy"])
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def one_crop(model, variables, pixels):
+    normalised = (pixels.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    return softmax(np.asarray(model.apply(variables, normalised)))
+
+
+def test_ten_crops_are_the_mean_of_ten_single_ones(network):
+    model, variables, images = network
+    predict = evaluation.make_predict(model, evaluation.make_views(CROP, MEAN, STD, crops=10))
+    far, middle = SIDE - CROP, (SIDE - CROP) // 2
+    corners = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
+    views = [images[:, y : y + CROP, x : x + CROP] for y, x in corners]
+    views += [view[:, :, ::-1] for view in views]
+    expected = np.mean([one_crop(model, variables, view) for view in views], axis=0)
+    np.testing.assert_allclose(jax.jit(predict)(variables, images), expected, atol=1e-6)
+
+
+def test_one_crop_is_the_centre(network):
+    model, variables, images = network
+    predict = evaluation.make_predict(model, evaluation.make_views(CROP, MEAN, STD))
+    expected = one_crop(model, variables, images[:, 2:8, 2:8])
+    np.testing.assert_allclose(jax.jit(predict)(variables, images), expected, atol=1e-6)

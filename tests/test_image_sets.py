@@ -1,0 +1,75 @@
+"""The images of a split on the device and streamed: the same batches."""
+
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from delta_jax import data
+from delta_jax.training import distributed, image_sets
+from delta_jax.training.image_sets import ImageSet
+from tests.small_run import make_photos
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    base = tmp_path_factory.mktemp("images")
+    root = make_photos(base / "photos", per_class=8)
+    catalogue = data.find("folder", root=str(root), validation_fraction=0.25, test_fraction=0.25)
+    return data.decode(catalogue, 8, cache_dir=base / "decoded")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return distributed.make_mesh()
+
+
+@pytest.mark.parametrize("on_device", ["yes", "no"])
+def test_a_batch_is_the_rows_asked_for_split_over_the_devices(images, mesh, on_device):
+    train = ImageSet(images, "train", mesh, on_device=on_device)
+    assert train.resident == (on_device == "yes")
+    picked = np.array([5, 0, 3, 3, 1, 8, 2, 10], np.int32)
+    batch = train.batch(picked)
+    rows = np.flatnonzero(images.catalogue.split == "train")[picked]
+    np.testing.assert_array_equal(batch["image"], images.array[rows])
+    np.testing.assert_array_equal(batch["label"], images.catalogue.labels[rows])
+    np.testing.assert_array_equal(batch["index"], picked)
+    assert batch["image"].dtype == np.uint8
+    for array in batch.values():
+        split = NamedSharding(mesh, PartitionSpec("data"))
+        assert array.sharding.is_equivalent_to(split, array.ndim)
+
+
+@pytest.mark.parametrize("on_device", ["yes", "no"])
+def test_batches_cover_a_split_once_in_order(images, mesh, on_device):
+    train = ImageSet(images, "train", mesh, on_device=on_device)
+    parts, labels = [], []
+    for _, mask, batch in train.batches(4):
+        kept = int(mask.sum())
+        assert batch["image"].shape == (4, 8, 8, 3)
+        parts.append(np.asarray(batch["image"])[:kept])
+        labels.append(np.asarray(batch["label"])[:kept])
+    np.testing.assert_array_equal(np.concatenate(parts), images.array[images.catalogue.rows("train")])
+    np.testing.assert_array_equal(np.concatenate(labels), train.labels)
+    assert len(train.files) == len(train) == len(train.labels)
+
+
+def test_auto_streams_what_does_not_fit(images, mesh, monkeypatch):
+    assert ImageSet(images, "train", mesh, on_device="auto").resident
+    size = len(images.catalogue.rows("train")) * 8 * 8 * 3
+    monkeypatch.setattr(image_sets, "_budget", lambda: size - 1)
+    assert not ImageSet(images, "train", mesh, on_device="auto").resident
+
+
+def test_an_empty_split_has_no_batches(images, mesh):
+    catalogue = images.catalogue
+    only_train = data.Images(images.array, catalogue.take(catalogue.rows("train")), ())
+    assert list(ImageSet(only_train, "validation", mesh, on_device="yes").batches(4)) == []
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(mesh):
+    assert mesh.size == 4
+    distributed.check_divides(8, mesh, "batch_size")
+    with pytest.raises(ValueError, match=r"--config.batch_size=10 is not a multiple of the 4 devices; try 8"):
+        distributed.check_divides(10, mesh, "batch_size")
+    with pytest.raises(ValueError, match="try 4"):
+        distributed.check_divides(3, mesh, "batch_size")
