@@ -28,6 +28,11 @@ def _new_collection() -> str:
     return f"taps {next(_serial)}"
 
 
+def _without_intermediates(variables: Variables) -> Variables:
+    # flax appends to what an earlier pass left there.
+    return {name: value for name, value in variables.items() if name != "intermediates"}
+
+
 def _is_arrays(out: Any) -> bool:
     leaves = jax.tree.leaves(out)
     return bool(leaves) and all(isinstance(leaf, jax.Array) for leaf in leaves)
@@ -73,15 +78,23 @@ class _Pass:
             self.finished[path] = next(clock)
             if _is_arrays(out):
                 shapes[path] = jax.tree.map(lambda leaf: leaf.shape, out)
-                # Into flax's variables, not straight into a dict: from inside nn.remat no array gets out otherwise.
-                context.module.sow(collection, "__call__", out)
             return out
 
+        # Outputs come back through flax, not through a dict of the interceptor: otherwise none gets out of nn.remat.
+        def keep(module: nn.Module, method: str) -> bool:
+            return method == "__call__" and (only is None or module.path in only)
+
         with nn.intercept_methods(interceptor):
-            self.output, state = model.apply(variables, x, mutable=[collection, *mutable], **kwargs)
-        self.updated = dict(state)
-        sown = flatten_dict(dict(self.updated.pop(collection, {})))
-        calls = {path[:-1]: outputs for path, outputs in sown.items()}
+            self.output, state = model.apply(
+                _without_intermediates(variables),
+                x,
+                capture_intermediates=keep,
+                mutable=["intermediates", collection, *mutable],
+                **kwargs,
+            )
+        self.updated = {name: value for name, value in state.items() if name not in ("intermediates", collection)}
+        captured = flatten_dict(dict(state.get("intermediates", {})))
+        calls = {path[:-1]: outputs for path, outputs in captured.items() if path[-1] == "__call__"}
         if unseen := sorted(calls.keys() - self.started.keys()):
             raise ValueError(
                 f"the modules {', '.join(map('/'.join, unseen[:3]))} run in a trace that nn.jit made for another, so "
@@ -91,7 +104,9 @@ class _Pass:
         self.outputs: dict[Path, Any] = {
             path: outputs[0]
             for path, outputs in calls.items()
-            if path not in repeated and jax.tree.map(lambda leaf: leaf.shape, outputs[0]) == shapes[path]
+            if path in shapes
+            and path not in repeated
+            and jax.tree.map(lambda leaf: leaf.shape, outputs[0]) == shapes[path]
         }
 
     def taps(self) -> dict[str, jax.Array]:
@@ -102,7 +117,7 @@ class _Pass:
 def list_taps(model: nn.Module, variables: Variables, x: jax.Array, **kwargs: Any) -> dict[str, tuple[int, ...]]:
     """{module path: shape of its output} of every module that can be a tap, in alphabetical order.
 
-    Nothing is computed. Modules inside nn.cond and nn.switch cannot be listed: flax cannot tell what they return.
+    Nothing is computed. Models with different modules in the branches of nn.cond or nn.switch cannot be listed.
 
     Args:
       model: any Linen module.

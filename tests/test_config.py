@@ -52,12 +52,11 @@ def test_a_field_that_is_set_goes_before_the_preset_and_the_method():
     assert found.attention_normalization == "softmax"
 
 
-@pytest.mark.parametrize("method", ["l2_sp", "delta_without_attention", "delta"])
-def test_alpha_comes_from_the_method_and_the_scale(method):
-    for preset in configs.PRESETS:
-        found = configs.resolve(changed(method=method, preset=preset))
-        assert found.alpha == configs.DEFAULT_ALPHA[method][found.penalty_scale] > 0
+def test_alpha_is_left_to_be_measured_where_the_size_of_the_penalty_depends_on_the_network():
     assert configs.resolve(changed(method="l2")).alpha == 0
+    assert configs.resolve(changed(method="l2_sp")).alpha == 0.01  # the value of the authors of L2-SP
+    assert configs.resolve(changed(method="delta")).alpha is None
+    assert configs.resolve(changed(method="delta", alpha=0.5)).alpha == 0.5
 
 
 def test_default_taps_are_those_of_the_network():
@@ -118,7 +117,7 @@ def test_a_value_that_cannot_work_is_refused_with_field_value_and_a_way_out(fiel
         ("data.rot", "did you mean data.root"),
         ("root", "data.root?"),
         ("steps.x", "did you mean steps"),
-        ("quux", "the fields are alpha, arch,"),
+        ("quux", "the fields are alpha, "),
     ],
 )
 def test_an_unknown_field_is_answered_with_the_closest(name, hint):

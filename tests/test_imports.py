@@ -33,7 +33,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.checkpoints": (),
     "training.distributed": (),
     "training.logs": ("training.distributed",),
+    "training.evaluation": (*LIBRARY, "data", *PURE),
     "training.trainer": (*LIBRARY, *PARTS, "training", "analysis"),
+    "training.report": (*LIBRARY, *PARTS, "training", "analysis"),
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
     **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis")),
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from delta_jax import data
 from delta_jax.training import distributed, logs
-from delta_jax.training.checkpoints import Checkpoints
+from delta_jax.training.checkpoints import CheckpointError, Checkpoints
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
 
@@ -70,7 +71,8 @@ def fine_tune(
       where only the step that compiles was run) and "seconds", those of earlier parts of an interrupted run included.
 
     Raises:
-      DivergedError: the loss is not finite; no checkpoint of such a state is written.
+      DivergedError: the loss or a parameter is not finite; no checkpoint of such a state is written.
+      CheckpointError: there is no space for a checkpoint, which is looked at before the first step too.
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         meta: dict[str, Any] = {"seconds": 0.0, "timed_images": 0, "timed_seconds": 0.0}
@@ -78,6 +80,8 @@ def fine_tune(
             state, meta = checkpoints.restore(state)
             logs.say(f"going on after step {int(state.step)} of {loop.steps}")
         step = int(state.step)
+        if step < loop.steps:
+            _require_space(checkpoints, state)
         log.rewind("fine_tune", step)
         log.rewind("validation", step)
         order = data.batch_table(loop.seed, loop.steps - step, len(images), loop.batch_size, start=step)
@@ -110,6 +114,7 @@ def fine_tune(
                 if saves or metric is not None:
                     if not _is_finite(state):
                         raise _diverged(f"the parameters are not finite after step {step}", checkpoints)
+                    _require_space(checkpoints, state)
                     now = time.monotonic()
                     done = {
                         "seconds": meta["seconds"] + now - began,
@@ -159,6 +164,18 @@ def _is_finite(state: TrainState) -> jax.Array:
     # A loss tells of the parameters before its step: the last step may have broken what a checkpoint is to keep.
     leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _require_space(checkpoints: Checkpoints, state: TrainState) -> None:
+    """Asks before writing: a disk that fills up under orbax ends in hundreds of lines beside the error."""
+    checkpoints.wait()
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(checkpoints.directory.parent).free
+    if free < needed:
+        raise CheckpointError(
+            f"no space left for a checkpoint: it takes {needed / 1e6:,.1f} MB, {checkpoints.directory} has "
+            f"{free / 1e6:,.1f} MB; those before it are untouched: make room, and start again"
+        )
 
 
 def _diverged(what: str, checkpoints: Checkpoints) -> DivergedError:

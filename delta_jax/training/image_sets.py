@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from delta_jax import data
 from delta_jax.training import distributed
@@ -23,7 +22,7 @@ class ImageSet:
       rows: int64 [M], where they lie in the decoded array.
     """
 
-    def __init__(self, images: data.Images, split: str, mesh: Mesh, *, on_device: str):
+    def __init__(self, images: data.Images, split: str, mesh: distributed.Mesh, *, on_device: str):
         """Takes a split ("train", "validation", "test") of the decoded images; on_device is "auto", "yes" or "no"."""
         self.rows = images.catalogue.rows(split)
         self.labels = images.catalogue.labels[self.rows].astype(np.int32)

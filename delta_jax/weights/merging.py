@@ -1,5 +1,6 @@
 """PyTorch's tensors into the variables of a network here; only the head may differ."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from delta_jax.weights.name_tables import Path, to_flax_layout, torch_names
 Variables = dict[str, Any]
 
 
+@functools.cache
 def variable_shapes(arch: str, num_classes: int) -> dict[Path, tuple[int, ...]]:
     """{path: shape} of every variable of the network `arch`; nothing is computed."""
     spec, model = models.spec(arch), models.create(arch, num_classes=num_classes)

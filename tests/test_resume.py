@@ -1,0 +1,89 @@
+"""`kill -9` at any moment, and the same command again: the same bits as a run that nobody disturbed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from delta_jax.training import logs
+from tests.small_run import ROOT, config_flags, environment, make_photos, run
+
+# One image per pass and many steps: time enough to be killed in the middle of either.
+SLOW = {"attention_batch": 1, "steps": 40, "checkpoint_every": 5, "log_every": 2, "eval_every": 20}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("resume") / "photos")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos):
+    workdir = photos.parent / "undisturbed"
+    finished = run("train", *config_flags(photos, **SLOW), f"--workdir={workdir}")
+    assert finished.returncode == 0, finished.stderr
+    return workdir
+
+
+def kill_when(command, condition, workdir):
+    """Starts the command and kills it as soon as `condition` holds; what it had written so far stays."""
+    with (workdir.parent / "output.txt").open("a") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=output, stderr=output)
+        try:
+            until = time.monotonic() + 200
+            while not condition():
+                assert process.poll() is None, (workdir.parent / "output.txt").read_text()
+                assert time.monotonic() < until, "never came that far"
+                time.sleep(0.005)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+def checkpoints(workdir):
+    folder = workdir / "checkpoints"
+    return [int(file.name) for file in folder.glob("*") if file.name.isdigit()]
+
+
+def records(workdir):
+    return [{name: value for name, value in record.items() if name != "time"} for record in logs.read(workdir)]
+
+
+def test_killed_in_the_attention_and_in_fine_tuning_ends_with_the_same_bits(photos, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "delta_jax.train", *config_flags(photos, **SLOW), f"--workdir={workdir}"]
+    done = workdir / "attention" / "done.json"
+
+    kill_when(command, done.exists, workdir)
+    assert 1 <= json.loads(done.read_text())["images"] < 40
+    assert not (workdir / "attention.npz").exists()
+
+    kill_when(command, lambda: max(checkpoints(workdir), default=0) >= 10, workdir)
+    assert not (workdir / "model.safetensors").exists()
+
+    finished = run("train", *command[3:])
+    assert finished.returncode == 0, finished.stderr
+    assert "going on after step" in finished.stdout
+
+    expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, workdir))
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        assert array.tobytes() == found[name].tobytes(), name
+    with np.load(undisturbed / "attention.npz") as one, np.load(workdir / "attention.npz") as other:
+        for name in one:
+            assert one[name].tobytes() == other[name].tobytes(), name
+    assert records(workdir) == records(undisturbed)
+    assert (workdir / "predictions.csv").read_text() == (undisturbed / "predictions.csv").read_text()
+    assert len((workdir / "command.txt").read_text().splitlines()) == 3
+
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (undisturbed, workdir)]
+    for summary in summaries:
+        assert all(seconds > 0 for seconds in summary.pop("seconds").values())
+        assert summary.pop("images_per_second") > 0
+    assert summaries[0] == summaries[1]
