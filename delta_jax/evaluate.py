@@ -21,7 +21,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", req
 _SPLIT = flags.DEFINE_enum("split", "test", data.SPLITS, "Which images.")
 _CROPS = flags.DEFINE_enum("crops", "", ["", "1", "10"], "Centre crop or ten crops; as the run if not given.")
 _ROOT = flags.DEFINE_string(
-    "root", "", "Folder of other images in the layout root/test/<class>/*; as the run if not given."
+    "root",
+    "",
+    "Folder of other images, root/<class>/* or root/{train,test}/<class>/*, split as the run's; as the run if not given.",
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 

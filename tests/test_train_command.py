@@ -37,8 +37,9 @@ def test_train_ends_with_a_table_and_the_paths(trained, summary):
     workdir, finished = trained
     output = finished.stdout
     assert "Traceback" not in finished.stderr
+    table = output[output.index("method  validation top-1") :].splitlines()
     for method in ("l2_fe", "delta"):
-        row = next(line for line in output.splitlines() if line.startswith(f"{method} "))
+        row = next(line for line in table if line.startswith(f"{method} "))
         measured = summary if method == "delta" else summary["l2_fe"]
         assert f"{measured['validation']['top1']:.2%}  " in row
         assert f"{measured['test']['top1']:.2%}  " in row
