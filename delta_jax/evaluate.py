@@ -23,7 +23,7 @@ _CROPS = flags.DEFINE_enum("crops", "", ["", "1", "10"], "Centre crop or ten cro
 _ROOT = flags.DEFINE_string(
     "root",
     "",
-    "Folder of other images, root/<class>/* or root/{train,test}/<class>/*, split as the run's; as the run if not given.",
+    'Folder of other images, root/<class>/* or root/{train,test}/<class>/*, split as the run\'s; "" for its own.',
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 

@@ -27,7 +27,7 @@ class Gaps:
 
 
 def measure(folder, gaps_of, images=IMAGES):
-    advanced = []
+    advanced: list[int] = []
     found = attention_pass.measure(folder, CHANNELS, images, 3, gaps_of, advanced.append)
     return found, advanced
 

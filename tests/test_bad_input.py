@@ -21,6 +21,7 @@ from delta_jax.data import DataError
 from delta_jax.training import config as configs
 from delta_jax.training import fine_tune, logs, trainer
 from delta_jax.training.checkpoints import CheckpointError, Checkpoints
+from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState
 from tests.small_run import CLASSES, ROOT, environment, make_photos, noise, small_config
@@ -174,7 +175,10 @@ def test_a_batch_larger_than_what_is_left_without_the_broken_images_is_refused(t
 LOOP = fine_tune.Loop(steps=12, batch_size=4, seed=0, log_every=2, checkpoint_every=3, eval_every=0, select="last")
 
 
-class FourImages:
+class FourImages(ImageSet):
+    def __init__(self):
+        pass
+
     def __len__(self):
         return 4
 

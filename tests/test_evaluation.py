@@ -67,7 +67,7 @@ def softmax(logits):
 
 
 def one_crop(model, variables, pixels):
-    normalised = (pixels.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    normalised = (pixels.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return softmax(np.asarray(model.apply(variables, normalised)))
 
 

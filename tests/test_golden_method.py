@@ -33,20 +33,18 @@ def test_gaps_per_image_and_filter(arch, golden):
     images, labels = _batch(arch)
     np.testing.assert_array_equal(labels, expected["delta/labels"])
     filters = {tap: expected[f"delta/channels/{name}"] for name, tap in spec.torch_taps.items()}
-    found = attention.filter_gaps(
-        model, variables(arch, 7), images, labels, taps=spec.taps, filters=filters, chunk=4
-    )
-    # Where the largest gap of a tap is 8e-6 (the last one of MobileNetV2), the last bits of the losses themselves (about 2)
-    # are all that differs: four of them are allowed.
+    found = attention.filter_gaps(model, variables(arch, 7), images, labels, taps=spec.taps, filters=filters, chunk=4)
+    # Where the largest gap of a tap is 8e-6 (the last one of MobileNetV2), the last bits of the losses themselves, about
+    # 2, are all that differs: four of them are allowed.
     last_bits = 4 * np.spacing(expected["delta/source_ce"].max())
     for name, tap in spec.torch_taps.items():
         gaps = expected[f"delta/gaps/{name}"]
         assert np.abs(found[tap] - gaps).max() < max(2e-3 * np.abs(gaps).max(), last_bits)
 
 
-# The name of each method in the golden files, and for how many of the six steps the attention trajectory is compared: its
-# attention is a float32 softmax, whose last bit depends on the machine's exp, and these random networks amplify it tenfold
-# and more per step (test_attention_trajectory_amplifies_the_last_bit shows that).
+# The name of each method in the golden files, and for how many of the six steps the attention trajectory is compared:
+# its attention is a float32 softmax, whose last bit depends on the machine's exp, and these random networks amplify it
+# tenfold and more per step (test_attention_trajectory_amplifies_the_last_bit shows that).
 TRAJECTORIES = {"l2": "l2", "l2_sp": "l2_sp", "delta_without_attention": "feature_map", "delta": "attention"}
 COMPARED_STEPS = {"resnet18": 6, "mobilenet_v2": 5, "resnet50": 3}
 
@@ -100,8 +98,8 @@ def test_six_steps_of_sgd(arch, method, golden):
 
 
 def test_attention_trajectory_amplifies_the_last_bit(golden):
-    # An attention larger by 2e-8 (a third of float32's last bit) moves step 6 of MobileNetV2 by more than the 1e-5 of the
-    # other comparisons: why test_six_steps_of_sgd stops earlier there.
+    # An attention larger by 2e-8, a third of float32's last bit, moves step 6 of MobileNetV2 by more than the 1e-5 of
+    # the other comparisons: why test_six_steps_of_sgd stops earlier there.
     with jax.enable_x64(True):
         plain, moved = (_trajectory("mobilenet_v2", "delta", 0.01, change) for change in (0.0, 2e-8))
     difference = np.abs(moved / plain - 1).max(axis=1)

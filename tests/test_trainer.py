@@ -80,7 +80,7 @@ def test_the_predictions_add_up_to_the_summary(run, photos):
         assert (photos / row["file"]).is_file()
         probabilities = {name: float(row[f"p({name})"]) for name in CLASSES}
         assert sum(probabilities.values()) == pytest.approx(1, abs=3e-6)
-        assert row["predicted"] == max(probabilities, key=probabilities.get)
+        assert row["predicted"] == max(CLASSES, key=lambda name: probabilities[name])
         likelihoods.append(probabilities[row["true"]])
     hits = {name: [row["predicted"] == name for row in rows if row["true"] == name] for name in CLASSES}
     assert summary["test"]["top1"] == pytest.approx(sum(map(sum, hits.values())) / 18)
@@ -111,7 +111,7 @@ def test_the_metrics_tell_of_every_step(run):
     records = logs.read(workdir)
     steps = [record for record in records if record["phase"] == "fine_tune"]
     assert [record["step"] for record in steps] == [2, 4, 6, 8]
-    for record in steps:  # alpha 0.64 and beta 0.01 are the config's
+    for record in steps:
         total = record["cross_entropy"] + summary["alpha"] * record["penalty"] + 0.01 * record["head_penalty"]
         assert record["loss"] == pytest.approx(total, rel=1e-5)
     # Every epoch of 40 / 8 = 5 steps the rate is 0.93 times that before; the record of step n tells of the n-th step.
@@ -130,7 +130,7 @@ def test_pictures_tensorboard_versions_and_the_command_are_there(run):
     versions = json.loads((workdir / "versions.json").read_text())
     assert {"jax", "flax", "delta_jax"} <= set(versions["packages"])
     assert versions["devices"].startswith("4 x")
-    assert "pytest" in (workdir / "command.txt").read_text()
+    assert (workdir / "command.txt").read_text().startswith("python")
     assert configs.read(workdir).taps == TAPS
     assert list(workdir.rglob("*.tmp*")) == []
 
@@ -180,7 +180,7 @@ def test_l2_fe_is_its_own_baseline(go_on, tmp_path):
 
 
 def test_l2_decays_every_parameter_and_has_no_penalty(go_on, tmp_path):
-    summary = go_on(method="l2", schedule="constant", data__on_device="no")
+    summary = go_on(method="l2", schedule="constant", beta=0.02, data__on_device="no")
     assert summary["steps"] == 4
     records = [record for record in logs.read(tmp_path) if record["phase"] == "fine_tune"]
     assert all(record["penalty"] == record["head_penalty"] == 0 for record in records)
@@ -198,8 +198,15 @@ def test_l2_sp_and_the_best_step_on_the_validation_images(go_on, tmp_path):
 
 
 def test_fine_tuning_goes_on_from_the_trained_head(go_on):
-    summary = go_on(method="delta_without_attention", head_init="l2_fe", batch_norm="frozen_stats", learning_rate=1e-4)
+    summary = go_on(
+        method="delta_without_attention",
+        alpha=None,  # measured
+        head_init="l2_fe",
+        batch_norm="frozen_stats",
+        learning_rate=1e-4,
+    )
     assert summary["test"]["top1"] > 0.9
+    assert summary["alpha"] > 0
 
 
 def test_the_paper_preset_weighs_the_filters_of_each_image(go_on, tmp_path):

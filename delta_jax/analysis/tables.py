@@ -1,6 +1,6 @@
 """Many runs in one table: mean and standard deviation over the seeds of each method.
 
-    python -m delta_jax.analysis.tables WORKDIR...
+python -m delta_jax.analysis.tables WORKDIR...
 """
 
 import json

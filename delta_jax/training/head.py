@@ -39,9 +39,12 @@ def fit_head(
         updates, state = tx.update(gradient, state, head, value=value, grad=gradient, value_fn=loss)
         return optax.apply_updates(head, updates), state, optax.tree.norm(gradient)
 
+    # The distance to the optimum is at most the gradient over l2; below 1e-7 lies the rounding of float32.
+    tolerance = jnp.clip(1e-3 * l2, 1e-7, 1e-5)
+
     def unfinished(carry):
         _, state, gradient_norm = carry
-        return (optax.tree.get(state, "count") < 500) & (gradient_norm > 1e-5)
+        return (optax.tree.get(state, "count") < 500) & (gradient_norm > tolerance)
 
     head, _, _ = jax.lax.while_loop(
         unfinished, step, (start, tx.init(start), jnp.array(jnp.inf, start["kernel"].dtype))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("constant", "step", "exponential", "cosine")
@@ -43,9 +44,10 @@ def learning_rate_schedule(
         after = optax.cosine_decay_schedule(peak, max(steps - warmup_steps, 1))
     else:
         raise ValueError(f"schedule {kind!r} is not one of {SCHEDULES}")
-    if not warmup_steps:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+    if warmup_steps:
+        after = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+    # optax counts in int32 and multiplies by floats, which strict dtype promotion refuses.
+    return lambda count: after(jnp.asarray(count, jnp.float32))
 
 
 def _labels(params: Any, head: str) -> Any:

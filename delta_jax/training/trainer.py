@@ -112,9 +112,10 @@ def _train_head(setup: Setup, workdir: Path) -> dict[str, jax.Array]:
             measures = evaluation.score(np.asarray(jax.nn.softmax(logits)), setup.validation.labels)
         tried.append((measures.get("cross_entropy", 0.0), l2, like, measures))
     _, l2, head, measures = min(tried, key=lambda one: one[0])
-    save_variables(path, head)
     seconds = time.monotonic() - began
+    # The file that says that the phase is done comes last.
     _write_json(workdir / "head.json", {"l2": l2, "validation": measures, "seconds": seconds})
+    save_variables(path, head)
     logs.say(f"head (L2-FE): penalty {l2:g}{_top1(measures)}, {seconds:.1f} s")
     return head
 
@@ -154,9 +155,9 @@ def _measure_attention(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[st
         weights = measured.weights(
             config.attention_normalization, config.attention_temperature, per_image=config.attention_per_image
         )
-        attention_pass.save(path, measured, weights, config.taps)
         seconds = time.monotonic() - began
         _write_json(workdir / "attention.json", {"images": len(images), "seconds": seconds})
+        attention_pass.save(path, measured, weights, config.taps)
     loaded = attention_pass.load_weights(path, config.taps)
     for tap, weight in loaded.items():
         relative = weight.shape[-1] * weight

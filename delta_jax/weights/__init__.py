@@ -23,7 +23,10 @@ def load(name_or_path: str, arch: str, num_classes: int) -> Variables:
     path, source = locate(name_or_path)
     if source is not None and source.arch != arch:
         raise WeightsError(f"{name_or_path} holds weights of {source.arch}, not of {arch}; set arch to {source.arch}")
-    return from_torch(read(path), arch, num_classes)
+    try:
+        return from_torch(read(path), arch, num_classes)
+    except WeightsError as error:
+        raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from None
 
 
 __all__ = ["Variables", "WeightsError", "from_torch", "load", "locate", "read"]
