@@ -34,8 +34,8 @@ def test_gaps_per_image_and_filter(arch, golden):
     np.testing.assert_array_equal(labels, expected["delta/labels"])
     filters = {tap: expected[f"delta/channels/{name}"] for name, tap in spec.torch_taps.items()}
     found = attention.filter_gaps(model, variables(arch, 7), images, labels, taps=spec.taps, filters=filters, chunk=4)
-    # Where the largest gap of a tap is 8e-6 (the last one of MobileNetV2), the last bits of the losses themselves, about
-    # 2, are all that differs: four of them are allowed.
+    # Where the largest gap of a tap is 8e-6 (the last one of MobileNetV2), the last bits of the losses themselves
+    # (about 2) are all that differs: four of them are allowed.
     last_bits = 4 * np.spacing(expected["delta/source_ce"].max())
     for name, tap in spec.torch_taps.items():
         gaps = expected[f"delta/gaps/{name}"]

@@ -32,18 +32,17 @@ def method_table(summaries: Iterable[Mapping[str, Any]]) -> str:
     if len(kinds) != 1:
         raise ValueError(f"expected runs of one data set and network, got {sorted(kinds) or 'none'}")
     lines = [
-        "| method | alpha | runs | validation top-1 | test top-1 | test balanced | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | alpha | runs | validation top-1 | test top-1 | test balanced |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for method in (name for name in methods.names() if name in by_method):
         runs = by_method[method]
-        alphas = ", ".join(f"{alpha:g}" for alpha in sorted({run["alpha"] for run in runs}))
-        minutes = statistics.mean(sum(run["seconds"].values()) for run in runs) / 60
+        alphas = ", ".join(f"{alpha:.3g}" for alpha in sorted({run["alpha"] for run in runs}))
         cells = [
             _spread([run[split][measure] for run in runs if run[split]])
             for split, measure in (("validation", "top1"), ("test", "top1"), ("test", "balanced_accuracy"))
         ]
-        lines.append(f"| {method} | {alphas} | {len(runs)} | {' | '.join(cells)} | {minutes:.1f} |")
+        lines.append(f"| {method} | {alphas} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
