@@ -155,3 +155,8 @@ def show(summary: Mapping[str, Any], workdir: Path, setup: Setup) -> None:
         if (workdir / name).exists():
             logs.say(f"  {workdir / name}")
     logs.say(f"Licence of the images: {setup.catalogue.licence}")
+    if summary["data"] != "folder":
+        logs.say(
+            "Your own images, one folder per class: "
+            "python -m delta_jax.train --config=configs/folder.py --workdir=runs/mine --config.data.root=FOLDER"
+        )
