@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from delta_jax import data, weights
 from delta_jax.training import config as configs
-from delta_jax.training import logs
+from delta_jax.training import distributed, logs
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
@@ -30,6 +30,7 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a tab
 
 def main(_: list[str]) -> None:
     """Prints top-1, balanced accuracy and cross-entropy."""
+    distributed.set_up_process()
     try:
         measured, title = _measure(Path(_WORKDIR.value))
     except (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError) as error:

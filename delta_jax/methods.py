@@ -106,6 +106,6 @@ def create(name: str, *, scale: str = "paper", rectify: bool = True) -> Method:
     """The method `name`; ValueError with the known names when there is none."""
     if name not in _METHODS:
         close = difflib.get_close_matches(name, _METHODS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"no method called {name!r}{hint} Known: {', '.join(_METHODS)}")
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(f"no method called {name!r}; {hint}Known: {', '.join(_METHODS)}")
     return _METHODS[name](scale=scale, rectify=rectify)

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags
 
 from delta_jax import data
-from delta_jax.training import logs
+from delta_jax.training import distributed, logs
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
@@ -26,6 +26,7 @@ BATCH = 32
 
 def main(argv: list[str]) -> None:
     """Prints a class and its probability for every photo."""
+    distributed.set_up_process()
     try:
         classifier = Classifier(Path(_WORKDIR.value))
         photos = _photos(argv[1:])

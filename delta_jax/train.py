@@ -6,18 +6,17 @@ The same command again goes on where it stopped.
 """
 
 import argparse
-import os
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import trainer
+from delta_jax.training import distributed, trainer
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
@@ -37,13 +36,6 @@ KNOWN_ERRORS = (
     OSError,  # a full disk, a folder that cannot be written
     jax.errors.JaxRuntimeError,  # no memory left on the device
 )
-
-
-def _compilation_cache() -> None:
-    """Programs compiled by an earlier run are taken from disk; JAX_COMPILATION_CACHE_DIR chooses the place."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = Path(os.environ.get("DELTA_JAX_CACHE") or Path.home() / ".cache" / "delta_jax")
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -66,8 +58,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
-    logging.set_verbosity(logging.WARNING)  # jax tells of every platform it does not find
-    _compilation_cache()
+    distributed.set_up_process()
     try:
         trainer.fit(_CONFIG.value, Path(str(_WORKDIR.value)))
     except KNOWN_ERRORS as error:

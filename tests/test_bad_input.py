@@ -263,7 +263,7 @@ def test_the_command_ends_with_the_message_instead_of_a_traceback(monkeypatch, e
     monkeypatch.setattr(train.trainer, "fit", fit)
     monkeypatch.setattr(train, "_CONFIG", SimpleNamespace(value=None))
     monkeypatch.setattr(train, "_WORKDIR", SimpleNamespace(value="workdir"))
-    monkeypatch.setattr(train, "_compilation_cache", lambda: None)
+    monkeypatch.setattr(train.distributed, "set_up_process", lambda: None)
     with pytest.raises(SystemExit, match=re.escape(f"error: {error}")):
         train.main([])
 

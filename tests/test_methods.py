@@ -79,5 +79,5 @@ def test_methods_are_values():
 def test_a_method_that_does_not_exist():
     with pytest.raises(ValueError, match="no method called 'delat'; did you mean delta\\? Known: l2_fe, l2, l2_sp"):
         methods.create("delat")
-    with pytest.raises(ValueError, match="no method called 'zzz' Known"):
+    with pytest.raises(ValueError, match="no method called 'zzz'; Known"):
         methods.create("zzz")
