@@ -1,7 +1,7 @@
 """Solar cells, functional or defective (ELPV, Deitsch et al. 2019): 2,624 photos, EfficientNet-Lite0 at 224 px.
 
-About 45 minutes on two CPU cores (25 images per second); not run to its end so far. configs/elpv_small.py is the same at
-96 px, with its results in docs/results.md.
+About 45 minutes on two CPU cores (25 images per second); not run to its end so far. configs/elpv_small.py is the
+same at 96 px, with its results in docs/results.md.
 """
 
 from configs.default import get_config as get_default
