@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from delta_jax import features
+from delta_jax.ablation import Ablation
 
 ESTIMATORS = ("exact", "first_order")
 NORMALIZATIONS = ("softmax", "standardized_softmax", "uniform")
+
+_CHUNK_BYTES = 8 * 2**20
 
 _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
@@ -26,7 +29,7 @@ def filter_gaps(
     taps: Sequence[str],
     estimator: str = "exact",
     filters: Mapping[str, Sequence[int]] | None = None,
-    chunk: int = 8,
+    chunk: int | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, jax.Array]:
     """Increase of each image's loss when one filter is set to zero: Eq. 6 before the softmax.
@@ -59,7 +62,7 @@ def filter_gaps(
         raise ValueError("filters can be chosen for the exact estimator only: first_order yields all at once")
     if filters is not None and not all(filters.get(tap) is not None and len(filters[tap]) for tap in taps):
         raise ValueError(f"filters need at least one number for each of the taps {list(taps)}; got {dict(filters)}")
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk {chunk} is not a number of filters; take 1 or more")
     chosen = None if filters is None else tuple((tap, tuple(int(j) for j in filters[tap])) for tap in taps)
     kwargs = tuple(sorted((apply_kwargs or {}).items()))
@@ -71,22 +74,47 @@ def filter_gaps(
 def _gaps(model, variables, x, y, taps, estimator, filters, chunk, kwargs):
     if estimator == "first_order":
         return _first_order(model, variables, x, y, taps, dict(kwargs))
-    prefix = features.Prefix(model, variables, x, **dict(kwargs))
-    base = _cross_entropy(prefix.output, y)
-    gaps = {}
-    for tap in taps:
-        maps = prefix.feature_maps(tap)
-        numbers = range(maps.shape[-1]) if filters is None else dict(filters)[tap]
-        if wrong := [j for j in numbers if not 0 <= j < maps.shape[-1]]:
-            raise ValueError(f"{tap} has filters 0 to {maps.shape[-1] - 1}, not {wrong[:8]}")
+    chosen = None if filters is None else dict(filters)
 
-        def gap(j, maps=maps, tap=tap):
-            mask = (jnp.arange(maps.shape[-1]) != j).astype(maps.dtype)
-            silenced = maps * jnp.expand_dims(mask, tuple(range(maps.ndim - 1)))
-            return _cross_entropy(prefix.continue_from(tap, silenced), y) - base
+    def one_image(image_and_label):
+        image, label = image_and_label
+        prefix = features.Prefix(model, variables, image[None], **dict(kwargs))
+        gaps = {}
+        for tap in taps:
+            maps = prefix.feature_maps(tap)
+            numbers = range(maps.shape[-1]) if chosen is None else chosen[tap]
+            if wrong := [j for j in numbers if not 0 <= j < maps.shape[-1]]:
+                raise ValueError(f"{tap} has filters 0 to {maps.shape[-1] - 1}, not {wrong[:8]}")
+            ablation = Ablation(partial(prefix.continue_from, tap), maps)
+            gaps[tap] = _increase(ablation, label[None], jnp.asarray(numbers, jnp.int32), chunk)
+        return gaps
 
-        gaps[tap] = jax.lax.map(gap, jnp.asarray(numbers), batch_size=min(chunk, len(numbers))).T
-    return gaps
+    # One image at a time: an image's filters fill a chunk, and each image may skip its own.
+    return jax.lax.map(one_image, (x, y))
+
+
+def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: int | None) -> jax.Array:
+    """The loss of one image without each of the filters `numbers` [n], less the loss with all: [n]."""
+    base = _cross_entropy(ablation.output, label)[0]
+    increase = jax.vmap(lambda j: _cross_entropy(ablation.without(j), label)[0] - base)
+    n = len(numbers)
+    k = min(n, chunk or _chunk(ablation.bytes_per_filter))
+    live = ablation.live[numbers]
+    if k == n:
+        return jnp.where(live, increase(numbers), 0)
+    # The live ones come first, and the loop ends with them. Others change nothing: 0, without a forward pass.
+    order = jnp.argsort(~live, stable=True)
+
+    def run(i, found):
+        rows = jax.lax.dynamic_slice(order, (jnp.minimum(i * k, n - k),), (k,))
+        return found.at[rows].set(jnp.where(live[rows], increase(numbers[rows]), 0))
+
+    chunks = (jnp.sum(live) + k - 1) // k
+    return jax.lax.fori_loop(0, chunks, run, jnp.zeros((n,), base.dtype))
+
+
+def _chunk(bytes_per_filter: int) -> int:
+    return max(1, _CHUNK_BYTES // max(1, bytes_per_filter))
 
 
 def _first_order(model, variables, x, y, taps, kwargs):

@@ -1,0 +1,359 @@
+"""One filter set to zero: what follows from it, at the price of what it changes.
+
+A network behind a tap first treats each channel on its own (BatchNorm, ReLU, pooling, a skip connection), then mixes
+the channels (a convolution, a linear layer). Up to the mixing, all filters can be silenced in one pass, each in its own
+channel. In the mixing itself one changed channel adds a term of rank one to what is known already. Only behind it does
+every filter need a forward pass of its own. Where nothing follows but pooling and a linear head, none is left: the rank
+one terms are the closed form.
+
+All of this is found in the program that jax traces, so it holds for any model.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from delta_jax import winograd
+
+# Primitives whose output at a position depends on their inputs at that position alone.
+_ELEMENTWISE = frozenset(
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos "
+    "cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p "
+    "logistic lt max min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n "
+    "sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+)
+_REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or".split())
+_WINDOWS = frozenset("reduce_window reduce_window_sum reduce_window_max reduce_window_min".split())
+# Calls whose inner program is looked into: {name of the primitive: parameter that holds it}.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+# A kernel with more positions than this is not unrolled into shifted sums.
+_MOST_SHIFTS = 49
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Value:
+    """An array of the program.
+
+    Attributes:
+      base: what it is when no filter is silenced.
+    """
+
+    base: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Channelwise(_Value):
+    """Silencing filter j changes channel first + j alone.
+
+    Attributes:
+      silenced: as `base`, with every filter's channel as it is when that filter is silenced.
+      axis: of the channels.
+      first: channel of filter 0.
+    """
+
+    silenced: Any
+    axis: int
+    first: int
+
+    def materialize(self, j: jax.Array) -> jax.Array:
+        """The whole array when filter j is silenced."""
+        channel = lax.broadcasted_iota(jnp.int32, jnp.shape(self.base), self.axis)
+        return jnp.where(channel == j + self.first, self.silenced, self.base)
+
+    def change(self, j: jax.Array) -> jax.Array:
+        """What silencing filter j adds to its channel; the channel axis is gone."""
+        return lax.dynamic_index_in_dim(self.silenced - self.base, j + self.first, self.axis, keepdims=False)
+
+    def channel(self, operand: jax.Array, axis: int, j: jax.Array) -> jax.Array:
+        """What `operand` holds for the channel of filter j along its axis `axis`, which is gone then."""
+        return lax.dynamic_index_in_dim(operand, j + self.first, axis, keepdims=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _PerFilter(_Value):
+    """Silencing a filter may change all of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Equation:
+    """A step of the program that runs once per filter: what it is, how it is run, on what, to what."""
+
+    equation: JaxprEqn
+    run: Callable[[Sequence[Any]], list[Any]]
+    inputs: list[_Value]
+    outputs: list[_Value]
+
+
+class Ablation:
+    """A function of feature maps, with one filter of the maps set to zero.
+
+    Use it inside one `jit`.
+
+    Attributes:
+      output: of the function, with all filters in place.
+      live: bool [C]; where False, silencing the filter changes nothing behind the channel-wise part, bit for bit.
+      bytes_per_filter: memory that `without` may need at once.
+    """
+
+    def __init__(self, function: Callable[[jax.Array], jax.Array], maps: jax.Array):
+        """Runs the function once, and its channel-wise part for all filters.
+
+        Args:
+          function: maps -> one array.
+          maps: [..., C], C filters.
+        """
+        closed = jax.make_jaxpr(function)(maps)
+        self._equations: list[_Equation] = []
+        start = _Channelwise(maps, jnp.zeros_like(maps), maps.ndim - 1, 0)
+        found = self._run(closed.jaxpr, closed.consts, [start])
+        if len(found) != 1:
+            raise ValueError(f"the model returns {len(found)} arrays, expected one: logits [B, K]")
+        self._result = found[0]
+        self.output: jax.Array = self._result.base
+        self.live = self._find_live(maps.shape[-1])
+        self.bytes_per_filter = self._peak_bytes()
+
+    def without(self, j: jax.Array) -> jax.Array:
+        """The function's output when filter j, an integer scalar, is zero; to be vmapped over j."""
+        found: dict[int, Any] = {}
+
+        def now(value: _Value) -> Any:
+            if isinstance(value, _Channelwise):
+                return value.materialize(j)
+            return found[id(value)] if isinstance(value, _PerFilter) else value.base
+
+        for one in self._equations:
+            term = _rank_one(one.equation, one.inputs, j)
+            new = one.run([now(value) for value in one.inputs]) if term is None else [one.outputs[0].base + term]
+            found |= {id(value): array for value, array in zip(one.outputs, new, strict=True)}
+        return now(self._result)
+
+    def _run(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[_Value]) -> list[_Value]:
+        known = dict(zip(jaxpr.constvars, map(_Value, consts), strict=True))
+        known |= dict(zip(jaxpr.invars, arguments, strict=True))
+        for equation in jaxpr.eqns:
+            inputs = [_Value(v.val) if isinstance(v, Literal) else known[v] for v in equation.invars]
+            known |= dict(zip(equation.outvars, self._step(equation, inputs), strict=True))
+        return [_Value(v.val) if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+
+    def _step(self, equation: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
+        changed = [value for value in inputs if type(value) is not _Value]
+        if changed and equation.primitive.name in _CALLS:
+            inner = equation.params[_CALLS[equation.primitive.name]]
+            closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+            return self._run(closed.jaxpr, closed.consts, inputs)
+        if not changed:
+            return [_Value(base) for base in _bind(equation, [value.base for value in inputs])]
+        axis = _channel_axis_after(equation, inputs)
+        run = partial(_bind, equation)
+        if axis is not None:
+            local = [value for value in inputs if isinstance(value, _Channelwise)]
+            silenced = run([v.silenced if isinstance(v, _Channelwise) else v.base for v in inputs])
+            bases = run([value.base for value in inputs])
+            first = local[0].first + _channels_in_front(equation, inputs)
+            return [_Channelwise(base, one, axis, first) for base, one in zip(bases, silenced, strict=True)]
+        run = _faster(equation, inputs) or run
+        # By the same operations as without a filter: what they round alike cancels in the difference.
+        outputs: list[_Value] = [_PerFilter(base) for base in run([value.base for value in inputs])]
+        self._equations.append(_Equation(equation, run, inputs, outputs))
+        return outputs
+
+    def _find_live(self, filters: int) -> jax.Array:
+        used = [value for one in self._equations for value in one.inputs] + [self._result]
+        frontier = {id(value): value for value in used if isinstance(value, _Channelwise)}
+        live = jnp.zeros((filters,), bool)
+        for value in frontier.values():
+            others = tuple(axis for axis in range(value.base.ndim) if axis != value.axis)
+            # Not equal, rather than a difference that is not 0: true for NaN as well.
+            changed = jnp.any(value.silenced != value.base, others)
+            live |= lax.slice_in_dim(changed, value.first, value.first + filters)
+        return live
+
+    def _peak_bytes(self) -> int:
+        """Of the arrays of `without` that wait for their last use, were none of them fused away."""
+        last_use = {id(value): t for t, one in enumerate(self._equations) for value in one.inputs}
+        alive: dict[int, int] = {}
+        peak = 0
+        for t, one in enumerate(self._equations):
+            alive |= {id(value): value.base.size * value.base.dtype.itemsize for value in one.outputs}
+            peak = max(peak, sum(alive.values()))
+            alive = {key: size for key, size in alive.items() if last_use.get(key, -1) > t}
+        return peak
+
+
+def _bind(equation: JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
+    with equation.ctx.manager:
+        out = equation.primitive.bind(*arguments, **equation.primitive.get_bind_params(equation.params))
+    return list(out) if equation.primitive.multiple_results else [out]
+
+
+def _faster(equation: JaxprEqn, inputs: Sequence[_Value]) -> Callable[[Sequence[Any]], list[Any]] | None:
+    """Another way to run a 3x3 convolution with a kernel that all filters share; None where there is none."""
+    if equation.primitive.name != "conv_general_dilated" or type(inputs[1]) is not _Value:
+        return None
+    kernel, params = inputs[1].base, equation.params
+    if not winograd.suits(inputs[0].base, kernel, params):
+        return None
+    transformed = winograd.transform_kernel(kernel)  # here, once for all filters
+
+    def run(arguments: Sequence[Any]) -> list[Any]:
+        # GPUs and TPUs have their own algorithms.
+        on_cpu = partial(winograd.convolve, padding=params["padding"])
+        by_platform = lax.platform_dependent(
+            arguments[0],
+            kernel,
+            transformed,
+            cpu=lambda x, _, transformed: on_cpu(x, transformed),
+            default=lambda x, kernel, _: _bind(equation, [x, kernel])[0],
+        )
+        return [by_platform]
+
+    return run
+
+
+def _channel_axis_after(equation: JaxprEqn, inputs: Sequence[_Value]) -> int | None:
+    """Where the channels lie in the output, if each of its channels depends on the same channel of the input alone."""
+    local = [value for value in inputs if isinstance(value, _Channelwise)]
+    if not local or any(isinstance(value, _PerFilter) for value in inputs):
+        return None
+    axis, first, name = local[0].axis, local[0].first, equation.primitive.name
+    if any((value.axis, value.first) != (axis, first) for value in local):
+        return None
+    shape, params = local[0].base.shape, equation.params
+    if name in _ELEMENTWISE:
+        return axis if equation.outvars[0].aval.shape == shape else None
+    if name == "concatenate":
+        return axis if params["dimension"] != axis or len(local) == 1 else None
+    if inputs[0] is not local[0] or len(local) > 1:
+        return None
+    if name == "conv_general_dilated":
+        dimensions = params["dimension_numbers"]
+        depthwise = dimensions.lhs_spec[1] == axis and params["feature_group_count"] == shape[axis]
+        one_each = equation.outvars[0].aval.shape[dimensions.out_spec[1]] == shape[axis]
+        return dimensions.out_spec[1] if depthwise and one_each and params["batch_group_count"] == 1 else None
+    return _axis_after_reshaping(name, params, shape, axis)
+
+
+def _axis_after_reshaping(name: str, params: Any, shape: tuple[int, ...], axis: int) -> int | None:
+    """The same for primitives that move, drop, cut or reduce axes of one array of the given shape."""
+    if name == "broadcast_in_dim":
+        target = params["broadcast_dimensions"][axis]
+        return target if params["shape"][target] == shape[axis] else None
+    if name == "reshape":
+        new, behind = params["new_sizes"], math.prod(shape[axis + 1 :])
+        fits = (a for a, size in enumerate(new) if size == shape[axis] and math.prod(new[a + 1 :]) == behind)
+        return next(fits, None) if params["dimensions"] is None else None
+    if name == "transpose":
+        return params["permutation"].index(axis)
+    if name == "squeeze":
+        return None if axis in params["dimensions"] else axis - sum(d < axis for d in params["dimensions"])
+    if name in _REDUCTIONS:
+        return None if axis in params["axes"] else axis - sum(a < axis for a in params["axes"])
+    if name in _WINDOWS:
+        alone = (
+            params["window_dimensions"][axis] == params["window_strides"][axis] == 1
+            and tuple(params["padding"][axis]) == (0, 0)
+            and params["base_dilation"][axis] == params["window_dilation"][axis] == 1
+        )
+        return axis if alone else None
+    if name == "pad":
+        return axis if tuple(params["padding_config"][axis]) == (0, 0, 0) else None
+    if name == "slice":
+        whole = params["start_indices"][axis] == 0 and params["limit_indices"][axis] == shape[axis]
+        return axis if whole and (params["strides"] is None or params["strides"][axis] == 1) else None
+    if name == "rev":
+        return None if axis in params["dimensions"] else axis
+    return None
+
+
+def _channels_in_front(equation: JaxprEqn, inputs: Sequence[_Value]) -> int:
+    """How many channels a concatenation along the channel axis puts before those of the filters."""
+    count = 0
+    if equation.primitive.name == "concatenate":
+        dimension = equation.params["dimension"]
+        for value in inputs:
+            if isinstance(value, _Channelwise):
+                return count if value.axis == dimension else 0
+            count += value.base.shape[dimension]
+    return 0
+
+
+def _rank_one(equation: JaxprEqn, inputs: Sequence[_Value], j: jax.Array) -> jax.Array | None:
+    """What silencing filter j adds to the output of a linear operation over the channels; None where it is none."""
+    source = inputs[0]
+    name, params = equation.primitive.name, equation.params
+    if name == "reduce_sum" and isinstance(source, _Channelwise) and jnp.issubdtype(source.base.dtype, jnp.floating):
+        axes = tuple(a - (a > source.axis) for a in params["axes"] if a != source.axis)
+        return jnp.sum(source.change(j), axes)
+    if name == "dot_general":
+        return _rank_one_product(params, inputs, j)
+    if name == "conv_general_dilated" and isinstance(source, _Channelwise) and type(inputs[1]) is _Value:
+        return _rank_one_convolution(params, source, inputs[1].base, j)
+    return None
+
+
+def _rank_one_product(params: Any, inputs: Sequence[_Value], j: jax.Array) -> jax.Array | None:
+    (contracted, batch) = params["dimension_numbers"]
+    if len(contracted[0]) != 1 or batch[0]:
+        return None
+    for side, other in ((0, 1), (1, 0)):
+        value, operand = inputs[side], inputs[other]
+        if isinstance(value, _Channelwise) and type(operand) is _Value and value.axis == contracted[side][0]:
+            change, weights = value.change(j), value.channel(operand.base, contracted[other][0], j)
+            left, right = (change, weights) if side == 0 else (weights, change)
+            dtype = params["preferred_element_type"] or jnp.result_type(left, right)
+            return jnp.multiply.outer(left.astype(dtype), right.astype(dtype))
+    return None
+
+
+def _rank_one_convolution(params: Any, source: _Channelwise, kernel: jax.Array, j: jax.Array) -> jax.Array | None:
+    """The change of one channel, shifted to every position of the kernel and weighed with what the kernel has there."""
+    dimensions = params["dimension_numbers"]
+    groups = params["feature_group_count"], params["batch_group_count"]
+    window = [kernel.shape[axis] for axis in dimensions.rhs_spec[2:]]
+    if source.axis != dimensions.lhs_spec[1] or groups != (1, 1) or math.prod(window) > _MOST_SHIFTS:
+        return None
+    # The change as [B, spatial...], the kernel as [spatial..., out].
+    change = source.change(j)
+    places = [axis - (axis > source.axis) for axis in (dimensions.lhs_spec[0], *dimensions.lhs_spec[2:])]
+    change = lax.transpose(change, places)
+    into = dimensions.rhs_spec[1]
+    weights = source.channel(kernel, into, j)
+    places = [axis - (axis > into) for axis in (*dimensions.rhs_spec[2:], dimensions.rhs_spec[0])]
+    weights = lax.transpose(weights, places)
+
+    edges = [(low, high, d - 1) for (low, high), d in zip(params["padding"], params["lhs_dilation"], strict=True)]
+    change = lax.pad(change, jnp.zeros((), change.dtype), [(0, 0, 0), *edges])
+    strides, dilations = params["window_strides"], params["rhs_dilation"]
+    sizes = [
+        (n - (w - 1) * d - 1) // s + 1
+        for n, w, d, s in zip(change.shape[1:], window, dilations, strides, strict=True)
+    ]
+    dtype = params["preferred_element_type"] or jnp.result_type(change, weights)
+    total: Any = None
+    for position in itertools.product(*map(range, window)):
+        starts = [p * d for p, d in zip(position, dilations, strict=True)]
+        ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, sizes, strides, strict=True)]
+        shifted = lax.slice(change, (0, *starts), (change.shape[0], *ends), (1, *strides)).astype(dtype)
+        term = shifted[..., None] * jnp.expand_dims(weights[position].astype(dtype), tuple(range(shifted.ndim)))
+        total = term if total is None else total + term
+    # [B, spatial..., out] to the layout of the convolution's output.
+    return lax.transpose(total, np.argsort([dimensions.out_spec[0], *dimensions.out_spec[2:], dimensions.out_spec[1]]))
