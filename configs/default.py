@@ -71,13 +71,19 @@ def get_config() -> ConfigDict:
     config.head_l2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # weights of 1/2 ||head||^2 tried; the validation loss chooses
 
     # Attention.
-    config.attention_estimator = "exact"  # exact or first_order
-    config.attention_images = 0  # training images it is averaged over; 0 for all
-    config.attention_per_image = placeholder(bool)  # weights per image (Eq. 6) or per data set; as the preset
+    config.attention_estimator = (
+        "exact"  # exact, first_order, or mixed: docs/attention.md says what each costs and gives
+    )
+    config.attention_exact_filters = 64  # of mixed, per image and tap: those with the largest first-order gaps
+    config.attention_images = 0  # training images it is measured on; 0 for all
+    config.attention_tolerance = 0.0  # fewer images are enough when C * W is known to within this; 0: never
+    config.attention_per = placeholder(str)  # weights per image (Eq. 6), class or data_set; as the preset
     config.attention_normalization = placeholder(str)  # softmax, standardized_softmax or uniform; as the preset
     config.attention_temperature = placeholder(float)  # of that softmax; as the preset
+    config.attention_over = "tap"  # filters of a tap share its weights, or those of all_taps
+    config.attention_file = ""  # JSON with a list of gaps per tap, as the published code writes it; "" to measure
     config.attention_batch = 8  # images per pass
-    config.attention_chunk = 4  # filters that run together; more need more memory
+    config.attention_chunk = placeholder(int)  # filters that run together; not set: as many as pay and fit
 
     # Evaluation and what is written.
     config.eval_crops = 1  # centre crop, or 10: corners and centre, mirrored, probabilities averaged

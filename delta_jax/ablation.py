@@ -25,14 +25,20 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from delta_jax import winograd
 
 # Primitives whose output at a position depends on their inputs at that position alone.
+# fmt: off
 _ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos "
-    "cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p "
-    "logistic lt max min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n "
-    "sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+    [
+        "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
+        "ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf",
+        "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le",
+        "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or",
+        "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square",
+        "stop_gradient", "sub", "tan", "tanh", "xor",
+    ]
 )
-_REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or".split())
-_WINDOWS = frozenset("reduce_window reduce_window_sum reduce_window_max reduce_window_min".split())
+# fmt: on
+_REDUCTIONS = frozenset(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"])
+_WINDOWS = frozenset(["reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"])
 # Calls whose inner program is looked into: {name of the primitive: parameter that holds it}.
 _CALLS = {
     "jit": "jaxpr",
@@ -44,6 +50,7 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
+_MIXING = frozenset(["dot_general", "conv_general_dilated", "cond", "while", "scan"])
 # A kernel with more positions than this is not unrolled into shifted sums.
 _MOST_SHIFTS = 49
 
@@ -94,12 +101,20 @@ class _PerFilter(_Value):
 
 @dataclasses.dataclass(frozen=True)
 class _Equation:
-    """A step of the program that runs once per filter: what it is, how it is run, on what, to what."""
+    """A step of the program that runs once per filter.
 
-    equation: JaxprEqn
-    run: Callable[[Sequence[Any]], list[Any]]
+    Attributes:
+      inputs, outputs: of the step.
+      run: arrays of the inputs -> arrays of the outputs.
+      term: filter -> what silencing it adds to the one output; None where it has to be run.
+      mixes: whether it is a convolution, a matrix product or a control flow that has to be run.
+    """
+
     inputs: list[_Value]
     outputs: list[_Value]
+    run: Callable[[Sequence[Any]], list[Any]]
+    term: Callable[[jax.Array], jax.Array] | None
+    mixes: bool
 
 
 class Ablation:
@@ -111,6 +126,8 @@ class Ablation:
       output: of the function, with all filters in place.
       live: bool [C]; where False, silencing the filter changes nothing behind the channel-wise part, bit for bit.
       bytes_per_filter: memory that `without` may need at once.
+      has_closed_form: whether `without` has no convolution, matrix product or loop to run, so that it costs next to
+        nothing.
     """
 
     def __init__(self, function: Callable[[jax.Array], jax.Array], maps: jax.Array):
@@ -130,6 +147,7 @@ class Ablation:
         self.output: jax.Array = self._result.base
         self.live = self._find_live(maps.shape[-1])
         self.bytes_per_filter = self._peak_bytes()
+        self.has_closed_form = not any(one.mixes for one in self._equations)
 
     def without(self, j: jax.Array) -> jax.Array:
         """The function's output when filter j, an integer scalar, is zero; to be vmapped over j."""
@@ -141,8 +159,10 @@ class Ablation:
             return found[id(value)] if isinstance(value, _PerFilter) else value.base
 
         for one in self._equations:
-            term = _rank_one(one.equation, one.inputs, j)
-            new = one.run([now(value) for value in one.inputs]) if term is None else [one.outputs[0].base + term]
+            if one.term:
+                new = [one.outputs[0].base + one.term(j)]
+            else:
+                new = one.run([now(value) for value in one.inputs])
             found |= {id(value): array for value, array in zip(one.outputs, new, strict=True)}
         return now(self._result)
 
@@ -163,7 +183,7 @@ class Ablation:
         if not changed:
             return [_Value(base) for base in _bind(equation, [value.base for value in inputs])]
         axis = _channel_axis_after(equation, inputs)
-        run = partial(_bind, equation)
+        run: Callable[[Sequence[Any]], list[Any]] = partial(_bind, equation)
         if axis is not None:
             local = [value for value in inputs if isinstance(value, _Channelwise)]
             silenced = run([v.silenced if isinstance(v, _Channelwise) else v.base for v in inputs])
@@ -173,7 +193,9 @@ class Ablation:
         run = _faster(equation, inputs) or run
         # By the same operations as without a filter: what they round alike cancels in the difference.
         outputs: list[_Value] = [_PerFilter(base) for base in run([value.base for value in inputs])]
-        self._equations.append(_Equation(equation, run, inputs, outputs))
+        term = _rank_one(equation, inputs)
+        mixes = term is None and equation.primitive.name in _MIXING
+        self._equations.append(_Equation(inputs, outputs, run, term, mixes))
         return outputs
 
     def _find_live(self, filters: int) -> jax.Array:
@@ -239,7 +261,7 @@ def _channel_axis_after(equation: JaxprEqn, inputs: Sequence[_Value]) -> int | N
         return None
     shape, params = local[0].base.shape, equation.params
     if name in _ELEMENTWISE:
-        return axis if equation.outvars[0].aval.shape == shape else None
+        return axis if _shape_of_output(equation) == shape else None
     if name == "concatenate":
         return axis if params["dimension"] != axis or len(local) == 1 else None
     if inputs[0] is not local[0] or len(local) > 1:
@@ -247,9 +269,14 @@ def _channel_axis_after(equation: JaxprEqn, inputs: Sequence[_Value]) -> int | N
     if name == "conv_general_dilated":
         dimensions = params["dimension_numbers"]
         depthwise = dimensions.lhs_spec[1] == axis and params["feature_group_count"] == shape[axis]
-        one_each = equation.outvars[0].aval.shape[dimensions.out_spec[1]] == shape[axis]
+        one_each = _shape_of_output(equation)[dimensions.out_spec[1]] == shape[axis]
         return dimensions.out_spec[1] if depthwise and one_each and params["batch_group_count"] == 1 else None
     return _axis_after_reshaping(name, params, shape, axis)
+
+
+def _shape_of_output(equation: JaxprEqn) -> tuple[int, ...]:
+    aval: Any = equation.outvars[0].aval
+    return aval.shape
 
 
 def _axis_after_reshaping(name: str, params: Any, shape: tuple[int, ...], axis: int) -> int | None:
@@ -296,64 +323,73 @@ def _channels_in_front(equation: JaxprEqn, inputs: Sequence[_Value]) -> int:
     return 0
 
 
-def _rank_one(equation: JaxprEqn, inputs: Sequence[_Value], j: jax.Array) -> jax.Array | None:
-    """What silencing filter j adds to the output of a linear operation over the channels; None where it is none."""
-    source = inputs[0]
-    name, params = equation.primitive.name, equation.params
-    if name == "reduce_sum" and isinstance(source, _Channelwise) and jnp.issubdtype(source.base.dtype, jnp.floating):
-        axes = tuple(a - (a > source.axis) for a in params["axes"] if a != source.axis)
-        return jnp.sum(source.change(j), axes)
+def _rank_one(equation: JaxprEqn, inputs: Sequence[_Value]) -> Callable[[jax.Array], jax.Array] | None:
+    """Filter -> what silencing it adds to the output of an operation that is linear over the channels, or None."""
+    name, params, source = equation.primitive.name, equation.params, inputs[0]
     if name == "dot_general":
-        return _rank_one_product(params, inputs, j)
-    if name == "conv_general_dilated" and isinstance(source, _Channelwise) and type(inputs[1]) is _Value:
-        return _rank_one_convolution(params, source, inputs[1].base, j)
+        return _rank_one_product(params, inputs)
+    if not isinstance(source, _Channelwise):
+        return None
+    if name == "conv_general_dilated" and type(inputs[1]) is _Value:
+        return _rank_one_convolution(params, source, inputs[1].base)
+    if name == "reduce_sum" and jnp.issubdtype(source.base.dtype, jnp.floating):
+        axes = tuple(a - (a > source.axis) for a in params["axes"] if a != source.axis)
+        return lambda j: jnp.sum(source.change(j), axes)
     return None
 
 
-def _rank_one_product(params: Any, inputs: Sequence[_Value], j: jax.Array) -> jax.Array | None:
+def _rank_one_product(params: Any, inputs: Sequence[_Value]) -> Callable[[jax.Array], jax.Array] | None:
     (contracted, batch) = params["dimension_numbers"]
     if len(contracted[0]) != 1 or batch[0]:
         return None
     for side, other in ((0, 1), (1, 0)):
-        value, operand = inputs[side], inputs[other]
-        if isinstance(value, _Channelwise) and type(operand) is _Value and value.axis == contracted[side][0]:
-            change, weights = value.change(j), value.channel(operand.base, contracted[other][0], j)
-            left, right = (change, weights) if side == 0 else (weights, change)
-            dtype = params["preferred_element_type"] or jnp.result_type(left, right)
-            return jnp.multiply.outer(left.astype(dtype), right.astype(dtype))
+        source, operand = inputs[side], inputs[other]
+        if isinstance(source, _Channelwise) and type(operand) is _Value and source.axis == contracted[side][0]:
+            dtype = params["preferred_element_type"] or jnp.result_type(source.base, operand.base)
+            return partial(_outer, source, operand.base, contracted[other][0], dtype, side == 1)
     return None
 
 
-def _rank_one_convolution(params: Any, source: _Channelwise, kernel: jax.Array, j: jax.Array) -> jax.Array | None:
+def _outer(
+    source: _Channelwise, operand: jax.Array, axis: int, dtype: Any, operand_first: bool, j: jax.Array
+) -> jax.Array:
+    """The change of a filter's channel times what the other operand of a product has for it along `axis`."""
+    pair = source.change(j).astype(dtype), source.channel(operand, axis, j).astype(dtype)
+    return jnp.multiply.outer(*(pair[::-1] if operand_first else pair))
+
+
+def _rank_one_convolution(
+    params: Any, source: _Channelwise, kernel: jax.Array
+) -> Callable[[jax.Array], jax.Array] | None:
     """The change of one channel, shifted to every position of the kernel and weighed with what the kernel has there."""
     dimensions = params["dimension_numbers"]
     groups = params["feature_group_count"], params["batch_group_count"]
     window = [kernel.shape[axis] for axis in dimensions.rhs_spec[2:]]
     if source.axis != dimensions.lhs_spec[1] or groups != (1, 1) or math.prod(window) > _MOST_SHIFTS:
         return None
-    # The change as [B, spatial...], the kernel as [spatial..., out].
-    change = source.change(j)
-    places = [axis - (axis > source.axis) for axis in (dimensions.lhs_spec[0], *dimensions.lhs_spec[2:])]
-    change = lax.transpose(change, places)
-    into = dimensions.rhs_spec[1]
-    weights = source.channel(kernel, into, j)
-    places = [axis - (axis > into) for axis in (*dimensions.rhs_spec[2:], dimensions.rhs_spec[0])]
-    weights = lax.transpose(weights, places)
-
+    strides, dilations, into = params["window_strides"], params["rhs_dilation"], dimensions.rhs_spec[1]
     edges = [(low, high, d - 1) for (low, high), d in zip(params["padding"], params["lhs_dilation"], strict=True)]
-    change = lax.pad(change, jnp.zeros((), change.dtype), [(0, 0, 0), *edges])
-    strides, dilations = params["window_strides"], params["rhs_dilation"]
-    sizes = [
-        (n - (w - 1) * d - 1) // s + 1
-        for n, w, d, s in zip(change.shape[1:], window, dilations, strides, strict=True)
-    ]
-    dtype = params["preferred_element_type"] or jnp.result_type(change, weights)
-    total: Any = None
-    for position in itertools.product(*map(range, window)):
-        starts = [p * d for p, d in zip(position, dilations, strict=True)]
-        ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, sizes, strides, strict=True)]
-        shifted = lax.slice(change, (0, *starts), (change.shape[0], *ends), (1, *strides)).astype(dtype)
-        term = shifted[..., None] * jnp.expand_dims(weights[position].astype(dtype), tuple(range(shifted.ndim)))
-        total = term if total is None else total + term
-    # [B, spatial..., out] to the layout of the convolution's output.
-    return lax.transpose(total, np.argsort([dimensions.out_spec[0], *dimensions.out_spec[2:], dimensions.out_spec[1]]))
+    # From the layouts of the operands, less the channel axis, to [B, spatial...] and [spatial..., out], and back.
+    image_axes = [a - (a > source.axis) for a in (dimensions.lhs_spec[0], *dimensions.lhs_spec[2:])]
+    kernel_axes = [a - (a > into) for a in (*dimensions.rhs_spec[2:], dimensions.rhs_spec[0])]
+    out_axes = np.argsort([dimensions.out_spec[0], *dimensions.out_spec[2:], dimensions.out_spec[1]])
+    dtype = params["preferred_element_type"] or jnp.result_type(source.base, kernel)
+
+    def term(j: jax.Array) -> jax.Array:
+        change = lax.transpose(source.change(j), image_axes)
+        change = lax.pad(change, jnp.zeros((), change.dtype), [(0, 0, 0), *edges])
+        weights = lax.transpose(source.channel(kernel, into, j), kernel_axes).astype(dtype)
+        sizes = [
+            (n - (w - 1) * d - 1) // s + 1
+            for n, w, d, s in zip(change.shape[1:], window, dilations, strides, strict=True)
+        ]
+        total: Any = None
+        for position in itertools.product(*map(range, window)):
+            starts = [p * d for p, d in zip(position, dilations, strict=True)]
+            ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, sizes, strides, strict=True)]
+            shifted = lax.slice(change, (0, *starts), (change.shape[0], *ends), (1, *strides)).astype(dtype)
+            one = shifted[..., None] * jnp.expand_dims(weights[position], tuple(range(shifted.ndim)))
+            total = one if total is None else total + one
+        return lax.transpose(total, out_axes)
+
+    return term

@@ -7,15 +7,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from delta_jax import features
 from delta_jax.ablation import Ablation
 
-ESTIMATORS = ("exact", "first_order")
+ESTIMATORS = ("exact", "first_order", "mixed")
 NORMALIZATIONS = ("softmax", "standardized_softmax", "uniform")
+SCOPES = ("tap", "all_taps")
 
-_CHUNK_BYTES = 8 * 2**20
+# Filters that run together at most. On CPUs more would leave the caches; elsewhere more would not be faster.
+_MOST_TOGETHER = {"cpu": 16}
+_MOST_ELSEWHERE = 256
+# Share of an accelerator's memory that they may take, and what they may where the device does not tell its memory.
+_SHARE_OF_MEMORY, _UNTOLD_MEMORY = 0.25, 2**30
 
 _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
@@ -28,13 +34,22 @@ def filter_gaps(
     *,
     taps: Sequence[str],
     estimator: str = "exact",
-    filters: Mapping[str, Sequence[int]] | None = None,
+    filters: Mapping[str, Any] | None = None,
+    exact_filters: int = 64,
     chunk: int | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, jax.Array]:
     """Increase of each image's loss when one filter is set to zero: Eq. 6 before the softmax.
 
     gap_ij = CE(z(x_i, w* without filter j), y_i) - CE(z(x_i, w*), y_i)
+
+    - "exact": what the equation says. Only what depends on the filter is computed for it, see `ablation`; a filter
+      whose removal changes nothing behind the tap costs nothing and has a gap of exactly 0.
+    - "first_order": the sum of -gradient * map, one forward and one backward pass for all filters of all taps: good at
+      late taps, poor at early ones, where a filter's removal is far from a small change.
+    - "mixed": of each image and tap the `exact_filters` filters with the largest first-order values are exact (early
+      taps have few filters: often all), and all filters of a tap whose exact gaps have a closed form; the others are
+      first-order.
 
     Compute it in float32: gaps are differences of about 1e-4 between losses, and bfloat16 swallows them.
 
@@ -44,53 +59,92 @@ def filter_gaps(
       x: images [B, H, W, 3], normalised.
       y: labels [B], integers.
       taps: module paths; filter j of a tap is channel j of that module's output.
-      estimator: "exact", one forward pass per filter of what comes after the tap; or "first_order", the sum of
-        -gradient * map, one forward and one backward pass for everything: good at late taps, poor at early ones.
-      filters: {tap: filter numbers} to restrict the exact gaps to.
-      chunk: filters that run together, at least 1; more need more memory.
+      estimator: one of the three.
+      filters: {tap: integers [n], or [B, n] for each image its own} to restrict the exact gaps to.
+      exact_filters: of "mixed", per image and tap; at least 1.
+      chunk: filters that run together, at least 1; more need more memory. Not given: as many as pay and fit.
       apply_kwargs: passed on to `model.apply`, e.g. {"train": False}; hashable values.
 
     Returns:
-      {tap: [B, C]}, or [B, len(filters[tap])].
+      {tap: [B, C]}, or [B, n] for chosen filters.
 
     Raises:
-      ValueError: unknown tap or estimator, a filter that a tap does not have, or a chunk below 1.
+      ValueError: unknown tap or estimator, a filter that a tap does not have, or a count below 1.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is not one of {ESTIMATORS}")
     if filters is not None and estimator != "exact":
-        raise ValueError("filters can be chosen for the exact estimator only: first_order yields all at once")
-    if filters is not None and not all(filters.get(tap) is not None and len(filters[tap]) for tap in taps):
-        raise ValueError(f"filters need at least one number for each of the taps {list(taps)}; got {dict(filters)}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk {chunk} is not a number of filters; take 1 or more")
-    chosen = None if filters is None else tuple((tap, tuple(int(j) for j in filters[tap])) for tap in taps)
+        raise ValueError(f"filters can be chosen for the exact estimator only; {estimator} yields all at once")
+    for name, count in (("chunk", chunk), ("exact_filters", exact_filters)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} {count} is not a number of filters; take 1 or more")
+    chosen = None if filters is None else _chosen(model, variables, x, taps, filters, apply_kwargs or {})
     kwargs = tuple(sorted((apply_kwargs or {}).items()))
-    gaps = _gaps(model, variables, x, y, tuple(taps), estimator, chosen, chunk, kwargs)
+    gaps = _gaps(model, variables, x, y, chosen, tuple(taps), estimator, exact_filters, chunk, kwargs)
     return {tap: gaps[tap] for tap in taps}  # jit sorts the keys of its results
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
-def _gaps(model, variables, x, y, taps, estimator, filters, chunk, kwargs):
-    if estimator == "first_order":
-        return _first_order(model, variables, x, y, taps, dict(kwargs))
-    chosen = None if filters is None else dict(filters)
+def _chosen(model, variables, x, taps, filters, kwargs) -> dict[str, jax.Array]:
+    """The filters as int32 [B, n], checked where they are known already."""
+    channels = features.list_taps(model, variables, x, **kwargs)
+    found = {}
+    for tap in taps:
+        numbers = filters.get(tap)
+        if numbers is None or not np.size(numbers) or np.ndim(numbers) > 2:
+            raise ValueError(
+                f"filters need at least one number for each of the taps {list(taps)}, [n] or [B, n]; got "
+                f"{dict(filters)}"
+            )
+        if not isinstance(numbers, jax.core.Tracer):
+            numbers = np.asarray(numbers)
+            if wrong := sorted({int(j) for j in numbers.flat if not 0 <= j < channels[tap][-1]}):
+                raise ValueError(f"{tap} has filters 0 to {channels[tap][-1] - 1}, not {wrong[:8]}")
+        found[tap] = jnp.broadcast_to(jnp.asarray(numbers, jnp.int32), (len(x), np.shape(numbers)[-1]))
+    return found
 
-    def one_image(image_and_label):
-        image, label = image_and_label
-        prefix = features.Prefix(model, variables, image[None], **dict(kwargs))
-        gaps = {}
-        for tap in taps:
-            maps = prefix.feature_maps(tap)
-            numbers = range(maps.shape[-1]) if chosen is None else chosen[tap]
-            if wrong := [j for j in numbers if not 0 <= j < maps.shape[-1]]:
-                raise ValueError(f"{tap} has filters 0 to {maps.shape[-1] - 1}, not {wrong[:8]}")
-            ablation = Ablation(partial(prefix.continue_from, tap), maps)
-            gaps[tap] = _increase(ablation, label[None], jnp.asarray(numbers, jnp.int32), chunk)
-        return gaps
 
-    # One image at a time: an image's filters fill a chunk, and each image may skip its own.
-    return jax.lax.map(one_image, (x, y))
+@partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
+def _gaps(model, variables, x, y, chosen, taps, estimator, exact_filters, chunk, kwargs):
+    apply = dict(kwargs)
+    if estimator == "exact":
+        return {tap: _exact(model, variables, x, y, tap, chosen and chosen[tap], chunk, apply) for tap in taps}
+    gaps = _first_order(model, variables, x, y, taps, apply)
+    if estimator == "mixed":
+        gaps = {tap: _mixed(model, variables, x, y, tap, gaps[tap], exact_filters, chunk, apply) for tap in taps}
+    return gaps
+
+
+def _exact(model, variables, x, y, tap, chosen, chunk, apply) -> jax.Array:
+    """The exact gaps of one tap, [B, C] or those of the filters `chosen` [B, n]."""
+    if chosen is None:
+        channels = jax.eval_shape(lambda x: features.apply_with_taps(model, variables, x, (tap,), **apply)[1][tap], x)
+        chosen = jnp.broadcast_to(jnp.arange(channels.shape[-1]), (len(x), channels.shape[-1]))
+
+    def one_image(one):
+        image, label, numbers = one
+        return _increase(_ablation(model, variables, image, tap, apply), label[None], numbers, chunk)
+
+    # One image at a time: its filters fill a chunk, and it skips its own dead ones. Where a tap has so few filters that
+    # they do not, several images.
+    together = max(1, (chunk or _most_together()) // chosen.shape[-1])
+    together = max(n for n in range(1, together + 1) if len(x) % n == 0)  # a rest would be compiled on its own
+    return jax.lax.map(one_image, (x, y, chosen), batch_size=together if together > 1 else None)
+
+
+def _mixed(model, variables, x, y, tap, first_order, exact_filters, chunk, apply) -> jax.Array:
+    def one_image(one):
+        image, label, estimate = one
+        ablation = _ablation(model, variables, image, tap, apply)
+        n = len(estimate) if ablation.has_closed_form else min(exact_filters, len(estimate))
+        _, largest = jax.lax.top_k(jnp.abs(estimate), n)
+        return estimate.at[largest].set(_increase(ablation, label[None], largest, chunk))
+
+    return jax.lax.map(one_image, (x, y, first_order))
+
+
+def _ablation(model, variables, image, tap, apply) -> Ablation:
+    prefix = features.Prefix(model, variables, image[None], **apply)
+    return Ablation(partial(prefix.continue_from, tap), prefix.feature_maps(tap))
 
 
 def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: int | None) -> jax.Array:
@@ -98,7 +152,7 @@ def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: i
     base = _cross_entropy(ablation.output, label)[0]
     increase = jax.vmap(lambda j: _cross_entropy(ablation.without(j), label)[0] - base)
     n = len(numbers)
-    k = min(n, chunk or _chunk(ablation.bytes_per_filter))
+    k = min(n, chunk or _filters_together(ablation))
     live = ablation.live[numbers]
     if k == n:
         return jnp.where(live, increase(numbers), 0)
@@ -113,17 +167,26 @@ def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: i
     return jax.lax.fori_loop(0, chunks, run, jnp.zeros((n,), base.dtype))
 
 
-def _chunk(bytes_per_filter: int) -> int:
-    return max(1, _CHUNK_BYTES // max(1, bytes_per_filter))
+def _filters_together(ablation: Ablation) -> int:
+    if ablation.has_closed_form:
+        return len(ablation.live)
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    budget = _SHARE_OF_MEMORY * memory or _UNTOLD_MEMORY
+    fit = int(budget / max(1, ablation.bytes_per_filter))
+    return max(1, min(fit, _most_together()))
 
 
-def _first_order(model, variables, x, y, taps, kwargs):
-    _, shapes = jax.eval_shape(lambda v, x: features.apply_with_taps(model, v, x, taps, **kwargs), variables, x)
+def _most_together() -> int:
+    return _MOST_TOGETHER.get(jax.default_backend(), _MOST_ELSEWHERE)
+
+
+def _first_order(model, variables, x, y, taps, apply) -> dict[str, jax.Array]:
+    _, shapes = jax.eval_shape(lambda v, x: features.apply_with_taps(model, v, x, taps, **apply), variables, x)
     shifts = {tap: jnp.zeros(shape.shape, shape.dtype) for tap, shape in shapes.items()}
 
     def loss(shifts):
         changes = {tap: partial(jnp.add, shift) for tap, shift in shifts.items()}
-        logits, maps = features.apply_with_changes(model, variables, x, changes, **kwargs)
+        logits, maps = features.apply_with_changes(model, variables, x, changes, **apply)
         # Images do not see each other in evaluation mode: the gradient of the sum is every image's own.
         return jnp.sum(_cross_entropy(logits, y)), maps
 
@@ -131,26 +194,34 @@ def _first_order(model, variables, x, y, taps, kwargs):
     return {tap: -jnp.sum(gradients[tap] * maps[tap], axis=tuple(range(1, maps[tap].ndim - 1))) for tap in taps}
 
 
-def normalize(gaps: Mapping[str, jax.Array], how: str = "softmax", *, temperature: float = 1.0) -> dict[str, jax.Array]:
+def normalize(
+    gaps: Mapping[str, jax.Array], how: str = "softmax", *, temperature: float = 1.0, over: str = "tap"
+) -> dict[str, jax.Array]:
     """Attention from gaps: weights over the filters of each tap that sum to 1.
 
     - "softmax": softmax of gap / temperature; Eq. 6 at temperature 1. Small gaps make it close to uniform.
     - "standardized_softmax": z-scores over the filters before it; at temperature 5, what the published code does.
     - "uniform": 1 / C, whatever the gaps.
 
+    Over "all_taps" the filters of all taps compete: z-scores and softmax are taken over them together, and times the
+    number of taps, so that the weights still sum to 1 for the average tap.
+
     Args:
       gaps: {tap: [..., C]}: per image, or averaged over a data set.
       how: one of the three.
       temperature: divides what goes into the softmax; > 0.
+      over: "tap" or "all_taps".
 
     Returns:
       {tap: [..., C]} of the same shapes.
 
     Raises:
-      ValueError: unknown normalisation or a temperature that is not positive.
+      ValueError: unknown normalisation or scope, or a temperature that is not positive.
     """
     if how not in NORMALIZATIONS:
         raise ValueError(f"normalisation {how!r} is not one of {NORMALIZATIONS}")
+    if over not in SCOPES:
+        raise ValueError(f"normalisation over {over!r}, expected one of {SCOPES}")
     if temperature <= 0:
         raise ValueError(f"temperature {temperature} is not positive")
 
@@ -163,4 +234,9 @@ def normalize(gaps: Mapping[str, jax.Array], how: str = "softmax", *, temperatur
             gap = (gap - jnp.mean(gap, axis=-1, keepdims=True)) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
         return jax.nn.softmax(gap / temperature, axis=-1)
 
-    return {tap: one(jnp.asarray(gap)) for tap, gap in gaps.items()}
+    arrays = {tap: jnp.asarray(gap) for tap, gap in gaps.items()}
+    if over == "tap" or not arrays:
+        return {tap: one(gap) for tap, gap in arrays.items()}
+    ends = np.cumsum([gap.shape[-1] for gap in arrays.values()])[:-1]
+    together = len(arrays) * one(jnp.concatenate(list(arrays.values()), axis=-1))
+    return dict(zip(arrays, jnp.split(together, ends, axis=-1), strict=True))

@@ -49,7 +49,6 @@ def settings(root: Path, **changed: Any) -> dict[str, Any]:
         "steps": STEPS,
         "batch_size": 8,
         "attention_batch": 8,
-        "attention_chunk": 8,
         "schedule": "exponential",
         "eval_batch_size": 8,
         "eval_every": 4,

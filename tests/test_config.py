@@ -30,8 +30,8 @@ def test_every_field_has_a_comment_and_there_are_fewer_than_60():
 @pytest.mark.parametrize(
     ("preset", "filled"),
     [
-        ("paper", (True, "paper", True, "softmax", 1.0)),
-        ("reference", (False, "reference", False, "standardized_softmax", 5.0)),
+        ("paper", (True, "paper", "image", "softmax", 1.0)),
+        ("reference", (False, "reference", "data_set", "standardized_softmax", 5.0)),
     ],
 )
 def test_a_preset_fills_in_what_is_left_open(preset, filled):
@@ -39,7 +39,7 @@ def test_a_preset_fills_in_what_is_left_open(preset, filled):
     fields = (
         "rectify",
         "penalty_scale",
-        "attention_per_image",
+        "attention_per",
         "attention_normalization",
         "attention_temperature",
     )

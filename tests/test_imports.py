@@ -23,7 +23,9 @@ COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "expor
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "regularizers": (),
     "features": (),
-    "attention": ("features",),
+    "winograd": (),
+    "ablation": ("winograd",),
+    "attention": ("features", "ablation"),
     "methods": ("attention", "features", "regularizers"),
     "models": ("models",),
     "weights": ("weights", "models"),
@@ -37,7 +39,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.trainer": (*LIBRARY, *PARTS, "training", "analysis"),
     "training.report": (*LIBRARY, *PARTS, "training", "analysis"),
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
-    **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis")),
+    # --config, --workdir and the errors of a run are those of `train`.
+    **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis", "train")),
 }
 PUBLIC = (*LIBRARY, *PARTS)  # delta_jax/__init__.py re-exports them
 MAY_IMPORT_TRAINER = ("training.trainer", *COMMANDS)
@@ -136,7 +139,7 @@ def test_imports_follow_the_arrows():
         ("regularizers", "import flax.linen as nn", "jax only"),
         ("regularizers", "from delta_jax import features", "nothing of delta_jax"),
         ("features", "from delta_jax.attention import filter_gaps", "nothing of delta_jax"),
-        ("attention", "from delta_jax import methods", "features of delta_jax"),
+        ("attention", "from delta_jax import methods", "features, ablation of delta_jax"),
         ("models", "import delta_jax.weights", "models of delta_jax"),
         ("data", "from delta_jax import models", "data of delta_jax"),
         ("weights.merging", "from ..models.resnet import ResNet", "inside of that package"),

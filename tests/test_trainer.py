@@ -3,14 +3,15 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from delta_jax.training import attention_phase, logs, trainer
 from delta_jax.training import config as configs
-from delta_jax.training import logs, trainer
 from delta_jax.training.checkpoints import Checkpoints
-from delta_jax.training.setup import Setup
 from tests.small_run import CLASSES, STEPS, TAPS, make_photos, small_config
 
 FILTERS = dict(zip(TAPS, (24, 40), strict=True))  # of EfficientNet-Lite0
@@ -31,12 +32,11 @@ def run(photos):
 
 @pytest.fixture
 def go_on(run, photos, tmp_path):
-    """Another config from where the head and the gaps are done: copies what does not depend on method and preset."""
+    """Another config from where the head is done: copies what does not depend on method and preset."""
 
     def fit(**changed):
         for name in ("head.safetensors", "head.json"):
             shutil.copy(run[0] / name, tmp_path)
-        shutil.copytree(run[0] / "attention", tmp_path / "attention")
         return trainer.fit(small_config(photos, steps=4, eval_every=2, **changed), tmp_path)
 
     return fit
@@ -88,12 +88,18 @@ def test_the_predictions_add_up_to_the_summary(run, photos):
     assert summary["test"]["cross_entropy"] == pytest.approx(-np.log(likelihoods).mean(), rel=1e-4)
 
 
+def gap_table(workdir):
+    """What attention.json points to, [images, filters]."""
+    folder = Path(json.loads((workdir / "attention.json").read_text())["table"])
+    return np.fromfile(folder / "gaps.f32", np.float32).reshape(-1, sum(FILTERS.values()))
+
+
 def test_the_attention_is_of_every_filter_and_averages_the_gaps(run):
     workdir, _ = run
-    table = np.load(workdir / "attention" / "gaps.npy")
+    table = gap_table(workdir)
     assert table.shape == (40, sum(FILTERS.values()))
     with np.load(workdir / "attention.npz") as file:
-        np.testing.assert_array_equal(file["images"], np.arange(40))
+        np.testing.assert_array_equal(np.sort(file["images"]), np.arange(40))
         start = 0
         for tap, filters in FILTERS.items():
             gaps = table[:, start : start + filters]
@@ -143,7 +149,7 @@ def test_a_finished_run_started_again_only_evaluates(run, photos, monkeypatch):
 
     for phase in ("fine_tune", "fit_head"):
         monkeypatch.setattr(trainer, phase, never)
-    monkeypatch.setattr(trainer.attention_pass, "measure", never)
+    monkeypatch.setattr(trainer.attention_phase, "measure", never)
     again = trainer.fit(small_config(photos), workdir)
     for seconds in (summary["seconds"], again["seconds"]):
         assert seconds.pop("evaluate") > 0
@@ -232,12 +238,76 @@ def test_without_validation_images_the_head_takes_beta(photos, tmp_path):
         assert checkpoints.steps() == [1]  # the last step, whatever checkpoint_every is
 
 
-def test_the_attention_can_be_measured_on_some_of_the_images(run, photos, tmp_path):
+def test_the_attention_can_be_measured_on_some_of_the_images_and_its_error_is_told(run, photos, tmp_path):
     config = small_config(photos, attention_estimator="first_order", attention_images=12)
-    setup = Setup(configs.resolve(config))
-    weights = trainer._measure_attention(setup, setup.source, tmp_path)
-    assert {tap: weight.shape for tap, weight in weights.items()} == {tap: (n,) for tap, n in FILTERS.items()}
+    found = trainer.attend(config, tmp_path)
+    assert {tap: weight.shape for tap, weight in found.weights.items()} == {tap: (n,) for tap, n in FILTERS.items()}
     with np.load(tmp_path / "attention.npz") as file:
         assert len(np.unique(file["images"])) == 12
         assert 0 <= file["images"].min() <= file["images"].max() < 40
-    assert np.load(tmp_path / "attention" / "gaps.npy").shape == (12, 64)
+    assert gap_table(tmp_path).shape == (12, 64)
+    told = json.loads((tmp_path / "attention.json").read_text())["error"]
+    # Against what the exact run measured, for the same images: 32 random filters of 8 images were compared.
+    exact, order = gap_table(run[0]), list(np.load(run[0] / "attention.npz")["images"])
+    rows, start = [order.index(image) for image in found.images], 0
+    for tap, filters in FILTERS.items():
+        truth = exact[rows, start : start + filters]
+        rms = np.sqrt(np.mean(np.square(found.gaps[tap] - truth))) / truth.std()
+        assert told[tap]["rms"] == pytest.approx(rms, rel=0.5)
+        assert -1 <= told[tap]["spearman"] <= 1
+        start += filters
+
+
+def test_runs_that_need_the_same_attention_measure_it_once(run, photos, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("these gaps are in the cache")
+
+    monkeypatch.setattr(attention_phase.attention, "filter_gaps", never)
+    found = trainer.attend(small_config(photos, seed=5, alpha=0.7, attention_normalization="softmax"), tmp_path / "a")
+    np.testing.assert_array_equal(np.concatenate(list(found.gaps.values()), 1), gap_table(run[0]))
+    fewer = trainer.attend(small_config(photos, attention_images=9, attention_per="class"), tmp_path / "b")
+    np.testing.assert_array_equal(fewer.images, found.images[:9])
+    with np.load(tmp_path / "b" / "attention.npz") as file:
+        assert all(file[f"weight/{tap}"].shape == (40, n) for tap, n in FILTERS.items())
+    for changed in (
+        {"attention_estimator": "mixed"},
+        {"taps": list(FILTERS)[:1]},
+        {"head_l2": (0.5,)},
+        {"data.crop": 24},
+    ):
+        config = small_config(photos, **changed)
+        with pytest.raises(AssertionError, match="in the cache"):
+            trainer.attend(config, tmp_path / str(len(list(tmp_path.iterdir()))))
+
+
+def test_the_attention_comes_from_a_file_of_the_published_code(go_on, photos, tmp_path):
+    gaps = {tap: np.linspace(-1, 1, n) ** 3 for tap, n in FILTERS.items()}
+    file = tmp_path / "channel_wei.json"
+    file.write_text(json.dumps([gap.tolist() for gap in gaps.values()]))
+    go_on(attention_file=str(file))
+    with np.load(tmp_path / "attention.npz") as found:
+        for tap, gap in gaps.items():
+            z = np.exp((gap - gap.mean()) / gap.std() / 5)
+            np.testing.assert_allclose(found[f"weight/{tap}"], z / z.sum(), rtol=1e-4)
+    with pytest.raises(configs.ConfigError, match="takes its attention from"):
+        trainer.attend(small_config(photos, attention_file=str(file)), tmp_path / "attend")
+    file.write_text("[[1, 2]]")
+    with pytest.raises(configs.ConfigError, match="gaps of 1 taps"):
+        trainer.fit(small_config(photos, attention_file=str(file)), tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_when_memory_runs_out_fewer_filters_run_together(photos, tmp_path, monkeypatch, capsys):
+    asked, filter_gaps = [], attention_phase.attention.filter_gaps
+
+    def small_device(*args, chunk, **kwargs):
+        asked.append(chunk)
+        if chunk is None or chunk > 16:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
+        return filter_gaps(*args, chunk=chunk, **kwargs)
+
+    monkeypatch.setattr(attention_phase.attention, "filter_gaps", small_device)
+    config = small_config(photos, data__cache_dir=str(tmp_path / "cache"), attention_images=8)
+    trainer.attend(config, tmp_path / "run")
+    assert asked == [None, 64, 32, 16]
+    assert "out of memory; going on with 16 filters at once" in capsys.readouterr().out

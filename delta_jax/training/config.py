@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from delta_jax import attention, methods, models, regularizers
+from delta_jax.training.attention_pass import PER
 from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
 
 
@@ -23,14 +24,14 @@ class Preset:
 
     rectify: bool
     penalty_scale: str
-    attention_per_image: bool
+    attention_per: str
     attention_normalization: str
     attention_temperature: float
 
 
 PRESETS = {
-    "paper": Preset(True, "paper", True, "softmax", 1.0),
-    "reference": Preset(False, "reference", False, "standardized_softmax", 5.0),
+    "paper": Preset(True, "paper", "image", "softmax", 1.0),
+    "reference": Preset(False, "reference", "data_set", "standardized_softmax", 5.0),
 }
 
 # Where a method's penalty has one scale for all networks; L2-SP: the value of its authors' code. Distances of feature
@@ -46,6 +47,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "schedule": SCHEDULES,
     "attention_estimator": attention.ESTIMATORS,
     "attention_normalization": attention.NORMALIZATIONS,
+    "attention_over": attention.SCOPES,
+    "attention_per": PER,
     "eval_crops": (1, 10),
     "select": ("last", "best"),
     "data.on_broken": ("stop", "skip"),
@@ -63,7 +66,8 @@ _AT_LEAST = {
     "log_every": 1,
     "attention_images": 0,
     "attention_batch": 1,
-    "attention_chunk": 1,
+    "attention_exact_filters": 1,
+    "attention_tolerance": 0,
     "learning_rate": 0,
     "head_learning_rate_factor": 0,
     "alpha_relative": 0,
@@ -143,11 +147,15 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         _require(values["select"] == "last", "select", values["select"], "last: data.validation_fraction is 0")
     if values["select"] == "best":
         _require(values["eval_every"] > 0, "eval_every", 0, "1 or more, to select the best of")
-    if values["attention_per_image"] and values["method"] == "delta":
-        images = values["attention_images"]
-        _require(
-            images == 0, "attention_images", images, "0: a weight per image needs the gaps of every training image"
-        )
+    chunk = values["attention_chunk"]
+    _require(chunk is None or chunk >= 1, "attention_chunk", chunk, "1 or more")
+    if values["method"] == "delta" and values["attention_per"] == "image":
+        why = "a weight per image needs the gaps of every training image"
+        _require(values["attention_images"] == 0, "attention_images", values["attention_images"], f"0: {why}")
+        _require(values["attention_tolerance"] == 0, "attention_tolerance", values["attention_tolerance"], f"0: {why}")
+    if values["attention_file"]:
+        per = values["attention_per"]
+        _require(per == "data_set", "attention_per", per, "data_set: attention_file has one gap per filter")
 
 
 def _field(values: Mapping[str, Any], dotted: str) -> Any:
@@ -184,7 +192,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # Fields that change how fast or where something happens, and no number: free to differ when a run goes on.
-_FREE = ("log_every", "data.cache_dir", "data.on_device", "checkpoint_every")
+_FREE = ("log_every", "data.cache_dir", "data.on_device", "checkpoint_every", "attention_chunk")
 
 
 def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:

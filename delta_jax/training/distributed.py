@@ -1,12 +1,14 @@
 """The mesh of devices and how arrays lie on it; the one module that knows about either."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -36,13 +38,38 @@ def check_divides(batch_size: int, mesh: Mesh, field: str) -> None:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The arrays of `tree` on every device of the mesh, whole."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """The arrays of `tree`, the same on every process, on every device of the mesh, whole."""
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def split(tree: Any, mesh: Mesh) -> Any:
-    """The arrays of `tree`, their first axis cut into one part per device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
+    """The arrays of `tree`, the same on every process, their first axis cut into one part per device."""
+    return _put(tree, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf: Any) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, tree)
+
+
+def per_device(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """(whole arrays, *arrays cut along their first axis) -> arrays cut alike: each device runs `function` on its part.
+
+    Unlike under `jit` alone, loops whose length depends on the data end on each device at its own time.
+    """
+
+    def run(whole: Any, *parts: Any) -> Any:
+        specs = (PartitionSpec(), *(PartitionSpec("data") for _ in parts))
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("data"), check_vma=False)
+        return mapped(whole, *parts)
+
+    return jax.jit(run)
 
 
 def device_memory_bytes() -> int | None:
@@ -50,6 +77,25 @@ def device_memory_bytes() -> int | None:
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes files."""
+    return jax.process_index() == 0
+
+
+def from_first(array: np.ndarray | None, row: tuple[int, ...]) -> np.ndarray:
+    """float32 [n, *row] of the first process, on every process; the others pass anything."""
+    if jax.process_count() == 1:
+        assert array is not None
+        return array
+    given = array if array is not None and is_first() else np.zeros((0, *row), np.float32)
+    count = int(multihost_utils.broadcast_one_to_all(np.int64(len(given))))
+    return np.asarray(
+        multihost_utils.broadcast_one_to_all(given if is_first() else np.zeros((count, *row), np.float32))
+    )
+
+
 def on_host(tree: Any) -> Any:
-    """The arrays of `tree` as numpy arrays."""
-    return jax.tree.map(np.asarray, tree)
+    """The arrays of `tree` as numpy arrays, whole on every process."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))

@@ -25,6 +25,13 @@ ALPHA = "alpha.json"
 PHOTOS, FILTERS = 4, 3  # rows and filters of filters.png
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a file that is there whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(values, indent=2) + "\n")
+    unfinished.replace(path)
+
+
 def write_environment(workdir: Path) -> None:
     """Appends to command.txt, and writes versions.json: interpreter, packages, devices."""
     line = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
@@ -53,7 +60,7 @@ def announce(setup: Setup, workdir: Path) -> None:
     logs.say(
         f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
         f"{'rectified' if config.rectify else 'raw'} maps, {config.attention_normalization} at temperature "
-        f"{config.attention_temperature:g}, attention per {'image' if config.attention_per_image else 'data set'}), "
+        f"{config.attention_temperature:g}, attention per {config.attention_per.replace('_', ' ')}), "
         f"beta {config.beta:g}, seed {config.seed}"
     )
     logs.say(

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, methods, models, weights
-from delta_jax.training import distributed, evaluation, logs, steps
+from delta_jax.training import channel_weights, distributed, evaluation, logs, steps
 from delta_jax.training.classifier import Preprocessing
 from delta_jax.training.config import ConfigError
 from delta_jax.training.image_sets import ImageSet
@@ -93,6 +93,8 @@ class Setup:
             raise ConfigError(f"--config.taps: {error}") from error
         shapes = features.list_taps(self.network(), self.source, images)
         self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
+        if self.config.attention_file:
+            channel_weights.read(self.config.attention_file, self.channels)  # complains now, not after the head
         flat = [tap for tap in self.config.taps if len(shapes[tap]) != 4]
         if flat:
             raise ConfigError(
@@ -104,11 +106,16 @@ class Setup:
         dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
         return models.create(self.config.arch, num_classes=self.num_classes, dtype=dtype, **static)
 
+    @property
+    def cache_dir(self) -> Path:
+        """For what runs share: decoded images, gaps of the attention."""
+        chosen = self.config.data.cache_dir or os.environ.get("DELTA_JAX_CACHE")
+        return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "delta_jax"
+
     @cached_property
     def images(self) -> data.Images:
         """The decoded images; the first use decodes them, or opens what an earlier run decoded."""
         settings = self.config.data
-        cache = settings.cache_dir or os.environ.get("DELTA_JAX_CACHE") or Path.home() / ".cache" / "delta_jax"
         with ExitStack() as stack:
             bars: list[logs.Advance] = []
 
@@ -121,7 +128,7 @@ class Setup:
                 self.catalogue,
                 settings.resize,
                 interpolation=settings.interpolation,
-                cache_dir=cache,
+                cache_dir=self.cache_dir,
                 on_broken=settings.on_broken,
                 progress=advance,
             )

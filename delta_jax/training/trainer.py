@@ -13,16 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from delta_jax import attention
-from delta_jax.training import attention_pass, classifier, distributed, evaluation, logs, optim, report, steps
+from delta_jax.training import (
+    attention_phase,
+    classifier,
+    distributed,
+    evaluation,
+    logs,
+    optim,
+    report,
+    steps,
+)
 from delta_jax.training import config as configs
+from delta_jax.training.attention_phase import Attention
 from delta_jax.training.checkpoints import load_variables, save_variables
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.head import fit_head, get_head, new_head, put_head
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
 
-HEAD, ATTENTION = "head.safetensors", "attention.npz"
+HEAD = "head.safetensors"
 ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
 
@@ -42,6 +51,34 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
       CheckpointError, OSError: something cannot be written or read.
     """
     workdir = Path(workdir)
+    with _begin(config, workdir) as (setup, log):
+        # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
+        l2_fe = _l2_fe(setup, workdir)
+        # 4. How much each filter matters to the target.
+        weights = attention_phase.weights(setup, l2_fe, workdir) if setup.method.uses_attention else None
+        # 5. Fine-tuning.
+        final = _final(setup, l2_fe, weights, workdir, log)
+        # 6. The test images are looked at once, at the end.
+        return _evaluate(setup, l2_fe, final, workdir)
+
+
+def attend(config: Any, workdir: Path) -> Attention:
+    """The head and the attention of `fit`, and no more; `fit` in the same workdir goes on from there.
+
+    Raises:
+      As `fit`; ConfigError for a method without attention, or one that takes it from a file.
+    """
+    workdir = Path(workdir)
+    with _begin(config, workdir) as (setup, _):
+        if not setup.method.uses_attention or setup.config.attention_file:
+            given = setup.config.attention_file
+            why = f"takes its attention from {given}" if given else "has no attention"
+            raise configs.ConfigError(f"this run, {setup.config.method}, {why}; expected --config.method=delta")
+        return attention_phase.measure(setup, _l2_fe(setup, workdir), workdir)
+
+
+@contextmanager
+def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]]:
     # 1. Everything that can be wrong is looked at first: fields, data, weights, taps.
     setup = Setup(configs.resolve(config))
     # 2. The workdir is this run's alone.
@@ -49,15 +86,12 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
         configs.claim_workdir(workdir, setup.config, setup.catalogue.fingerprint())
         report.write_environment(workdir)
         report.announce(setup, workdir)
-        # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
-        head = _train_head(setup, workdir)
-        l2_fe = {**setup.source, "params": put_head(setup.source["params"], setup.spec.head, head)}
-        # 4. How much each filter matters to the target.
-        weights = _measure_attention(setup, l2_fe, workdir) if setup.method.uses_attention else None
-        # 5. Fine-tuning.
-        final = _final(setup, l2_fe, weights, workdir, log)
-        # 6. The test images are looked at once, at the end.
-        return _evaluate(setup, l2_fe, final, workdir)
+        yield setup, log
+
+
+def _l2_fe(setup: Setup, workdir: Path) -> Variables:
+    head = _train_head(setup, workdir)
+    return {**setup.source, "params": put_head(setup.source["params"], setup.spec.head, head)}
 
 
 @contextmanager
@@ -71,12 +105,6 @@ def _alone(workdir: Path) -> Iterator[None]:
                 f"another run is working in {workdir}; wait for it, or choose another --workdir"
             ) from None
         yield
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n")
-    unfinished.replace(path)
 
 
 def _train_head(setup: Setup, workdir: Path) -> dict[str, jax.Array]:
@@ -114,7 +142,7 @@ def _train_head(setup: Setup, workdir: Path) -> dict[str, jax.Array]:
     _, l2, head, measures = min(tried, key=lambda one: one[0])
     seconds = time.monotonic() - began
     # The file that says that the phase is done comes last.
-    _write_json(workdir / "head.json", {"l2": l2, "validation": measures, "seconds": seconds})
+    report.write_json(workdir / "head.json", {"l2": l2, "validation": measures, "seconds": seconds})
     save_variables(path, head)
     logs.say(f"head (L2-FE): penalty {l2:g}{_top1(measures)}, {seconds:.1f} s")
     return head
@@ -124,51 +152,10 @@ def _top1(measures: Mapping[str, float]) -> str:
     return f", validation top-1 {measures['top1']:.2%}" if measures else ""
 
 
-def _measure_attention(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[str, jax.Array]:
-    """{tap: [C]} for the data set, or {tap: [M, C]} for each training image."""
-    config, path = setup.config, workdir / ATTENTION
-    if not path.exists():
-        began = time.monotonic()
-        model, centre = setup.network(), jax.jit(setup.centre)
-        n = len(setup.train)
-        images = np.arange(n)
-        if config.attention_images:
-            images = np.random.default_rng(config.seed).permutation(n)[: config.attention_images]
-
-        def gaps_of(picked: np.ndarray) -> Mapping[str, np.ndarray]:
-            batch = setup.train.batch(picked)
-            found = attention.filter_gaps(
-                model,
-                l2_fe,
-                centre(batch["image"]),
-                batch["label"],
-                taps=config.taps,
-                estimator=config.attention_estimator,
-                chunk=config.attention_chunk,
-            )
-            return distributed.on_host(found)
-
-        with logs.progress(len(images), f"attention, {sum(setup.channels.values()):,} filters") as bar:
-            measured = attention_pass.measure(
-                workdir / "attention", setup.channels, images, config.attention_batch, gaps_of, bar.advance
-            )
-        weights = measured.weights(
-            config.attention_normalization, config.attention_temperature, per_image=config.attention_per_image
-        )
-        seconds = time.monotonic() - began
-        _write_json(workdir / "attention.json", {"images": len(images), "seconds": seconds})
-        attention_pass.save(path, measured, weights, config.taps)
-    loaded = attention_pass.load_weights(path, config.taps)
-    for tap, weight in loaded.items():
-        relative = weight.shape[-1] * weight
-        logs.say(f"attention at {tap}: {weight.shape[-1]} filters, C * W {relative.min():.3g} to {relative.max():.3g}")
-    return distributed.replicate(loaded, setup.mesh)
-
-
 def _final(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
     """The network the run ends with, in model.safetensors; classifier.json says how to use it."""
     facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
-    _write_json(workdir / classifier.FACTS, facts)
+    report.write_json(workdir / classifier.FACTS, facts)
     path = workdir / classifier.MODEL
     if path.exists():
         return load_variables(path, l2_fe)
@@ -197,7 +184,7 @@ def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
             raise configs.ConfigError(
                 f"the feature maps at {setup.config.taps} are all zero; choose other --config.taps"
             )
-        _write_json(path, {"alpha": setup.config.alpha_relative / mean, "penalty_of_zero_maps": mean})
+        report.write_json(path, {"alpha": setup.config.alpha_relative / mean, "penalty_of_zero_maps": mean})
     alpha = json.loads(path.read_text())["alpha"]
     logs.say(f"alpha {alpha:.4g}: zero feature maps would cost {setup.config.alpha_relative:g}")
     return alpha
@@ -269,7 +256,7 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
         workdir,
         log,
     )
-    _write_json(workdir / "fine_tune.json", facts)
+    report.write_json(workdir / "fine_tune.json", facts)
     return state.variables
 
 
@@ -288,7 +275,7 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
             "test": setup.measures(l2_fe, setup.test, "test, L2-FE"),
         }
     summary = report.summarize(setup, workdir, measured, baseline, time.monotonic() - began)
-    _write_json(workdir / "summary.json", summary)
+    report.write_json(workdir / "summary.json", summary)
     report.write_pictures(setup, workdir, l2_fe, final)
     report.show(summary, workdir, setup)
     return summary

@@ -1,0 +1,232 @@
+"""The attention of a run: measured, or taken from a run before that measured the same, or from a file."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+
+from delta_jax import attention
+from delta_jax.training import attention_pass, channel_weights, distributed, logs, report
+from delta_jax.training.attention_pass import AttentionPass, Normalization
+from delta_jax.training.gap_table import GapTable
+from delta_jax.training.setup import Setup
+from delta_jax.training.state import Variables
+
+# To be raised when `filter_gaps` gives other gaps than before, so that old tables are not taken for new ones.
+VERSION = 1
+FILE, FACTS = "attention.npz", "attention.json"
+_CHECKED_FILTERS = 32  # per tap, and a batch of images: how far an estimate is from the exact gaps
+_FILTERS_AFTER_OOM = 64
+
+
+class Attention(NamedTuple):
+    """What `measure` found.
+
+    Attributes:
+      gaps: {tap: float32 [M, C]}, loss increase per image and filter.
+      images: int [M], which training examples.
+      weights: {tap: float32 [C]}, from the mean gaps.
+    """
+
+    gaps: Mapping[str, np.ndarray]
+    images: np.ndarray
+    weights: Mapping[str, np.ndarray]
+
+
+def weights(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[str, jax.Array]:
+    """{tap: [C]} for the data set, or {tap: [N, C]} for each training image; in attention.npz of the workdir.
+
+    Raises:
+      FloatingPointError, OSError: as `measure`.
+    """
+    config, path = setup.config, workdir / FILE
+    if config.attention_file and not path.exists():
+        gaps = channel_weights.read(config.attention_file, setup.channels)
+        attention_pass.save(path, _normalization(config)(gaps), gaps)
+    if not path.exists():
+        measure(setup, l2_fe, workdir)
+    found = attention_pass.load_weights(path, config.taps)
+    for tap, weight in found.items():
+        relative = weight.shape[-1] * weight
+        logs.say(f"attention at {tap}: {weight.shape[-1]} filters, C * W {relative.min():.3g} to {relative.max():.3g}")
+    return distributed.replicate(found, setup.mesh)
+
+
+def measure(setup: Setup, l2_fe: Variables, workdir: Path) -> Attention:
+    """Measures the gaps of the training images and writes attention.json and attention.npz into the workdir.
+
+    The gaps themselves lie in a folder of the cache that is named after all that they depend on: source weights and
+    head, images, taps, estimator. Runs with other seeds, methods or normalisations share it, and a pass over more
+    images goes on from one over fewer.
+
+    Raises:
+      FloatingPointError, OSError: as `attention_pass.measure`.
+    """
+    config, normalization = setup.config, _normalization(setup.config)
+    found, facts = _gaps(setup, l2_fe)
+    chosen = found.weights(normalization, config.attention_per, setup.train.labels, setup.num_classes)
+    # The file that says that the phase is done comes last.
+    report.write_json(workdir / FACTS, facts)
+    attention_pass.save(workdir / FILE, chosen, found.mean(), found.standard_error(), found.images)
+    return Attention(found.gaps, found.images, normalization(found.mean()))
+
+
+def _gaps(setup: Setup, l2_fe: Variables) -> tuple[AttentionPass, dict[str, Any]]:
+    """The gaps of the training images, and facts about them: "images", "seconds", "table" and "error"."""
+    config = setup.config
+    began = time.monotonic()
+    facts = _depends_on(setup, l2_fe)
+    table = GapTable(setup.cache_dir / "attention" / facts["key"], sum(setup.channels.values()))
+    # Always in the same random order: any number of images is a random sample, and a beginning of a larger one.
+    images = np.random.default_rng(0).permutation(len(setup.train))
+    if config.attention_images:
+        images = images[: config.attention_images]
+    gaps_of = _Gaps(setup, l2_fe)
+
+    def run() -> AttentionPass:
+        description = f"attention, {sum(setup.channels.values()):,} filters"
+        with logs.progress(len(images), description, initial=0) as bar:
+            return attention_pass.measure(
+                table,
+                setup.channels,
+                images,
+                config.attention_batch,
+                gaps_of.estimate,
+                bar.advance,
+                tolerance=config.attention_tolerance,
+                normalization=_normalization(config),
+            )
+
+    if distributed.is_first():
+        with table.alone(lambda: logs.say(f"waiting for another process that measures this attention: {table.folder}")):
+            before = len(table)
+            table.describe(facts)
+            found = run()
+    else:
+        before, found = 0, run()
+    done = len(found.images)
+    if before >= done:
+        logs.say(f"attention of {done} images: measured before, {table.folder}")
+    elif config.attention_tolerance:
+        logs.say(
+            f"attention: {done} of {len(images)} images, the standard error of C * W is {_error_of(found, config)}"
+        )
+    told: dict[str, Any] = {"images": done, "table": str(table.folder)}
+    if config.attention_estimator != "exact":
+        told["error"] = _check(gaps_of, found, setup)
+    return found, told | {"seconds": time.monotonic() - began}
+
+
+def _normalization(config: Any) -> Normalization:
+    return Normalization(config.attention_normalization, config.attention_temperature, config.attention_over)
+
+
+class _Gaps:
+    """Examples -> gaps, with the images split over the devices; with fewer filters at once when memory runs out."""
+
+    def __init__(self, setup: Setup, l2_fe: Variables):
+        self._setup, self._l2_fe, self._model = setup, l2_fe, setup.network()
+        self._centre, self._chunk = jax.jit(setup.centre), setup.config.attention_chunk
+        self._programs: dict[Any, Any] = {}
+
+    def estimate(self, picked: np.ndarray) -> Mapping[str, np.ndarray]:
+        """By the estimator of the config: {tap: [B, C]}."""
+        return self._run(picked, self._setup.config.attention_estimator)
+
+    def exact(self, picked: np.ndarray, filters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The exact gaps of some filters {tap: [n]}: {tap: [B, n]}."""
+        return self._run(picked, "exact", filters)
+
+    def _run(self, picked: np.ndarray, estimator: str, filters: Mapping[str, np.ndarray] | None = None) -> Any:
+        batch = self._setup.train.batch(picked)
+        images = self._centre(batch["image"])
+        while True:
+            try:
+                found = self._compiled(estimator, filters)(self._l2_fe, images, batch["label"])
+                return distributed.on_host(jax.block_until_ready(found))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self._chunk == 1:
+                    raise
+                self._chunk = max(1, (self._chunk or 2 * _FILTERS_AFTER_OOM) // 2)
+                logs.say(f"attention: out of memory; going on with {self._chunk} filters at once")
+
+    def _compiled(self, estimator: str, filters: Mapping[str, np.ndarray] | None) -> Any:
+        key = (estimator, self._chunk, filters is None)
+        if key not in self._programs:
+            config = self._setup.config
+
+            def gaps(variables: Variables, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+                return attention.filter_gaps(
+                    self._model,
+                    variables,
+                    images,
+                    labels,
+                    taps=config.taps,
+                    estimator=estimator,
+                    filters=filters,
+                    exact_filters=config.attention_exact_filters,
+                    chunk=self._chunk,
+                )
+
+            self._programs[key] = distributed.per_device(gaps, self._setup.mesh)
+        return self._programs[key]
+
+
+def _depends_on(setup: Setup, l2_fe: Variables) -> dict[str, Any]:
+    """What the gaps depend on, and "key": a hash of it."""
+    config = setup.config
+    arrays = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(l2_fe):
+        value = np.asarray(leaf)
+        arrays.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+        arrays.update(np.ascontiguousarray(value).data)
+    examples = hashlib.sha256(json.dumps([setup.train.files, setup.train.labels.tolist()]).encode())
+    facts = {
+        "version": VERSION,
+        "arch": config.arch,
+        "variables": arrays.hexdigest(),
+        "data": setup.catalogue.fingerprint(),
+        "examples": examples.hexdigest(),
+        "resize": [config.data.resize, config.data.interpolation],
+        "crop": config.data.crop,
+        "mean": list(setup.preprocessing.mean),
+        "std": list(setup.preprocessing.std),
+        "taps": list(config.taps),
+        "estimator": config.attention_estimator,
+        "exact_filters": config.attention_exact_filters if config.attention_estimator == "mixed" else None,
+    }
+    return {"key": hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16], **facts}
+
+
+def _error_of(found: AttentionPass, config: Any) -> str:
+    error = attention_pass.WeightError({t: g.shape[1] for t, g in found.gaps.items()}, _normalization(config))
+    error.add(np.concatenate(list(found.gaps.values()), axis=1))
+    return f"{error.relative():.3g} at the worst tap"
+
+
+def _check(gaps_of: _Gaps, found: AttentionPass, setup: Setup) -> dict[str, dict[str, float]]:
+    """{tap: {"rms", "spearman"}} of the estimate against exact gaps of random filters, for the first batch of images.
+
+    "rms" is in units of the exact gaps' standard deviation, "spearman" the rank correlation over filters and images.
+    """
+    rng, size = np.random.default_rng(0), setup.config.attention_batch
+    rows = np.arange(size) % len(found.images)
+    filters = {tap: rng.permutation(n)[:_CHECKED_FILTERS] for tap, n in setup.channels.items()}
+    exact = gaps_of.exact(found.images[rows], filters)
+    told = {}
+    for tap, numbers in filters.items():
+        kept = min(size, len(found.images))
+        truth, estimate = exact[tap][:kept], found.gaps[tap][rows[:kept]][:, numbers]
+        rms = float(np.sqrt(np.mean(np.square(estimate - truth))) / (truth.std() or 1.0))
+        order = float(stats.spearmanr(truth.ravel(), estimate.ravel()).statistic) if np.ptp(truth) else 1.0
+        told[tap] = {"rms": rms, "spearman": order}
+        logs.say(
+            f"attention at {tap}: rank correlation of the estimate with exact gaps {order:.2f}, error {rms:.2f} sd"
+        )
+    return told
