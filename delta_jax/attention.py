@@ -118,7 +118,7 @@ def _exact(model, variables, x, y, tap, chosen, chunk, apply) -> jax.Array:
     """The exact gaps of one tap, [B, C] or those of the filters `chosen` [B, n]."""
     if chosen is None:
         channels = jax.eval_shape(lambda x: features.apply_with_taps(model, variables, x, (tap,), **apply)[1][tap], x)
-        chosen = jnp.broadcast_to(jnp.arange(channels.shape[-1]), (len(x), channels.shape[-1]))
+        chosen = jnp.broadcast_to(jnp.arange(channels.shape[-1], dtype=jnp.int32), (len(x), channels.shape[-1]))
 
     def one_image(one):
         image, label, numbers = one
@@ -136,7 +136,7 @@ def _mixed(model, variables, x, y, tap, first_order, exact_filters, chunk, apply
         image, label, estimate = one
         ablation = _ablation(model, variables, image, tap, apply)
         n = len(estimate) if ablation.has_closed_form else min(exact_filters, len(estimate))
-        _, largest = jax.lax.top_k(jnp.abs(estimate), n)
+        largest = jax.lax.top_k(jnp.abs(estimate), n)[1].astype(jnp.int32)
         return estimate.at[largest].set(_increase(ablation, label[None], largest, chunk))
 
     return jax.lax.map(one_image, (x, y, first_order))
@@ -157,13 +157,13 @@ def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: i
     if k == n:
         return jnp.where(live, increase(numbers), 0)
     # The live ones come first, and the loop ends with them. Others change nothing: 0, without a forward pass.
-    order = jnp.argsort(~live, stable=True)
+    order = jnp.argsort(~live, stable=True).astype(jnp.int32)
 
     def run(i, found):
         rows = jax.lax.dynamic_slice(order, (jnp.minimum(i * k, n - k),), (k,))
         return found.at[rows].set(jnp.where(live[rows], increase(numbers[rows]), 0))
 
-    chunks = (jnp.sum(live) + k - 1) // k
+    chunks = (jnp.sum(live, dtype=jnp.int32) + k - 1) // k
     return jax.lax.fori_loop(0, chunks, run, jnp.zeros((n,), base.dtype))
 
 

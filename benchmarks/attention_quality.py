@@ -1,0 +1,480 @@
+"""How good the estimators of the attention are, on trained weights and real photos, for every tap of a network.
+
+    python benchmarks/attention_quality.py --photos=DIR --arch=efficientnet_lite0 --images=128 --size=128 --out=DIR
+
+DIR holds train/<class>/*.jpg; without --photos the photos are ELPV's solar cells. A head is trained on the frozen
+network (L2-FE) with all training images, then the gaps of some of them are measured: with every estimator against the
+exact ones, with few images against many, and with less precision against float64. Matrix products are full float32
+("highest") wherever nothing else is said: on a GPU jax's default may round their inputs to TF32.
+
+OUT gets attention_quality_<arch>_<data>.json, .md, .png, and .npz with the exact gaps: a second call with the same
+arguments takes them from there, together with the seconds that they took then. Delete it to measure them again.
+"""
+
+import argparse
+import json
+import platform
+import runpy
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial, reduce
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from delta_jax import attention, data, weights
+from delta_jax.training import config as configs
+from delta_jax.training import distributed, evaluation
+from delta_jax.training.head import fit_head, get_head, put_head
+from delta_jax.training.setup import Setup
+from delta_jax.weights.sources import SOURCES
+
+Gaps = Mapping[str, np.ndarray]  # {tap: [N, C]}
+Head = dict[str, Any]  # {"kernel": [D, K], "bias": [K]}
+
+BATCH = 8  # images per call
+SPLITS = 20  # random choices of images that a number over fewer than all is averaged over
+SMALLEST = 4  # images in such a choice
+PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "numpy")
+PRECISION_IMAGES, PRECISION_FILTERS = 8, 32  # float64 is slow: images, and filters per tap
+NORMALIZATIONS = {"softmax": 1.0, "standardized_softmax": 5.0}  # and their temperatures: the presets' (config.PRESETS)
+
+
+# Statistics: functions of arrays.
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's, of [..., C] and [..., C] along the last axis: [...]; NaN where one of the two is constant."""
+    centred = [ranks - ranks.mean(-1, keepdims=True) for ranks in (rankdata(a, axis=-1), rankdata(b, axis=-1))]
+    norms = np.prod([np.linalg.norm(ranks, axis=-1) for ranks in centred], axis=0)
+    return np.divide((centred[0] * centred[1]).sum(-1), norms, out=np.full(norms.shape, np.nan), where=norms > 0)
+
+
+def relative_error(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """RMS of found - truth [..., C] over the standard deviation of the truth, along the last axis: [...]."""
+    difference = np.subtract(found, truth, dtype=np.float64)
+    rms, spread = np.sqrt(np.mean(difference**2, -1)), np.std(truth, -1, dtype=np.float64)
+    return np.divide(rms, spread, out=np.full(rms.shape, np.nan), where=spread > 0)
+
+
+def sign_changes(found: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the gaps that are positive, zero or negative where the truth is another of the three."""
+    return float(np.mean(np.sign(found) != np.sign(truth)))
+
+
+def doubling(first: int, last: int) -> list[int]:
+    """first, 2 first, 4 first, ... up to at most `last`."""
+    sizes = [first]
+    while sizes[-1] * 2 <= last:
+        sizes.append(sizes[-1] * 2)
+    return sizes
+
+
+def split_half_reliability(gaps: np.ndarray, size: int, splits: int, seed: int) -> np.ndarray:
+    """Rank correlation of the mean gaps of two disjoint sets of `size` images, for random ones: [N, C] -> [splits]."""
+    rows = _shuffled(len(gaps), splits, seed)
+    means = (gaps[rows[:, a : a + size]].mean(1, dtype=np.float64) for a in (0, size))
+    return rank_correlation(*means)
+
+
+def agreement_with_all(gaps: np.ndarray, size: int, splits: int, seed: int) -> np.ndarray:
+    """Rank correlation of the mean gaps of `size` images with those of all N, which they are among: [splits].
+
+    The attention of a data set orders its filters as their mean gaps are ordered, whatever the normalisation.
+    """
+    some = gaps[_shuffled(len(gaps), splits, seed)[:, :size]].mean(1, dtype=np.float64)
+    return rank_correlation(some, np.broadcast_to(gaps.mean(0, dtype=np.float64), some.shape))
+
+
+def _shuffled(n: int, splits: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (splits, 1)), axis=1)
+
+
+def attention_spread(weights: np.ndarray) -> dict[str, np.ndarray]:
+    """How far attention weights [..., C] are from uniform: [...] each.
+
+    Returns:
+      lowest, highest: of C * W, which is 1 for uniform weights.
+      effective_filters: exp of the entropy; C for uniform weights, 1 for a single filter.
+    """
+    relative = weights.shape[-1] * weights.astype(np.float64)
+    surprise = -np.log(weights, out=np.zeros(weights.shape), where=weights > 0)
+    return {
+        "lowest": relative.min(-1),
+        "highest": relative.max(-1),
+        "effective_filters": np.exp((weights * surprise).sum(-1)),
+    }
+
+
+def compare(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Gaps [N, C] against others: of each image (the median over the images) and of their mean over the images."""
+    mean, true_mean = found.mean(0, dtype=np.float64), truth.mean(0, dtype=np.float64)
+    return {
+        "spearman_per_image": _median(rank_correlation(found, truth)),
+        "spearman_of_mean": float(rank_correlation(mean, true_mean)),
+        "error_per_image": _median(relative_error(found, truth)),
+        "error_of_mean": float(relative_error(mean, true_mean)),
+        "sign_changes": sign_changes(found, truth),
+    }
+
+
+def _median(values: np.ndarray) -> float:
+    """Of those that are not NaN, NaN if there are none."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else float("nan")
+
+
+# Measurements.
+
+
+def set_up(args: argparse.Namespace) -> Setup:
+    config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "default.py"))["get_config"]()
+    config.arch = args.arch
+    config.weights = sources()[args.arch]
+    config.data.name, config.data.root = ("folder", args.photos) if args.photos else (args.data, "")
+    config.data.crop, config.data.resize = args.size, args.size * 9 // 8
+    config.taps = tuple(args.taps)
+    config.batch_size = config.attention_batch = jax.device_count()  # unused here, but checked
+    config.eval_batch_size = 64 * jax.device_count()
+    return Setup(configs.resolve(config))
+
+
+def sources() -> dict[str, str]:
+    """{network: name of its weights}."""
+    return {source.arch: source.name for source in SOURCES.values()}
+
+
+def train_head(setup: Setup) -> tuple[Head, dict[str, Any]]:
+    """The head of L2-FE with the penalty of the least validation loss, and {"l2", and its validation top1}."""
+    compute = setup.head_features()
+
+    def features(images: Any) -> np.ndarray:
+        batches = images.batches(setup.config.eval_batch_size)
+        return np.concatenate([np.asarray(compute(setup.source, b["image"]))[:, m > 0] for _, m, b in batches], axis=1)
+
+    train, validation = features(setup.train), features(setup.validation)  # [2, M, D]: as they are, and mirrored
+    views, labels = train.reshape(-1, train.shape[-1]), np.tile(setup.train.labels, 2)
+    head: Head = distributed.on_host(get_head(setup.source["params"], setup.spec.head))
+    tried = []
+    for l2 in sorted(setup.config.head_l2, reverse=True):
+        head = fit_head(views, labels, head, jnp.float32(l2))  # from the stronger penalty's optimum
+        probabilities = jax.nn.softmax(validation[0] @ np.asarray(head["kernel"]) + np.asarray(head["bias"]))
+        tried.append((evaluation.score(np.asarray(probabilities), setup.validation.labels), l2, head))
+    score, l2, head = min(tried, key=lambda one: one[0]["cross_entropy"])
+    return head, {"l2": l2, "validation_top1": score["top1"]}
+
+
+def measure(gaps_of: Any, x: np.ndarray, y: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+    """The gaps of all images, and the seconds per image: the median call, after one that compiles."""
+    jax.block_until_ready(gaps_of(x[:BATCH], y[:BATCH]))
+    parts, seconds = [], []
+    for picked, mask in data.padded_batches(len(x), BATCH):
+        began = time.perf_counter()
+        found = jax.block_until_ready(gaps_of(x[picked], y[picked]))
+        seconds.append((time.perf_counter() - began) / BATCH)
+        parts.append({tap: np.asarray(gap)[mask > 0] for tap, gap in found.items()})
+    return {tap: np.concatenate([part[tap] for part in parts]) for tap in parts[0]}, float(np.median(seconds))
+
+
+def compare_precisions(setup: Setup, variables: Any, x: Any, y: Any, exact: Gaps) -> dict[str, Any]:
+    """{tap: {"bfloat16 against float64": `compare`, ...}} of the exact gaps of a few images and filters."""
+    x, y = x[:PRECISION_IMAGES], y[:PRECISION_IMAGES]
+    filters = {
+        tap: np.unique(np.linspace(0, gaps.shape[1] - 1, PRECISION_FILTERS).astype(int)) for tap, gaps in exact.items()
+    }
+
+    def gaps_of(variables: Any, x: Any, dtype: str = "float32") -> Gaps:
+        model = setup.network(compute_dtype=dtype)  # "float32": as its inputs are
+        found = attention.filter_gaps(model, variables, x, y, taps=tuple(exact), filters=filters)
+        return {tap: np.asarray(gaps, np.float64) for tap, gaps in found.items()}
+
+    found: dict[str, Gaps] = {}
+    found["float32"] = {tap: gaps[: len(x), filters[tap]].astype(np.float64) for tap, gaps in exact.items()}
+    found["bfloat16"] = gaps_of(variables, x, "bfloat16")
+    if jax.default_backend() == "gpu":
+        with jax.default_matmul_precision("tensorfloat32"):
+            found["tf32"] = gaps_of(variables, x)
+    with jax.enable_x64(True):
+        found["float64"] = gaps_of(*jax.tree.map(lambda array: np.asarray(array, np.float64), (variables, x)))
+    pairs = [(name, truth) for truth in ("float64", "float32") for name in found if name not in ("float64", truth)]
+    return {
+        tap: {f"{name} against {truth}": compare(found[name][tap], found[truth][tap]) for name, truth in pairs}
+        for tap in exact
+    }
+
+
+def judge(found: Mapping[str, Gaps], seed: int) -> dict[str, Any]:
+    """{tap: numbers} of the gaps {estimator: {tap: [N, C]}}."""
+    taps: dict[str, Any] = {}
+    for tap, exact in found["exact"].items():
+        n, filters = exact.shape
+        taps[tap] = {
+            "filters": filters,
+            "negative": float(np.mean(exact < 0)),
+            "estimators": {name: compare(gaps[tap], exact) for name, gaps in found.items() if name != "exact"},
+            "split_half": {
+                name: _over_sizes(partial(split_half_reliability, found[name][tap]), doubling(SMALLEST, n // 2), seed)
+                for name in ("exact", "first_order")
+            },
+            "agreement_with_all": _over_sizes(partial(agreement_with_all, exact), doubling(SMALLEST, n - 1), seed),
+            "attention": {name: _attention(exact, name, temperature) for name, temperature in NORMALIZATIONS.items()},
+        }
+    return taps
+
+
+def _over_sizes(statistic: Any, sizes: Sequence[int], seed: int) -> dict[int, dict[str, float]]:
+    values = {size: statistic(size, SPLITS, seed) for size in sizes}
+    return {size: {"mean": float(one.mean()), "std": float(one.std())} for size, one in values.items()}
+
+
+def _attention(exact: np.ndarray, how: str, temperature: float) -> dict[str, dict[str, float]]:
+    both = {"per_image": exact, "of_mean": exact.mean(0, dtype=np.float64, keepdims=True).astype(np.float32)}
+    found = attention.normalize({name: jnp.asarray(gaps) for name, gaps in both.items()}, how, temperature=temperature)
+    spreads = {name: attention_spread(np.asarray(found[name])) for name in both}
+    return {name: {key: _median(values) for key, values in spread.items()} for name, spread in spreads.items()}
+
+
+# The exact gaps and their head, kept for a second call.
+
+
+def load_exact(path: Path, key: str) -> tuple[Head, dict[str, Any], Gaps] | None:
+    """(head, facts, gaps) of an earlier call with the same `key`; None where there was none."""
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        if str(file["key"]) != key:
+            return None
+        head, gaps = (
+            {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
+            for prefix in ("head/", "gap/")
+        )
+        return head, json.loads(str(file["facts"])), gaps
+
+
+def save_exact(path: Path, key: str, head: Head, facts: Mapping[str, Any], gaps: Gaps) -> None:
+    arrays: dict[str, Any] = {"key": key, "facts": json.dumps(facts)}
+    arrays |= {f"head/{name}": array for name, array in head.items()} | {f"gap/{tap}": gap for tap, gap in gaps.items()}
+    unfinished = path.with_suffix(".tmp.npz")
+    np.savez(unfinished, **arrays)
+    unfinished.replace(path)
+
+
+# The report.
+
+
+def plain(result: Any) -> Any:
+    """As JSON has it: names for keys, four digits, None for what is not a number."""
+    return json.loads(
+        json.dumps(result), parse_float=lambda text: float(f"{float(text):.4g}"), parse_constant=lambda _: None
+    )
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The tables, of a `plain` result."""
+    arguments, images, head = result["arguments"], result["data"], result["head"]
+    taps = {tap: flatten_dict(facts, sep="/") for tap, facts in result["taps"].items()}
+    first = next(iter(result["taps"].values()))
+
+    def section(title: str, form: str, columns: Mapping[str, Sequence[str]]) -> str:
+        """A row per tap; a column shows the values of its keys, with slashes between."""
+
+        def cell(facts: Mapping[str, Any], keys: Sequence[str]) -> str:
+            return " / ".join("-" if facts[key] is None else format(facts[key], form) for key in keys)
+
+        rows = [[tap, *(cell(facts, keys) for keys in columns.values())] for tap, facts in taps.items()]
+        return f"## {title}\n\n{table(['tap', *columns], rows)}"
+
+    def estimators(measure: str) -> dict[str, list[str]]:
+        return {
+            name: [f"estimators/{name}/{measure}_{of}" for of in ("per_image", "of_mean")]
+            for name in first["estimators"]
+        }
+
+    def sizes(*path: str) -> dict[str, list[str]]:
+        found = reduce(lambda facts, name: facts[name], path, first)
+        return {f"{size} images": ["/".join((*path, size, "mean"))] for size in found}
+
+    precisions = {
+        pair: [f"precision/{pair}/{measure}" for measure in ("spearman_per_image", "error_per_image", "sign_changes")]
+        for pair in first["precision"]
+    }
+    spreads = {
+        f"{name}, {of.replace('_', ' ')}": [
+            f"attention/{name}/{of}/{measure}" for measure in ("lowest", "highest", "effective_filters")
+        ]
+        for name in first["attention"]
+        for of in ("per_image", "of_mean")
+    }
+    seconds = result["seconds_per_image"]
+    sections = [
+        f"# The attention of {arguments['arch']} on {images['name']}",
+        f"{arguments['images']} of {images['training_images']} training images of {images['classes']} classes, "
+        f"{arguments['size']} px; {result['device']}, {result['date']}. The head: l2 {head['l2']:g}, validation top-1 "
+        f"{head['validation_top1']:.1%}.",
+        f"    {result['command']}",
+        f"## Seconds per image\n\n{table(list(seconds), [[f'{value:.4f}' for value in seconds.values()]])}",
+        "The exact gaps are those of an earlier run, and so are their seconds."
+        if result["exact_from_earlier_run"]
+        else "",
+        section("Filters, and share of negative exact gaps", ".4g", {"filters": ["filters"], "negative": ["negative"]}),
+        section("Rank correlation with the exact gaps: per image / of the mean gaps", ".2f", estimators("spearman")),
+        section("RMS error over the exact gaps' spread: per image / of the mean gaps", ".2g", estimators("error")),
+        section("Split-half reliability of the mean exact gaps", ".2f", sizes("split_half", "exact")),
+        section("Split-half reliability of the mean first-order gaps", ".2f", sizes("split_half", "first_order")),
+        section("Rank correlation with the mean exact gaps of all images", ".2f", sizes("agreement_with_all")),
+        section("Precision: rank correlation / RMS error over spread / share of changed signs", ".3g", precisions),
+        "" if "tf32 against float64" in precisions else "TF32 does not apply: it is a format of GPUs.",
+        section("Attention: lowest and highest C * W / effective number of filters", ".4g", spreads),
+    ]
+    return "\n\n".join(text.rstrip() for text in sections if text) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Left: how many images a stable order of the filters takes. Right: how well the estimators find that order."""
+    arguments, taps = result["arguments"], result["taps"]
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    what = f"{arguments['images']} training images, {arguments['size']} px"
+    figure.suptitle(f"Attention of {arguments['arch']} on {result['data']['name']}: {what}", fontsize=11)
+    left, right = figure.subplots(1, 2)
+
+    colours = colormaps["viridis"](np.linspace(0.05, 0.85, len(taps)))
+    for (tap, facts), colour in zip(taps.items(), colours, strict=True):
+        for name, style in (("exact", "o-"), ("first_order", "x:")):
+            sizes = facts["split_half"][name]
+            left.plot(list(map(int, sizes)), _heights(one["mean"] for one in sizes.values()), style, color=colour)
+        left.plot([], [], "-", color=colour, label=tap)
+    for style, label in (("o-", "exact"), ("x:", "first_order")):
+        left.plot([], [], style, color="grey", label=label)
+    left.set_xscale("log", base=2)
+    left.xaxis.set_major_formatter("{x:.0f}")
+    left.set(title="split-half reliability of the mean gaps", xlabel="images per half")
+
+    places = range(len(taps))
+    for index, name in enumerate(next(iter(taps.values()))["estimators"]):
+        for of, style in (("per_image", "o-"), ("of_mean", "s:")):
+            heights = _heights(facts["estimators"][name][f"spearman_{of}"] for facts in taps.values())
+            right.plot(places, heights, style, color=f"C{index}", label=name if of == "per_image" else None)
+    for style, label in (("o-", "per image, median"), ("s:", "of the mean gaps")):
+        right.plot([], [], style, color="grey", label=label)
+    names = [tap.replace("/", "\n") for tap in taps]
+    right.set_xticks(places, [f"{name}\n({one['filters']})" for name, one in zip(names, taps.values(), strict=True)])
+    right.set(title="rank correlation with the exact gaps", xlabel="tap (filters), from input to output")
+    for axes in (left, right):
+        for line in axes.get_lines():
+            line.set(markersize=4, linewidth=1.3)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.grid(alpha=0.3)
+        axes.set_ylim(top=1.04)
+        axes.set_ylabel("Spearman")
+        axes.tick_params(labelsize=8)
+        # Beside the curves, which may lie anywhere.
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.21), ncols=3)
+    figure.savefig(path, dpi=110)
+
+
+def _heights(values: Iterable[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+# The command.
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", default="", help="folder with train/<class>/*.jpg; default: the photos of --data")
+    parser.add_argument("--data", default="elpv", help="a data set that needs no folder")
+    parser.add_argument("--arch", choices=sources(), default="efficientnet_lite0")
+    parser.add_argument("--images", type=int, default=16, help="training images whose gaps are measured")
+    parser.add_argument("--size", type=int, default=64, help="height and width, pixels")
+    parser.add_argument("--taps", nargs="+", default=["default"], help="module paths; default: the network's own")
+    parser.add_argument("--exact_filters", nargs="+", type=int, default=[32], help="of the mixed estimator")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument("--out", type=Path, default=Path("runs/attention_quality"), help="folder for what is written")
+    args = parser.parse_args(argv)
+    if args.images < 2 * SMALLEST:
+        parser.error(f"--images={args.images}: {2 * SMALLEST} or more, for two halves of {SMALLEST}")
+    return args
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures everything; writes the exact gaps."""
+    setup = set_up(args)
+    if len(setup.train) < args.images:
+        raise data.DataError(f"--images={args.images}: there are only {len(setup.train)} training images; take fewer")
+    args.out.mkdir(parents=True, exist_ok=True)
+    name = setup.catalogue.name.rpartition("/")[2]
+    picked = np.random.default_rng(args.seed).permutation(len(setup.train))[: args.images]
+    x = np.asarray(jax.jit(setup.centre)(setup.images.array[setup.train.rows[picked]]))
+    y = setup.train.labels[picked]
+
+    taps = tuple(setup.config.taps)
+    device = f"{jax.devices()[0].device_kind} ({jax.default_backend()})"
+    key = json.dumps([args.arch, setup.catalogue.fingerprint(), args.images, args.size, args.seed, taps, device])
+    path = args.out / f"attention_quality_{args.arch}_{name}.npz"
+    stored = load_exact(path, key)
+    head, facts, exact = stored or (*train_head(setup), {})
+    params = put_head(setup.source["params"], setup.spec.head, head)
+    # On one device, whatever there is: the seconds are those of one.
+    variables = jax.device_put(distributed.on_host({**setup.source, "params": params}))
+
+    def gaps_of(x: Any, y: Any, **options: Any) -> dict[str, jax.Array]:
+        return attention.filter_gaps(setup.network(), variables, x, y, taps=taps, **options)
+
+    if not stored:
+        exact, facts["seconds"] = measure(gaps_of, x, y)
+        save_exact(path, key, head, facts, exact)
+    found, seconds = {"exact": exact}, {"exact": facts.pop("seconds")}
+    ways: dict[str, dict[str, Any]] = {"first_order": {"estimator": "first_order"}}
+    ways |= {f"mixed_{k}": {"estimator": "mixed", "exact_filters": k} for k in args.exact_filters}
+    for way, options in ways.items():
+        found[way], seconds[way] = measure(partial(gaps_of, **options), x, y)
+
+    judged = judge(found, args.seed)
+    for tap, precision in compare_precisions(setup, variables, x, y, exact).items():
+        judged[tap]["precision"] = precision
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "arguments": vars(args) | {"out": str(args.out)},
+        "data": {"name": name, "classes": setup.num_classes, "training_images": len(setup.train)},
+        "device": device,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "head": facts,
+        "seconds_per_image": seconds,
+        "exact_from_earlier_run": bool(stored),
+        "taps": judged,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    distributed.set_up_process()
+    try:
+        with jax.default_matmul_precision("highest"):
+            result = plain(run(args))
+    except (configs.ConfigError, data.DataError, weights.WeightsError) as error:
+        sys.exit(f"error: {error}")
+    path = args.out / f"attention_quality_{args.arch}_{result['data']['name']}"
+    path.with_suffix(".json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    path.with_suffix(".md").write_text(markdown(result))
+    draw(result, path.with_suffix(".png"))
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
