@@ -76,6 +76,34 @@ def test_gaps_of_chosen_filters(variables):
     np.testing.assert_allclose(found["block/second"], _loop(variables, "block/second")[:, [3]], atol=1e-6)
 
 
+def test_gaps_of_chosen_filters_for_each_image_its_own(variables):
+    chosen = {"first": np.array([[0, 1], [5, 2], [3, 3], [4, 0]])}
+    found = attention.filter_gaps(Net(), variables, X, Y, taps=("first",), filters=chosen)["first"]
+    np.testing.assert_allclose(found, np.take_along_axis(_loop(variables, "first"), chosen["first"], 1), atol=1e-6)
+
+
+def test_chosen_filters_may_be_traced(variables):
+    def run(numbers):
+        return attention.filter_gaps(Net(), variables, X, Y, taps=("first",), filters={"first": numbers})["first"]
+
+    np.testing.assert_allclose(jax.jit(run)(jnp.array([4, 1])), _loop(variables, "first")[:, [4, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 64])
+def test_mixed_is_exact_for_the_filters_with_the_largest_first_order_values(variables, count):
+    """The taps have 6 filters; behind the second one comes a nonlinearity and a head that is linear: a closed form."""
+    run = partial(attention.filter_gaps, Net(), variables, X, Y, taps=TAPS)
+    exact, first_order = run(), run(estimator="first_order")
+    found = run(estimator="mixed", exact_filters=count)
+    expected = np.array(first_order["first"])
+    for image, estimates in enumerate(first_order["first"]):
+        largest = np.argsort(-np.abs(np.asarray(estimates)))[:count]
+        expected[image, largest] = exact["first"][image, largest]
+    np.testing.assert_allclose(found["first"], expected, atol=1e-6)
+    np.testing.assert_allclose(found["block/second"], exact["block/second"], atol=1e-6)
+    assert np.abs(exact["first"] - first_order["first"]).max() > 1e-3
+
+
 def test_arguments_reach_the_model(variables):
     found = attention.filter_gaps(Net(), variables, X, Y, taps=("first",), apply_kwargs={"scale": 3.0})
     np.testing.assert_allclose(found["first"], _loop(variables, "first", scale=3.0), atol=2e-6)
@@ -135,7 +163,9 @@ def test_exact_and_first_order_agree_where_the_loss_is_linear(tap):
         ({"filters": {"first": [-1]}}, r"first has filters 0 to 5, not \[-1\]"),
         ({"filters": {"first": []}}, "at least one number for each of the taps"),
         ({"filters": {"last": [0]}}, "at least one number for each of the taps"),
+        ({"filters": {"first": [0]}, "estimator": "mixed"}, "filters can be chosen for the exact estimator only"),
         ({"chunk": 0}, "chunk 0 is not a number of filters"),
+        ({"exact_filters": 0, "estimator": "mixed"}, "exact_filters 0 is not a number of filters"),
         ({"taps": ("frist",)}, "no tap called 'frist' in Net; did you mean .*first"),
         ({"taps": ("frist",), "estimator": "first_order"}, "no tap called 'frist' in Net; did you mean .*first"),
     ],
@@ -187,7 +217,21 @@ def test_uniform_ignores_the_gaps():
     np.testing.assert_allclose(found["mean"], np.full(5, 1 / 5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["softmax", "standardized_softmax"])
+def test_over_all_taps_the_filters_of_all_taps_compete(how):
+    gaps = {"a": GAPS["per image"], "b": 3 * RNG.standard_normal((3, 4)).astype(np.float32)}
+    found = attention.normalize(gaps, how, temperature=2.0, over="all_taps")
+    joined = np.concatenate([gaps["a"], gaps["b"]], axis=1)
+    if how == "standardized_softmax":
+        joined = (joined - joined.mean(1, keepdims=True)) / joined.std(1, keepdims=True)
+    expected = 2 * scipy.special.softmax(joined / 2.0, axis=1)  # two taps
+    np.testing.assert_allclose(np.concatenate([found["a"], found["b"]], axis=1), expected, rtol=1e-5)
+    assert list(found) == ["a", "b"]
+
+
 def test_normalisations_that_do_not_exist():
+    with pytest.raises(ValueError, match="normalisation over 'filters', expected one of"):
+        attention.normalize(GAPS, over="filters")
     with pytest.raises(ValueError, match="normalisation 'sigmoid' is not one of"):
         attention.normalize(GAPS, "sigmoid")
     with pytest.raises(ValueError, match="temperature 0 is not positive"):
