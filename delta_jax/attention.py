@@ -17,9 +17,8 @@ ESTIMATORS = ("exact", "first_order", "mixed")
 NORMALIZATIONS = ("softmax", "standardized_softmax", "uniform")
 SCOPES = ("tap", "all_taps")
 
-# Filters that run together. On a CPU their arrays should stay in the caches, and be enough for a matrix product; on
-# accelerators more than the largest number would not be faster.
-_CACHE_BYTES, _FEWEST_ON_CPU, _MOST_ON_CPU, _MOST_ELSEWHERE = 32 * 2**20, 8, 32, 256
+# Filters that run together at most. On a CPU more would leave the caches, elsewhere more would not be faster.
+_MOST_ON_CPU, _MOST_ELSEWHERE = 16, 256
 # Share of an accelerator's memory that they may take, and what they may where the device does not tell its memory.
 _SHARE_OF_MEMORY, _UNTOLD_MEMORY = 0.25, 2**30
 
@@ -126,7 +125,7 @@ def _exact(model, variables, x, y, tap, chosen, chunk, apply) -> jax.Array:
 
     # One image at a time: its filters fill a chunk, and it skips its own dead ones. Where a tap has so few filters that
     # they do not, several images.
-    together = max(1, (chunk or (_FEWEST_ON_CPU if _on_cpu() else _MOST_ELSEWHERE)) // chosen.shape[-1])
+    together = max(1, (chunk or _most_together()) // chosen.shape[-1])
     together = max(n for n in range(1, together + 1) if len(x) % n == 0)  # a rest would be compiled on its own
     return jax.lax.map(one_image, (x, y, chosen), batch_size=together if together > 1 else None)
 
@@ -173,12 +172,11 @@ def _filters_together(ablation: Ablation) -> int:
     each = max(1, ablation.bytes_per_filter)
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     fit = int((_SHARE_OF_MEMORY * memory or _UNTOLD_MEMORY) / each)
-    pay = min(max(_CACHE_BYTES // each, _FEWEST_ON_CPU), _MOST_ON_CPU) if _on_cpu() else _MOST_ELSEWHERE
-    return max(1, min(fit, pay))
+    return max(1, min(fit, _most_together()))
 
 
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+def _most_together() -> int:
+    return _MOST_ON_CPU if jax.default_backend() == "cpu" else _MOST_ELSEWHERE
 
 
 def _first_order(model, variables, x, y, taps, apply) -> dict[str, jax.Array]:
