@@ -61,7 +61,8 @@ def main() -> None:
     times = [run() for _ in range(args.repeats)]
     print(f"first call, with compilation: {first:.1f} s on {jax.devices()[0].device_kind}")
     count = sum(shapes[tap][-1] for tap in spec.taps) if not filters else sum(map(len, filters.values()))
-    print(f"{args.estimator} {args.arch} {args.size} px batch {args.batch} {args.dtype}, {count} filters, seconds per image:")
+    print(f"{args.estimator} {args.arch} {args.size} px batch {args.batch} {args.dtype}, {count} filters")
+    print("seconds per image:")
     print(f"{statistics.median(times) / args.batch:.5f}")
 
 
