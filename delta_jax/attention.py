@@ -22,6 +22,8 @@ _MOST_ON_CPU, _MOST_ELSEWHERE = 16, 256
 # Share of an accelerator's memory that they may take, and what they may where the device does not tell its memory.
 _SHARE_OF_MEMORY, _UNTOLD_MEMORY = 0.25, 2**30
 
+_LARGEST_EXPONENT = 80.0  # exp of more than 88 is infinite in float32
+
 _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
@@ -50,7 +52,8 @@ def filter_gaps(
       taps have few filters: often all), and all filters of a tap whose exact gaps have a closed form; the others are
       first-order.
 
-    Compute it in float32: gaps are differences of about 1e-4 between losses, and bfloat16 swallows them.
+    Compute it in float32: gaps are differences of about 1e-4 between losses, and bfloat16 swallows them. What float32
+    would lose where an image's loss is nearly 0 is kept: losses are never subtracted there.
 
     Args:
       model: any Linen module that returns logits [B, K]; it is run as for prediction, not in training.
@@ -148,8 +151,7 @@ def _ablation(model, variables, image, tap, apply) -> Ablation:
 
 def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: int | None) -> jax.Array:
     """The loss of one image without each of the filters `numbers` [n], less the loss with all: [n]."""
-    base = _cross_entropy(ablation.output, label)[0]
-    increase = jax.vmap(lambda j: _cross_entropy(ablation.without(j), label)[0] - base)
+    increase = jax.vmap(lambda j: _loss_increase(ablation.output[0], ablation.without(j)[0], label[0]))
     n = len(numbers)
     k = min(n, chunk or _filters_together(ablation))
     live = ablation.live[numbers]
@@ -163,7 +165,24 @@ def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: i
         return found.at[rows].set(jnp.where(live[rows], increase(numbers[rows]), 0))
 
     chunks = (jnp.sum(live, dtype=jnp.int32) + k - 1) // k
-    return jax.lax.fori_loop(0, chunks, run, jnp.zeros((n,), base.dtype))
+    return jax.lax.fori_loop(0, chunks, run, jnp.zeros((n,), ablation.output.dtype))
+
+
+def _loss_increase(before: jax.Array, after: jax.Array, label: jax.Array) -> jax.Array:
+    """CE(after) - CE(before) of logits [K].
+
+    Where the network is sure of the label both are near 0 and their difference is rounding. Without that cancellation
+    it is log(1 + sum_k p_k (exp(d_k - d_label) - 1)), p the probabilities before, d the change of the logits.
+    """
+    change = after - before
+    change = change - change[label]
+    log_p = jax.nn.log_softmax(before)
+    p, changed = jnp.exp(log_p), log_p + change
+    small = p * jnp.expm1(jnp.minimum(change, 1))
+    grown = jnp.sum(jnp.where(change < 1, small, jnp.exp(jnp.minimum(changed, _LARGEST_EXPONENT)) - p))
+    plain = _cross_entropy(after[None], label[None])[0] - _cross_entropy(before[None], label[None])[0]
+    # Where the label was hopeless and is not any more, the sum cancels instead, and the losses are large.
+    return jnp.where((jnp.max(changed) < _LARGEST_EXPONENT) & (grown > -0.5), jnp.log1p(grown), plain)
 
 
 def _filters_together(ablation: Ablation) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from delta_jax import attention
+from delta_jax import attention, features
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((4, 5, 6, 3)), jnp.float32)
@@ -80,6 +80,32 @@ def test_gaps_of_chosen_filters_for_each_image_its_own(variables):
     chosen = {"first": np.array([[0, 1], [5, 2], [3, 3], [4, 0]])}
     found = attention.filter_gaps(Net(), variables, X, Y, taps=("first",), filters=chosen)["first"]
     np.testing.assert_allclose(found, np.take_along_axis(_loop(variables, "first"), chosen["first"], 1), atol=1e-6)
+
+
+def test_gaps_of_images_that_the_network_is_sure_of_are_more_than_rounding(variables):
+    """Losses of 1e-9 and gaps below: in float32 the difference of two losses is 0 or 1e-7. Against float64."""
+    kwargs = {"scale": 1000.0}
+    y = jnp.argmax(Net().apply(variables, X), -1)
+    found = attention.filter_gaps(Net(), variables, X, y, taps=("first",), apply_kwargs=kwargs)["first"]
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), variables)
+        x = jnp.asarray(np.asarray(X, np.float64))
+        run = partial(attention.filter_gaps, Net(), wide, x, y, taps=("first",), apply_kwargs=kwargs)
+        expected = np.asarray(run()["first"])
+        # The plain difference of losses, in float64: right to 1e-13, which is all there is to compare with.
+        masks = [
+            features.apply_with_changes(Net(), wide, x, {"first": partial(_without, j)}, **kwargs)[0] for j in range(6)
+        ]
+        base = Net().apply(wide, x, **kwargs)
+        plain = np.stack([_cross_entropy(logits, y) - _cross_entropy(base, y) for logits in masks], 1)
+    np.testing.assert_allclose(expected, plain, atol=1e-13)
+    small = (np.abs(expected) > 1e-11) & (np.abs(expected) < 1e-7)
+    assert small.any()
+    np.testing.assert_allclose(found[small], expected[small], rtol=1e-2)
+
+
+def _without(j, maps):
+    return maps * (np.arange(6) != j)[None, None, None].astype(maps.dtype)
 
 
 def test_chosen_filters_may_be_traced(variables):
