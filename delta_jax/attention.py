@@ -109,43 +109,58 @@ def _chosen(model, variables, x, taps, filters, kwargs) -> dict[str, jax.Array]:
 def _gaps(model, variables, x, y, chosen, taps, estimator, exact_filters, chunk, kwargs):
     apply = dict(kwargs)
     if estimator == "exact":
-        return {tap: _exact(model, variables, x, y, tap, chosen and chosen[tap], chunk, apply) for tap in taps}
+        return _exact(model, variables, x, y, taps, chosen, chunk, apply)
     gaps = _first_order(model, variables, x, y, taps, apply)
     if estimator == "mixed":
-        gaps = {tap: _mixed(model, variables, x, y, tap, gaps[tap], exact_filters, chunk, apply) for tap in taps}
+        return _mixed(model, variables, x, y, gaps, exact_filters, chunk, apply)
     return gaps
 
 
-def _exact(model, variables, x, y, tap, chosen, chunk, apply) -> jax.Array:
-    """The exact gaps of one tap, [B, C] or those of the filters `chosen` [B, n]."""
+def _exact(model, variables, x, y, taps, chosen, chunk, apply) -> dict[str, jax.Array]:
+    """The exact gaps, {tap: [B, C]} or those of the filters `chosen` {tap: [B, n]}."""
     if chosen is None:
-        channels = jax.eval_shape(lambda x: features.apply_with_taps(model, variables, x, (tap,), **apply)[1][tap], x)
-        chosen = jnp.broadcast_to(jnp.arange(channels.shape[-1], dtype=jnp.int32), (len(x), channels.shape[-1]))
+        maps = jax.eval_shape(lambda x: features.apply_with_taps(model, variables, x, taps, **apply)[1], x)
+        chosen = {tap: _all_filters(len(x), maps[tap].shape[-1]) for tap in taps}
 
     def one_image(one):
         image, label, numbers = one
-        return _increase(_ablation(model, variables, image, tap, apply), label[None], numbers, chunk)
+        prefix = features.Prefix(model, variables, image[None], **apply)
+        return {tap: _increase(_ablation(prefix, tap), label[None], numbers[tap], chunk) for tap in numbers}
 
     # One image at a time: its filters fill a chunk, and it skips its own dead ones. Where a tap has so few filters that
-    # they do not, several images.
-    together = max(1, (chunk or _most_together()) // chosen.shape[-1])
-    together = max(n for n in range(1, together + 1) if len(x) % n == 0)  # a rest would be compiled on its own
-    return jax.lax.map(one_image, (x, y, chosen), batch_size=together if together > 1 else None)
+    # they do not, several images. Taps that run alike share the passes with all filters.
+    groups: dict[int, list[str]] = {}
+    for tap in taps:
+        together = max(1, (chunk or _most_together()) // chosen[tap].shape[-1])
+        together = max(n for n in range(1, together + 1) if len(x) % n == 0)  # a rest would be compiled on its own
+        groups.setdefault(together, []).append(tap)
+    gaps: dict[str, jax.Array] = {}
+    for together, group in groups.items():
+        per_image = (x, y, {tap: chosen[tap] for tap in group})
+        gaps |= jax.lax.map(one_image, per_image, batch_size=together if together > 1 else None)
+    return gaps
 
 
-def _mixed(model, variables, x, y, tap, first_order, exact_filters, chunk, apply) -> jax.Array:
+def _all_filters(images: int, filters: int) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(filters, dtype=jnp.int32), (images, filters))
+
+
+def _mixed(model, variables, x, y, first_order, exact_filters, chunk, apply) -> dict[str, jax.Array]:
     def one_image(one):
-        image, label, estimate = one
-        ablation = _ablation(model, variables, image, tap, apply)
-        n = len(estimate) if ablation.has_closed_form else min(exact_filters, len(estimate))
-        largest = jax.lax.top_k(jnp.abs(estimate), n)[1].astype(jnp.int32)
-        return estimate.at[largest].set(_increase(ablation, label[None], largest, chunk))
+        image, label, estimates = one
+        prefix = features.Prefix(model, variables, image[None], **apply)
+        gaps = {}
+        for tap, estimate in estimates.items():
+            ablation = _ablation(prefix, tap)
+            n = len(estimate) if ablation.has_closed_form else min(exact_filters, len(estimate))
+            largest = jax.lax.top_k(jnp.abs(estimate), n)[1].astype(jnp.int32)
+            gaps[tap] = estimate.at[largest].set(_increase(ablation, label[None], largest, chunk))
+        return gaps
 
     return jax.lax.map(one_image, (x, y, first_order))
 
 
-def _ablation(model, variables, image, tap, apply) -> Ablation:
-    prefix = features.Prefix(model, variables, image[None], **apply)
+def _ablation(prefix: features.Prefix, tap: str) -> Ablation:
     return Ablation(partial(prefix.continue_from, tap), prefix.feature_maps(tap))
 
 
