@@ -50,10 +50,15 @@ def _efficientnet_lite(module: str) -> str:
     return f"_blocks.{block}.{norms.get(child, '_' + child)}"
 
 
+def _inception(module: str) -> str:
+    return module.replace("/", ".")
+
+
 _FAMILIES: dict[str, Callable[[str], str]] = {
     "resnet": _resnet,
     "mobilenet_v2": _mobilenet_v2,
     "efficientnet_lite": _efficientnet_lite,
+    "inception": _inception,
 }
 
 

@@ -1,0 +1,47 @@
+"""What a user has to know about a network: how it is built, its input, its preprocessing, taps, head."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One network, as data.
+
+    Attributes:
+      name: in this registry.
+      family: which table of parameter names applies.
+      module: class of the Flax module.
+      arguments: its static arguments, beside num_classes, dropout, frozen_norm and dtype.
+      head: path of the classifier's Dense layer.
+      taps: default module paths whose feature maps DELTA compares, from the input to the output.
+      torch_taps: {name of the module in PyTorch: module path here} for the same taps.
+      input_size: height and width it was trained with, pixels.
+      mean, std: per channel, of images scaled to [0, 1].
+      interpolation: of the resize its published accuracy was measured with.
+      auxiliary: path of the Dense layer of a second classifier that is trained along, "" where the network has none.
+      torch_name: path of a module here -> its name in PyTorch's network; None where the family's table applies.
+    """
+
+    name: str
+    family: str
+    module: type[nn.Module]
+    arguments: Mapping[str, Any]
+    head: str
+    torch_taps: Mapping[str, str]
+    input_size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    auxiliary: str = ""
+    torch_name: Callable[[str], str] | None = None
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Module paths of the default taps."""
+        return tuple(self.torch_taps.values())
