@@ -64,6 +64,7 @@ class Setup:
             crops=config.eval_crops,
             mean=(origin or self.spec).mean,
             std=(origin or self.spec).std,
+            aspect=config.data.aspect,
         )
         loaded = weights.load(config.weights, config.arch, self.num_classes)
         self.source: Variables = distributed.replicate(loaded, self.mesh)
@@ -128,6 +129,7 @@ class Setup:
                 self.catalogue,
                 settings.resize,
                 interpolation=settings.interpolation,
+                aspect=settings.aspect,
                 cache_dir=self.cache_dir,
                 on_broken=settings.on_broken,
                 progress=advance,
