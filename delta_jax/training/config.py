@@ -74,6 +74,7 @@ _AT_LEAST = {
     "head_learning_rate_factor": 0,
     "alpha_relative": 0,
     "beta": 0,
+    "auxiliary_weight": 0,
     "weight_decay": 0,
     "clip_norm": 0,
     "momentum": 0,
@@ -158,6 +159,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     _require(
         bool(grid) and min(grid) > 0, "head_l2", grid, "positive numbers: without a penalty the head has no optimum"
     )
+    if not models.spec(values["arch"]).auxiliary:
+        why = f"0: {values['arch']} has no auxiliary classifier"
+        _require(values["auxiliary_weight"] == 0, "auxiliary_weight", values["auxiliary_weight"], why)
     _require(bool(values["taps"]), "taps", values["taps"], "module paths, or ('default',)")
     folds = values["data"]["validation_fraction"]
     if folds == 0:
