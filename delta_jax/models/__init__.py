@@ -3,6 +3,6 @@
 from delta_jax.models.adapter import adapt
 from delta_jax.models.checks import check
 from delta_jax.models.registry import create, names, register, spec
-from delta_jax.models.spec import ModelSpec
+from delta_jax.models.model_spec import ModelSpec
 
 __all__ = ["ModelSpec", "adapt", "check", "create", "names", "register", "spec"]
