@@ -51,7 +51,12 @@ def adapt(network: nn.Module, argument: str) -> nn.Module:
     if argument and argument not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         own = ", ".join(list(taken)[1:])
         raise ValueError(
-            f"{type(network).__name__} is called with ({own}) and has no argument {argument!r} for training; set "
+            f"{name_of(network)} is called with ({own}) and has no argument {argument!r} for training; set "
             "train_argument in its ModelSpec to the right one, or to '' if it is the same in training"
         )
     return Adapter(_Held(network), argument)
+
+
+def name_of(network: nn.Module) -> str:
+    """The name of its class, adapted or not."""
+    return type(network.held.network if isinstance(network, Adapter) else network).__name__

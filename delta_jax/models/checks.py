@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from delta_jax.models.adapter import name_of
+
 KEPT = ("params", "batch_stats")  # the collections that a training state holds
 
 
 def init_shapes(network: nn.Module, size: int) -> dict[str, Any]:
     """Shapes and types of the network's variables for images of `size` pixels; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return jax.eval_shape(network.init, jax.random.key(0), images)
+    key = jax.eval_shape(jax.random.key, 0)  # a real one would start the accelerator and take its memory
+    return jax.eval_shape(network.init, key, images)
 
 
 def check(
@@ -35,7 +38,7 @@ def check(
         or no Dense layer of that many outputs; it keeps state that no training state holds; variables lack one of its
         collections, such as the running statistics of BatchNorm, or have a head of another shape.
     """
-    called = type(network).__name__
+    called = name_of(network)
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     try:
         shapes = init_shapes(network, size)
@@ -50,24 +53,24 @@ def check(
         )
     if strange := sorted(shapes.keys() - set(KEPT)):
         raise ValueError(
-            f"{called} has the collections {', '.join(strange)}; a training state keeps {' and '.join(KEPT)} only: make "
-            "them constants of the module, or parameters"
+            f"{called} has the collections {', '.join(strange)}; a training state keeps {' and '.join(KEPT)} only: "
+            "make them constants of the module, or parameters"
         )
     if variables is None:
         return
     if lacking := sorted(name for name in shapes if not variables.get(name)):
-        why = "running statistics of its BatchNorm" if lacking == ["batch_stats"] else "variables"
+        what = " (running statistics of BatchNorm)" if lacking == ["batch_stats"] else ""
         raise ValueError(
-            f"{called} needs the collection {', '.join(lacking)}, the {why}; it is missing beside "
-            f"{', '.join(variables) or 'nothing'}: take it from where the parameters come from, or fresh from init()"
+            f"{called} needs the collection {', '.join(lacking)}{what}, and the variables hold only "
+            f"{', '.join(variables) or 'nothing'}; take it from where the parameters come from, or fresh from init()"
         )
     given = check_head(variables["params"], head)
     for leaf in expected.keys() | given.keys():
         ours, theirs = (tuple(node[leaf].shape) if leaf in node else None for node in (expected, given))
         if ours != theirs:
             raise ValueError(
-                f"the head {head!r} of the variables has {leaf} {theirs}, expected {ours}; training.head.new_head makes "
-                "one of another number of classes, and weights.load does so by itself"
+                f"the head {head!r} of the variables has {leaf} {theirs}, expected {ours}; training.head.new_head "
+                "makes one of another number of classes, and weights.load does so by itself"
             )
 
 

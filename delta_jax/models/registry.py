@@ -9,8 +9,8 @@ import flax.linen as nn
 
 from delta_jax.models.adapter import adapt
 from delta_jax.models.checks import init_shapes
-from delta_jax.models.networks import NETWORKS
 from delta_jax.models.model_spec import ModelSpec
+from delta_jax.models.networks import NETWORKS
 
 _SPECS = {spec.name: spec for spec in NETWORKS}
 
