@@ -49,3 +49,8 @@ class ModelSpec:
 
     def __post_init__(self):
         object.__setattr__(self, "taps", tuple(self.taps or self.torch_taps.values()))
+
+    @property
+    def resize(self) -> int:
+        """Side before the crop to input_size, in the usual proportion: 256 for 224, 342 for 299."""
+        return round(self.input_size * 8 / 7)

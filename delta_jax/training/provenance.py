@@ -33,7 +33,7 @@ def of_pixels(setup: Setup) -> dict[str, Any]:
     config = setup.config
     return {
         "data": setup.catalogue.fingerprint(),
-        "resize": [config.data.resize, config.data.interpolation],
+        "resize": [config.data.resize, config.data.interpolation, config.data.aspect],
         "crop": config.data.crop,
         "mean": list(setup.preprocessing.mean),
         "std": list(setup.preprocessing.std),

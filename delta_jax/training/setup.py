@@ -64,7 +64,9 @@ class Setup:
             crops=config.eval_crops,
             mean=(origin or self.spec).mean,
             std=(origin or self.spec).std,
+            aspect=config.data.aspect,
         )
+        self._check_network()
         loaded = weights.load(config.weights, config.arch, self.num_classes)
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self._check_taps()
@@ -83,6 +85,17 @@ class Setup:
     def num_classes(self) -> int:
         """Of the target."""
         return len(self.catalogue.class_names)
+
+    def _check_network(self) -> None:
+        config = self.config
+        try:
+            models.check(self.network(), self.spec.head, self.num_classes, size=config.data.crop)
+            # The one that is trained is made last; what it cannot do is to be known first.
+            self.network(
+                compute_dtype=config.compute_dtype, dropout=config.dropout, frozen_norm=config.batch_norm != "train"
+            )
+        except ValueError as error:
+            raise ConfigError(f"--config.arch={config.arch}: {error}") from error
 
     def _check_taps(self) -> None:
         size = self.config.data.crop
@@ -128,6 +141,7 @@ class Setup:
                 self.catalogue,
                 settings.resize,
                 interpolation=settings.interpolation,
+                aspect=settings.aspect,
                 cache_dir=self.cache_dir,
                 on_broken=settings.on_broken,
                 progress=advance,
