@@ -10,12 +10,15 @@ from delta_jax.training import optim, state, steps
 from tests.golden import recipe
 from tests.reference import relative, state_dict, variables
 
+ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "inception_v3")
 
-def _batch(arch, size=96):
+
+def _batch(arch):
+    size = 139 if arch == "inception_v3" else 96
     return recipe.images("delta", arch, "delta", 4, size, size), recipe.labels("delta", arch, "delta-labels", 4, 7)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"])
+@pytest.mark.parametrize("arch", ARCHS)
 def test_squared_distances_per_image_and_filter(arch, golden):
     expected, spec, model = golden(arch), models.spec(arch), models.create(arch, num_classes=7)
     images, _ = _batch(arch)
@@ -27,7 +30,7 @@ def test_squared_distances_per_image_and_filter(arch, golden):
         assert relative(found, expected[f"delta/sqdist/{torch_name}"]) < 1e-4
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"])
+@pytest.mark.parametrize("arch", ARCHS)
 def test_gaps_per_image_and_filter(arch, golden):
     expected, spec, model = golden(arch), models.spec(arch), models.create(arch, num_classes=7)
     images, labels = _batch(arch)

@@ -2,6 +2,7 @@
 
 import itertools
 
+from delta_jax.models.inception import InceptionV3
 from delta_jax.models.inverted_residual import MOBILENET_V2_STAGES, InvertedResidualNet, efficientnet_lite_stages
 from delta_jax.models.resnet import ResNet
 from delta_jax.models.spec import ModelSpec
@@ -56,4 +57,22 @@ NETWORKS = (
     _efficientnet_lite("efficientnet_lite0", width=1.0, depth=1.0, input_size=224),
     _efficientnet_lite("efficientnet_lite1", width=1.0, depth=1.1, input_size=240),
     _efficientnet_lite("efficientnet_lite2", width=1.1, depth=1.2, input_size=260),
+    ModelSpec(
+        "inception_v3",
+        "inception",
+        InceptionV3,
+        {},
+        "fc",
+        # The published code's: two raw convolutions, two whole blocks.
+        {
+            "Conv2d_2b_3x3.conv": "Conv2d_2b_3x3/conv",
+            "Conv2d_4a_3x3.conv": "Conv2d_4a_3x3/conv",
+            "Mixed_5d": "Mixed_5d",
+            "Mixed_6e": "Mixed_6e",
+        },
+        input_size=299,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        auxiliary="AuxLogits/fc",
+    ),
 )

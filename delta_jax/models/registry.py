@@ -27,7 +27,13 @@ def spec(name: str) -> ModelSpec:
 
 
 def create(
-    name: str, *, num_classes: int = 1000, dropout: float = 0.0, frozen_norm: bool = False, dtype: Any = None
+    name: str,
+    *,
+    num_classes: int = 1000,
+    dropout: float = 0.0,
+    frozen_norm: bool = False,
+    dtype: Any = None,
+    auxiliary: bool = False,
 ) -> nn.Module:
     """The Flax module of the network `name`.
 
@@ -37,10 +43,19 @@ def create(
       dropout: rate in front of the head.
       frozen_norm: BatchNorm keeps to its running statistics in training.
       dtype: of the computation, e.g. jnp.bfloat16; parameters stay float32.
+      auxiliary: with the second classifier of `ModelSpec.auxiliary`.
 
     Returns:
       A module called as `apply(variables, images [B, H, W, 3], train)` -> logits [B, num_classes].
+
+    Raises:
+      ValueError: no such network, or it has no auxiliary classifier.
     """
     found = spec(name)
     static = {"num_classes": num_classes, "dropout": dropout, "frozen_norm": frozen_norm, "dtype": dtype}
+    if auxiliary:
+        if not found.auxiliary:
+            having = ", ".join(other for other in sorted(_SPECS) if _SPECS[other].auxiliary)
+            raise ValueError(f"{name} has no auxiliary classifier ({having} has); leave auxiliary at False")
+        static["auxiliary"] = True
     return found.module(**found.arguments, **static)
