@@ -13,7 +13,7 @@ from tests.golden import recipe
 def state_dict(arch: str, num_classes: int = 1000, salt: str = "delta") -> dict[str, np.ndarray]:
     """What torchvision's state_dict held when the golden file of `arch` was made."""
     shapes = variable_shapes(arch, num_classes)
-    names = torch_names(models.spec(arch).family, shapes)
+    names = torch_names(models.spec(arch), shapes)
     torch_shapes = {name: to_torch_layout(np.empty(shapes[path]), path[-1]).shape for name, path in names.items()}
     return {name: recipe.fill(salt, arch, name, shape) for name, shape in torch_shapes.items()}
 

@@ -37,7 +37,7 @@ def test_logits_and_running_statistics_in_training(arch, golden):
     forward = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
     logits, updated = forward(variables(arch), images)
     assert relative(logits, expected["train/logits"]) < 1e-3
-    names = torch_names(models.spec(arch).family, variable_shapes(arch, 1000))
+    names = torch_names(models.spec(arch), variable_shapes(arch, 1000))
     statistics = flatten_dict(updated)
     keys = [key for key in expected if key.startswith("train/bn/")]
     assert len(keys) == 6

@@ -143,7 +143,7 @@ def test_imports_follow_the_arrows():
         ("features", "from delta_jax.attention import filter_gaps", "nothing of delta_jax"),
         ("attention", "from delta_jax import methods", "features, ablation of delta_jax"),
         ("models", "import delta_jax.weights", "models of delta_jax"),
-        ("data", "from delta_jax import models", "data of delta_jax"),
+        ("data", "from delta_jax import models", "data, downloads of delta_jax"),
         ("weights.merging", "from ..models.resnet import ResNet", "inside of that package"),
         ("training.steps", "import delta_jax.training.trainer", "of delta_jax may be imported"),
         ("training", "from delta_jax.training.trainer import fit", "only the commands"),

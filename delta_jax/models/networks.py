@@ -1,8 +1,8 @@
 """The networks that come with the library, as data."""
 
 from delta_jax.models.inverted_residual import EFFICIENTNET_LITE0_STAGES, MOBILENET_V2_STAGES, InvertedResidualNet
+from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.resnet import ResNet
-from delta_jax.models.spec import ModelSpec
 
 
 def _resnet(name: str, depths: tuple[int, int, int, int], bottleneck: bool) -> ModelSpec:

@@ -5,8 +5,8 @@ from typing import Any
 
 import flax.linen as nn
 
+from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.networks import NETWORKS
-from delta_jax.models.spec import ModelSpec
 
 _SPECS = {spec.name: spec for spec in NETWORKS}
 

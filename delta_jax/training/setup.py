@@ -64,8 +64,9 @@ class Setup:
             crops=config.eval_crops,
             mean=(origin or self.spec).mean,
             std=(origin or self.spec).std,
+            aspect=config.data.aspect,
         )
-        loaded = weights.load(config.weights, config.arch, self.num_classes)
+        loaded = weights.load(config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary)
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self._check_taps()
 
@@ -84,6 +85,16 @@ class Setup:
         """Of the target."""
         return len(self.catalogue.class_names)
 
+    @property
+    def trains_auxiliary(self) -> bool:
+        """Whether the network's second classifier is there, and trained along."""
+        return self.config.auxiliary_weight > 0
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Module paths of what is new for the target: the classifier, and the second one if it is trained along."""
+        return (self.spec.head, self.spec.auxiliary) if self.trains_auxiliary else (self.spec.head,)
+
     def _check_taps(self) -> None:
         size = self.config.data.crop
         images: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -91,6 +102,12 @@ class Setup:
             features.check_taps(self.network(), self.source, images, self.config.taps)
         except ValueError as error:
             raise ConfigError(f"--config.taps: {error}") from error
+        if self.trains_auxiliary:
+            model = self.network(auxiliary=True)
+            try:
+                jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), self.source, images)
+            except ValueError as error:
+                raise ConfigError(f"--config.auxiliary_weight={self.config.auxiliary_weight}: {error}") from error
         shapes = features.list_taps(self.network(), self.source, images)
         self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
         if self.config.attention_file:
@@ -128,6 +145,7 @@ class Setup:
                 self.catalogue,
                 settings.resize,
                 interpolation=settings.interpolation,
+                aspect=settings.aspect,
                 cache_dir=self.cache_dir,
                 on_broken=settings.on_broken,
                 progress=advance,

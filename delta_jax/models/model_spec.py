@@ -42,6 +42,11 @@ class ModelSpec:
     torch_name: Callable[[str], str] | None = None
 
     @property
+    def resize(self) -> int:
+        """Side before the crop to input_size, in the usual proportion: 256 for 224, 342 for 299."""
+        return round(self.input_size * 8 / 7)
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """Module paths of the default taps."""
         return tuple(self.torch_taps.values())
