@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "attention": ("features", "ablation"),
     "methods": ("attention", "features", "regularizers"),
     "models": ("models",),
-    "downloads": (),
+    "downloads": ("downloads",),
     "weights": ("weights", "models", "downloads"),
     "data": ("data", "downloads"),
     "training": (*LIBRARY, *PARTS, "training"),
@@ -202,5 +202,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "tensorboardX",
         "rich",
         "sklearn",
+        "requests",
+        "huggingface_hub",
     )
     assert [name for name in added if within(name, heavy)] == []

@@ -82,8 +82,8 @@ def prepared(
             return path, _prepare(name, origin, licence, path, known, progress)
     except OSError as error:
         raise WeightsError(
-            f"{name}: cannot be stored in {path.parent} ({error.strerror or error}); choose another folder with "
-            "DELTA_JAX_CACHE"
+            f"{name}: its file cannot be read or stored ({error.strerror or error}; {error.filename or path.parent}); "
+            "make room, or choose another folder with DELTA_JAX_CACHE"
         ) from error
 
 

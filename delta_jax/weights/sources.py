@@ -86,7 +86,10 @@ def _installed(source: PipSource) -> Path:
     path = Path(folders[0], source.file)
     if not path.is_file():
         raise WeightsError(f"{source.name}: {path} is missing from its package; run: {command} --force-reinstall")
-    digest = downloads.digest(path)
+    try:
+        digest = downloads.digest(path)
+    except OSError as error:
+        raise WeightsError(f"{source.name}: {path} cannot be read ({error.strerror or error})") from error
     if digest != source.sha256:
         raise WeightsError(
             f"{source.name}: {path} has sha256 {digest}, expected {source.sha256}; "
