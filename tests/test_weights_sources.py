@@ -146,6 +146,8 @@ def test_a_named_source_is_fetched_and_converted_once(cache, server, served, ori
             "licence": "CC BY",
         }
     assert names(cache) == ["site--net.safetensors", "site--net.safetensors.json"]  # the original is gone
+    (plain := cache / "plain").write_text("")
+    assert path.stat().st_mode == plain.stat().st_mode  # readable for whoever shares the cache
     known = sources.provenance("site/net")
     assert (known.original_sha256, known.sha256) == (digest(original), digest(path.read_bytes()))
     monkeypatch.setenv("DELTA_JAX_OFFLINE", "1")

@@ -147,10 +147,8 @@ def _convert(
         "licence": licence,
     }
     with downloads.replacing(path) as draft:
-        try:
-            safetensors.numpy.save_file(tensors, draft, metadata=about)
-        except safetensors.SafetensorError as error:
-            raise OSError(f"{error}") from error
+        # Not save_file, which makes files that only their owner can read: a cache may be shared.
+        draft.write_bytes(safetensors.numpy.save(tensors, about))
         sha256 = downloads.digest(draft)
     made = Record(name, origin.address, original.sha256, original.revision, licence, sha256)
     with downloads.replacing(_record_path(name)) as draft:
