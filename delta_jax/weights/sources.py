@@ -40,7 +40,7 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
         return prepared(*_address(name), "", progress)[0], None
     path = Path(name_or_path)
     if not path.exists():
-        close = difflib.get_close_matches(name, SOURCES, n=2)
+        close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
         names = f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
         raise WeightsError(f"{name_or_path}: neither a file nor a named source of weights; {names}")
     return path, None
