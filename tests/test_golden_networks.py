@@ -10,7 +10,7 @@ from delta_jax import features, models
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.name_tables import torch_names
 from tests.golden import recipe
-from tests.reference import relative, variables, variables_with_auxiliary
+from tests.reference import relative, variables
 
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "inception_v3")
 SIZES = {"native": (224, 224), "odd": (161, 129)}  # odd sizes catch padding mistakes
@@ -49,7 +49,7 @@ def test_logits_and_running_statistics_in_training(arch, golden):
         logits, maps, updated = features.apply_with_taps(model, variables, x, taps, mutable=mutable, train=True)
         return logits, updated, maps
 
-    logits, updated, maps = forward((variables_with_auxiliary if auxiliary else variables)(arch), images)
+    logits, updated, maps = forward(variables(arch, auxiliary=auxiliary), images)
     assert relative(logits, expected["train/logits"]) < 1e-3
     if auxiliary:
         assert relative(maps["AuxLogits"], expected["train/aux_logits"]) < 1e-3
