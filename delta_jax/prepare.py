@@ -7,7 +7,6 @@ Runs fetch what they miss by themselves; this is for machines that compute witho
 The cache is $DELTA_JAX_CACHE or ~/.cache/delta_jax. DELTA_JAX_OFFLINE=1 forbids connections.
 """
 
-import contextlib
 import sys
 
 import numpy as np
@@ -41,8 +40,8 @@ def main(argv: list[str]) -> None:
 
 
 def _prepare_weights(name: str) -> None:
-    with contextlib.ExitStack() as shown:
-        path, source = locate(name, _Progress(shown))
+    with logs.transfer("fetching") as progress:
+        path, source = locate(name, progress)
     lines = [downloads.shown(name) if downloads.is_url(name) else name, f"  file           {path}"]
     if source:
         lines += [f"  {what:14} {value}" for what, value in _facts(source)]
@@ -93,30 +92,6 @@ def _list_sources() -> None:
         "comparison with what the first fetch gave.\npip/...: packages to install; others are fetched when a run needs "
         "them, or by --weights=NAME."
     )
-
-
-class _Progress:
-    """Turns what `downloads` tells into a bar or lines, from the first bytes on."""
-
-    def __init__(self, stack: contextlib.ExitStack):
-        self._stack = stack
-        self._bar: logs.Advance | None = None
-        self._shown = 0
-
-    def __call__(self, done: int, total: int | None) -> None:
-        if total is None:
-            return
-        if self._bar is None:
-            self._bar = self._stack.enter_context(
-                logs.progress(_kilobytes(total), "fetching", unit="kB", initial=_kilobytes(done))
-            )
-            self._shown = _kilobytes(done)
-        self._bar.advance(_kilobytes(done) - self._shown)
-        self._shown = _kilobytes(done)
-
-
-def _kilobytes(count: int) -> int:
-    return -(-count // 1000)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from delta_jax import models, weights
-from delta_jax.weights.sources import SOURCES
+from delta_jax.weights import SOURCES
 
 # How many of the 100 photos PyTorch gets right with the same weights.
 RIGHT = {

@@ -56,7 +56,7 @@ class Setup:
             fold=config.data.validation_fold,
         )
         self._check_counts(self.catalogue)
-        _, origin = weights.locate(config.weights)
+        origin = weights.SOURCES.get(config.weights)
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
             interpolation=config.data.interpolation,
@@ -67,7 +67,10 @@ class Setup:
             aspect=config.data.aspect,
         )
         self._check_network()
-        loaded = weights.load(config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary)
+        with logs.transfer("fetching weights") as progress:
+            loaded = weights.load(
+                config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary, progress=progress
+            )
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self._check_taps()
 
