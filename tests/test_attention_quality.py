@@ -152,11 +152,10 @@ def photos(tmp_path, monkeypatch) -> Path:
     short = dataclasses.replace(spec, arguments={**spec.arguments, "stages": stages}, torch_taps=torch_taps)
     monkeypatch.setitem(registry._SPECS, spec.name, short)
 
-    def random_weights(name, arch, num_classes):
+    def random_weights(name, arch, num_classes, **_):
         return jax.jit(models.create(arch, num_classes=num_classes).init)(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
 
     monkeypatch.setattr(weights, "load", random_weights)
-    monkeypatch.setattr(weights, "locate", lambda name: (None, None))
     monkeypatch.setenv("DELTA_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "as conftest.py says")  # only whether it is set is looked at
     make_photos(tmp_path / "photos" / "train", per_class=8)
