@@ -101,6 +101,7 @@ def test_preprocessing_is_that_of_the_weights_where_it_is_not_set(weights, field
         ({"data__on_broken": "ignore"}, ("data.on_broken", "'ignore'", "skip")),
         ({"data__on_device": "maybe"}, ("data.on_device", "'maybe'", "auto")),
         ({"data__interpolation": "nearest"}, ("data.interpolation", "'nearest'", "bicubic")),
+        ({"auxiliary_weight": 0.4, "arch": "resnet18"}, ("auxiliary_weight", "0.4", "0: resnet18 has no auxiliary")),
         ({"steps": 0}, ("steps", "0", "1 or more")),
         ({"batch_size": -8}, ("batch_size", "-8", "1 or more")),
         ({"learning_rate": -0.1}, ("learning_rate", "-0.1", "0 or more")),

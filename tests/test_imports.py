@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "methods": ("attention", "features", "regularizers"),
     "models": ("models",),
     "models.__main__": ("models", "analysis", "training.distributed", "training.logs"),
-    "downloads": (),
+    "downloads": ("downloads",),
     "weights": ("weights", "models", "downloads"),
     "data": ("data", "downloads"),
     "training": (*LIBRARY, *PARTS, "training"),
@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis", "train")),
+    "prepare": (*PARTS, "downloads", "training"),
 }
 PUBLIC = (*LIBRARY, *PARTS)  # delta_jax/__init__.py re-exports them
 MAY_IMPORT_TRAINER = ("training.trainer", *COMMANDS)
@@ -202,5 +203,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "tensorboardX",
         "rich",
         "sklearn",
+        "requests",
+        "huggingface_hub",
     )
     assert [name for name in added if within(name, heavy)] == []

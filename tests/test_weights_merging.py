@@ -21,7 +21,7 @@ def tensors():
 @pytest.mark.parametrize("arch", models.names())
 def test_every_variable_has_a_name_of_its_own(arch):
     shapes = variable_shapes(arch, 10)
-    assert len(torch_names(models.spec(arch).family, shapes)) == len(shapes)
+    assert len(torch_names(models.spec(arch), shapes)) == len(shapes)
 
 
 # Names and shapes as torchvision 0.29 and efficientnet_lite_pytorch write them, copied from their state_dicts.
@@ -60,7 +60,7 @@ EXAMPLES = {
 @pytest.mark.parametrize("arch", EXAMPLES)
 def test_names_and_shapes_are_pytorchs(arch):
     shapes = variable_shapes(arch, 10)
-    names = torch_names(models.spec(arch).family, shapes)
+    names = torch_names(models.spec(arch), shapes)
     for name, shape in EXAMPLES[arch].items():
         path = names[name]
         assert to_torch_layout(np.empty(shapes[path]), path[-1]).shape == shape
@@ -69,7 +69,7 @@ def test_names_and_shapes_are_pytorchs(arch):
 def test_round_trip(tensors):
     variables = weights.from_torch(tensors, ARCH, 10)
     flat = flatten_dict(variables)
-    names = torch_names("resnet", flat)
+    names = torch_names(models.spec(ARCH), flat)
     assert names.keys() == tensors.keys()
     for name, path in names.items():
         np.testing.assert_array_equal(to_torch_layout(np.asarray(flat[path]), path[-1]), tensors[name])
@@ -133,7 +133,7 @@ def test_a_long_list_is_shortened(tensors):
 def test_weights_of_another_network_are_recognised(given, asked):
     # The names of ResNet-18 are all in a ResNet-34, and every tensor of it fits: the smaller one must not be named.
     shapes = variable_shapes(given, 10)
-    names = torch_names("resnet", shapes)
+    names = torch_names(models.spec(given), shapes)
     zeros = {name: to_torch_layout(np.zeros(shapes[path], np.float32), path[-1]) for name, path in names.items()}
     with pytest.raises(weights.WeightsError, match=rf"do not fit {asked}:[\s\S]*They are the weights of {given}\.$"):
         weights.from_torch(zeros, asked, 10)

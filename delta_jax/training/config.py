@@ -9,10 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from delta_jax import attention, data, methods, models, regularizers
+from delta_jax import attention, data, methods, models, regularizers, weights
 from delta_jax.training.attention_pass import PER
 from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
-from delta_jax.weights.sources import SOURCES
 
 
 class ConfigError(ValueError):
@@ -74,6 +73,7 @@ _AT_LEAST = {
     "head_learning_rate_factor": 0,
     "alpha_relative": 0,
     "beta": 0,
+    "auxiliary_weight": 0,
     "weight_decay": 0,
     "clip_norm": 0,
     "momentum": 0,
@@ -118,7 +118,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
 def _fill_preprocessing(values: dict[str, Any]) -> None:
     """What `data` leaves open: as the weights were trained, or the network for weights of unknown origin."""
-    settings, spec, source = values["data"], models.spec(values["arch"]), SOURCES.get(values["weights"])
+    settings, spec, source = values["data"], models.spec(values["arch"]), weights.SOURCES.get(values["weights"])
     if settings["interpolation"] is None:
         settings["interpolation"] = (source or spec).interpolation
     crop, resize = (source.crop, source.resize) if source else (spec.input_size, spec.resize)
@@ -158,6 +158,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     _require(
         bool(grid) and min(grid) > 0, "head_l2", grid, "positive numbers: without a penalty the head has no optimum"
     )
+    if not models.spec(values["arch"]).auxiliary:
+        why = f"0: {values['arch']} has no auxiliary classifier"
+        _require(values["auxiliary_weight"] == 0, "auxiliary_weight", values["auxiliary_weight"], why)
     _require(bool(values["taps"]), "taps", values["taps"], "module paths, or ('default',)")
     folds = values["data"]["validation_fraction"]
     if folds == 0:

@@ -144,20 +144,22 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
     key = jax.random.key(config.seed)
     start = l2_fe
     if config.head_init != "l2_fe":
-        # The step's keys are fold_in(key, step); this one lies beyond the last step.
-        head = new_head(config.head_init, get_head(start["params"], spec.head), jax.random.fold_in(key, config.steps))
-        start = {**start, "params": put_head(start["params"], spec.head, head)}
+        # The step's keys are fold_in(key, step); these lie beyond the last step.
+        for number, path in enumerate(setup.heads):
+            head_key = jax.random.fold_in(key, config.steps + number)
+            head = new_head(config.head_init, get_head(start["params"], path), head_key)
+            start = {**start, "params": put_head(start["params"], path, head)}
 
-    frozen_norm = config.batch_norm != "train"
-    model = setup.network(compute_dtype=config.compute_dtype, dropout=config.dropout, frozen_norm=frozen_norm)
     loss = steps.make_loss(
-        model,
+        setup.trained_network(),
         setup.network(compute_dtype=config.compute_dtype),
         setup.method,
         taps=config.taps,
-        head=spec.head,
+        head=setup.heads,
         alpha=_alpha(setup, weights, workdir),
         beta=config.beta,
+        auxiliary=spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
+        auxiliary_weight=config.auxiliary_weight,
     )
     schedule = optim.learning_rate_schedule(
         config.schedule,
@@ -172,7 +174,7 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
     tx = optim.make_optimizer(
         start["params"],
         schedule,
-        head=spec.head,
+        head=setup.heads,
         momentum=config.momentum,
         weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
         clip_norm=config.clip_norm,

@@ -1,7 +1,7 @@
-"""PyTorch's tensors into the variables of a network here; only the head may differ."""
+"""Tensors of a weights file into the variables of a network here; only its classifiers may differ."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,73 +10,98 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delta_jax import models
+from delta_jax.weights import name_tables
 from delta_jax.weights.errors import WeightsError
-from delta_jax.weights.name_tables import Path, to_flax_layout, torch_names
+from delta_jax.weights.name_tables import FLAX, Path, to_flax_layout
 
 Variables = dict[str, Any]
 
 
 @functools.cache
-def variable_shapes(arch: str, num_classes: int) -> dict[Path, tuple[int, ...]]:
-    """{path: shape} of every variable of the network `arch`; nothing is computed."""
-    spec, model = models.spec(arch), models.create(arch, num_classes=num_classes)
+def variable_shapes(arch: str, num_classes: int, auxiliary: bool = False) -> dict[Path, tuple[int, ...]]:
+    """{path: shape} of every variable of the network `arch`, its second classifier on demand; nothing is computed."""
+    static: dict[str, Any] = {"auxiliary": True} if auxiliary else {}
+    spec, model = models.spec(arch), models.create(arch, num_classes=num_classes, **static)
     images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     return {path: tuple(leaf.shape) for path, leaf in flatten_dict(variables).items()}
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int) -> Variables:
+def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *, auxiliary: bool = False) -> Variables:
     """Variables of the network `arch` from a state_dict in PyTorch's names and layouts.
 
+    The names may be those of any scheme known for the network (torchvision's, timm's, ...): the one with the most
+    names in common counts. Names and layouts of Flax, "params/fc/kernel", are understood, too.
+
     A head of another number of classes, or none at all, is replaced by zeros [features, num_classes]: zero logits,
-    whatever the features. Everything else has to fit.
+    whatever the features. So is the last layer of an auxiliary classifier. Everything else has to fit.
 
     Args:
       tensors: {name: array}; floats keep their width (float32 or float64), half precision becomes float32.
       arch: a network of `models.names()`.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head, and of the auxiliary classifier.
+      auxiliary: whether the network is made with its auxiliary classifier; without, one in `tensors` is left out.
 
     Returns:
-      {"params": ..., "batch_stats": ...} of jax arrays.
+      {"params": ..., "batch_stats": ...} of jax arrays: the collections that the network has.
 
     Raises:
       WeightsError: names are missing, unexpected, of another shape or not finite; one error with all of them.
     """
     spec = models.spec(arch)
-    shapes = variable_shapes(arch, num_classes)
-    names = torch_names(spec.family, shapes)
-    head = tuple(spec.head.split("/"))
+    shapes = variable_shapes(arch, num_classes, auxiliary)
+    scheme, names = name_tables.detect(tensors, spec, shapes)
+    classifiers = [_module(spec.head)] + ([_module(spec.auxiliary)] if auxiliary else [])
 
     found: dict[Path, np.ndarray] = {}
     missing, misshapen, broken = [], [], []
     for name, path in names.items():
-        is_head = path[1:-1] == head
+        replaceable = path[1:-1] in classifiers
         if name not in tensors:
-            if not is_head:
+            if not replaceable:
                 missing.append(name)
             continue
-        array = to_flax_layout(np.asarray(tensors[name]), path[-1])
+        array = np.asarray(tensors[name])
+        array = array if scheme == FLAX else to_flax_layout(array, path[-1])
         if array.shape == shapes[path]:
             found[path] = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
             if not np.isfinite(found[path]).all():
                 broken.append(name)
-        elif not is_head:
+        elif not replaceable:
             misshapen.append(f"{name} (here {shapes[path]}, in the file {array.shape})")
-    head_paths = [path for path in shapes if path[1:-1] == head]
-    if not all(path in found for path in head_paths):
-        found |= {path: np.zeros(shapes[path], np.float32) for path in head_paths}
+    for classifier in classifiers:
+        paths = [path for path in shapes if path[1:-1] == classifier]
+        if not all(path in found for path in paths):
+            found |= {path: np.zeros(shapes[path], np.float32) for path in paths}
 
-    unexpected = [name for name in tensors if name not in names and not name.endswith("num_batches_tracked")]
-    problems = [
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("of another shape", misshapen),
-        ("not finite", broken),
-    ]
-    if any(listed for _, listed in problems):
-        lines = [f"  {len(listed)} {what}: {_shortened(listed)}" for what, listed in problems if listed]
-        raise WeightsError(f"these weights do not fit {arch}:\n" + "\n".join(lines) + _other_network(tensors, arch))
+    apart = name_tables.auxiliary_prefixes(spec, scheme)
+    lines = []
+    if auxiliary and not any(name.startswith(apart) for name in tensors):
+        missing = [name for name in missing if not name.startswith(apart)]
+        lines.append("they have no auxiliary classifier; to train without one, set --config.auxiliary_weight=0")
+    statistics = {name for name, path in names.items() if path[0] == "batch_stats"}
+    if statistics and statistics.isdisjoint(tensors) and not names.keys().isdisjoint(tensors):
+        missing = [name for name in missing if name not in statistics]
+        lines.append(
+            "they have no running statistics of BatchNorm; save the whole state_dict(), not the parameters alone"
+        )
+    left_out = () if auxiliary else apart
+    unexpected = [name for name in _tensors_of_networks(tensors) if name not in names and not name.startswith(left_out)]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen, "not finite": broken}
+    lines += [f"{len(listed)} {what}: {_shortened(listed)}" for what, listed in problems.items() if listed]
+    if lines:
+        text = "".join(f"\n  {line}" for line in lines)
+        raise WeightsError(f"these weights do not fit {arch}:{text}{_other_network(tensors, arch)}")
     return unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
+
+
+def _module(path: str) -> Path:
+    return tuple(path.split("/"))
+
+
+def _tensors_of_networks(names: Iterable[str]) -> list[str]:
+    """Without the counters of batches that PyTorch's BatchNorm keeps and nobody needs."""
+    return [name for name in names if name.rpartition(".")[2] != "num_batches_tracked"]
 
 
 def _shortened(listed: list[str], most: int = 8) -> str:
@@ -86,16 +111,18 @@ def _shortened(listed: list[str], most: int = 8) -> str:
 
 def _other_network(tensors: Mapping[str, np.ndarray], arch: str) -> str:
     """The way out: which of the known networks the names and shapes would fit, if one does."""
-    given = {name for name in tensors if not name.endswith("num_batches_tracked")}
     for name in models.names():
-        shapes = variable_shapes(name, 1)
-        names = torch_names(models.spec(name).family, shapes)
-        head = tuple(models.spec(name).head.split("/"))
-        body = {n: path for n, path in names.items() if path[1:-1] != head}
+        spec, shapes = models.spec(name), variable_shapes(name, 1)
+        scheme, names = name_tables.detect(tensors, spec, shapes)
+        apart = name_tables.auxiliary_prefixes(spec, scheme)
+        given = {name for name in _tensors_of_networks(tensors) if not name.startswith(apart)}
+        body = {n: path for n, path in names.items() if path[1:-1] != _module(spec.head)}
         # No name left over, either: everything of ResNet-18 is in the file of a ResNet-34, too.
-        same_names = name != arch and body.keys() <= given <= names.keys()
-        if same_names and all(
-            to_flax_layout(np.asarray(tensors[n]), path[-1]).shape == shapes[path] for n, path in body.items()
-        ):
+        if name == arch or not body.keys() <= given <= names.keys():
+            continue
+        arrays = {path: np.asarray(tensors[n]) for n, path in body.items()}
+        if scheme != FLAX:
+            arrays = {path: to_flax_layout(array, path[-1]) for path, array in arrays.items()}
+        if all(array.shape == shapes[path] for path, array in arrays.items()):
             return f"\nThey are the weights of {name}."
     return ""

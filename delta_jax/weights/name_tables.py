@@ -1,21 +1,26 @@
-"""Module paths here and parameter names in PyTorch's networks: one table per family, read in both directions."""
+"""Module paths here and parameter names elsewhere: per family one table for each scheme, read in both directions."""
 
 import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from delta_jax.models import ModelSpec
+
 Path = tuple[str, ...]  # ("params", "layer1_0", "conv1", "kernel")
+
+FLAX = "flax"  # "params/layer1_0/conv1/kernel": what delta_jax itself writes, in Flax's layouts
+OWN = "own"  # names by `ModelSpec.torch_name`
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def _resnet(module: str) -> str:
+def _resnet(_: ModelSpec, module: str) -> str:
     module = re.sub(r"^layer(\d)_(\d+)/", r"layer\1.\2.", module)
     return module.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
 
 
-def _mobilenet_v2(module: str) -> str:
+def _torchvision_mobilenet_v2(_: ModelSpec, module: str) -> str:
     outer = {
         "stem_conv": "features.0.0",
         "stem_bn": "features.0.1",
@@ -35,7 +40,7 @@ def _mobilenet_v2(module: str) -> str:
     return f"features.{int(block) + 1}.conv.{inner}"
 
 
-def _efficientnet_lite(module: str) -> str:
+def _efficientnet_lite_pytorch(_: ModelSpec, module: str) -> str:
     outer = {
         "stem_conv": "_conv_stem",
         "stem_bn": "_bn0",
@@ -50,40 +55,105 @@ def _efficientnet_lite(module: str) -> str:
     return f"_blocks.{block}.{norms.get(child, '_' + child)}"
 
 
-def _inception(module: str) -> str:
+def _timm_inverted_residuals(spec: ModelSpec, module: str) -> str:
+    outer = {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"}
+    if "/" not in module:
+        return outer.get(module, module)
+    block, child = module.removeprefix("block_").split("/")
+    places = [
+        (f"blocks.{stage}.{i}", expansion)
+        for stage, (expansion, _, repeats, *_) in enumerate(spec.arguments["stages"])
+        for i in range(repeats)
+    ]
+    place, expansion = places[int(block)]
+    # Without an expansion timm's block is another class, whose projection is called as elsewhere the expansion.
+    convs = ("conv_pw", "conv_dw", "conv_pwl") if expansion > 1 else ("conv_dw", "conv_pw")
+    parts = ("expand", "depthwise", "project")[-len(convs) :]
+    part, kind = child.split("_")
+    position = parts.index(part)
+    return f"{place}.{convs[position] if kind == 'conv' else f'bn{position + 1}'}"
+
+
+def _inception(_: ModelSpec, module: str) -> str:
     return module.replace("/", ".")
 
 
-_FAMILIES: dict[str, Callable[[str], str]] = {
-    "resnet": _resnet,
-    "mobilenet_v2": _mobilenet_v2,
-    "efficientnet_lite": _efficientnet_lite,
-    "inception": _inception,
+_Table = Callable[[ModelSpec, str], str]
+_TABLES: dict[str, dict[str, _Table]] = {
+    "resnet": {"torchvision": _resnet, "timm": _resnet},
+    "mobilenet_v2": {"torchvision": _torchvision_mobilenet_v2, "timm": _timm_inverted_residuals},
+    "efficientnet_lite": {
+        "efficientnet_lite_pytorch": _efficientnet_lite_pytorch,
+        "timm": _timm_inverted_residuals,
+    },
+    "inception": {"torchvision": _inception, "timm": _inception},
 }
 
 
-def torch_names(family: str, paths: Iterable[Path]) -> dict[str, Path]:
+def _tables(spec: ModelSpec) -> dict[str, _Table]:
+    if spec.torch_name is not None:
+        own = spec.torch_name
+        return {OWN: lambda _, module: own(module)}
+    return _TABLES.get(spec.family, {})
+
+
+def torch_schemes(spec: ModelSpec) -> tuple[str, ...]:
+    """Whose parameter names are known for a network of PyTorch, the most usual first: "torchvision", "timm", ..."""
+    return tuple(_tables(spec))
+
+
+def torch_names(spec: ModelSpec, paths: Iterable[Path], scheme: str | None = None) -> dict[str, Path]:
     """{PyTorch's parameter name: path} for the variables of a network.
 
     Args:
-      family: `ModelSpec.family`.
+      spec: of the network.
       paths: of every leaf, the collection first: ("params", "layer1_0", "conv1", "kernel").
+      scheme: one of `torch_schemes(spec)`; without it the first.
+
+    Raises:
+      ValueError: two variables have the same name, which only a `ModelSpec.torch_name` can cause.
     """
-    module_name = _FAMILIES[family]
-    return {f"{module_name('/'.join(path[1:-1]))}.{_LEAVES[path[-1]]}": path for path in paths}
+    table = _tables(spec)[scheme or torch_schemes(spec)[0]]
+    names: dict[str, Path] = {}
+    for path in paths:
+        module, leaf = "/".join(path[1:-1]), _LEAVES.get(path[-1], path[-1])
+        name = f"{table(spec, module)}.{leaf}" if module else leaf
+        if name in names:
+            raise ValueError(
+                f"torch_name of {spec.name} calls both {'/'.join(names[name])} and {'/'.join(path)} {name}"
+            )
+        names[name] = path
+    return names
+
+
+def detect(given: Iterable[str], spec: ModelSpec, paths: Iterable[Path]) -> tuple[str, dict[str, Path]]:
+    """The scheme, FLAX or one of `torch_schemes(spec)`, that most of the names `given` belong to, and its names."""
+    given, paths = set(given), tuple(paths)
+    known = {scheme: torch_names(spec, paths, scheme) for scheme in torch_schemes(spec)}
+    known[FLAX] = {"/".join(path): path for path in paths}
+    return max(known.items(), key=lambda item: len(item[1].keys() & given))  # of equals the first
+
+
+def auxiliary_prefixes(spec: ModelSpec, scheme: str) -> tuple[str, ...]:
+    """What the names of everything that belongs to the second classifier begin with; () where there is none."""
+    if not spec.auxiliary:
+        return ()
+    if scheme == FLAX:
+        module = spec.auxiliary.rpartition("/")[0] or spec.auxiliary
+        return (f"params/{module}/", f"batch_stats/{module}/")
+    dense = _tables(spec)[scheme](spec, spec.auxiliary)
+    return (f"{dense.rpartition('.')[0] or dense}.",)
 
 
 def to_flax_layout(tensor: np.ndarray, leaf: str) -> np.ndarray:
-    """OIHW -> HWIO and [out, in] -> [in, out] for a `kernel`; everything else as it is."""
-    if leaf == "kernel" and tensor.ndim == 4:
-        return tensor.transpose(2, 3, 1, 0)
-    if leaf == "kernel" and tensor.ndim == 2:
-        return tensor.T
+    """OIHW -> HWIO and [out, in] -> [in, out] for a `kernel`, with any number of axes; all else as it is."""
+    if leaf == "kernel" and tensor.ndim >= 2:
+        return tensor.transpose(*range(2, tensor.ndim), 1, 0)
     return tensor
 
 
 def to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
     """The inverse of `to_flax_layout`."""
-    if leaf == "kernel" and array.ndim == 4:
-        return array.transpose(3, 2, 0, 1)
-    return to_flax_layout(array, leaf)
+    if leaf == "kernel" and array.ndim >= 2:
+        return array.transpose(-1, -2, *range(array.ndim - 2))
+    return array
