@@ -246,6 +246,14 @@ def test_options_that_a_network_does_not_have(registered):
         models.create(name)
 
 
+def test_taps_are_given_once():
+    spec = models.spec("resnet18")
+    assert dataclasses.replace(spec, torch_taps={}, taps=["layer1_0"]).taps == ("layer1_0",)
+    assert dataclasses.replace(spec, torch_taps={"layer1.0": "layer1_0"}, taps=()).taps == ("layer1_0",)
+    with pytest.raises(ValueError, match=r"resnet18: taps \('layer1_0',\) are not those of torch_taps"):
+        dataclasses.replace(spec, taps=("layer1_0",))
+
+
 @pytest.mark.usefixtures("importable")
 def test_a_network_without_running_statistics_is_frozen_already():
     assert models.create("nets_of_a_user:network", frozen_norm=True) == models.create("nets_of_a_user:network")

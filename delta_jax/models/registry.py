@@ -19,7 +19,7 @@ _WITHOUT = {
     "dropout": "dropout=0",
     "frozen_norm": "batch_norm=train",
     "dtype": "compute_dtype=float32",
-    "auxiliary": "auxiliary=0",
+    "auxiliary": "auxiliary_weight=0",
 }
 
 
@@ -118,7 +118,7 @@ def create(
     if auxiliary and not found.auxiliary:
         others = [other.name for other in _SPECS.values() if other.auxiliary]
         raise ValueError(
-            f"{name} has no second classifier to train along (auxiliary); leave it out"
+            f"{name} has no second classifier to train along; leave auxiliary out (--config.auxiliary_weight=0)"
             + (f", or take {' or '.join(others)}" if others else "")
         )
     asked = {"dropout": dropout, "frozen_norm": frozen_norm, "auxiliary": auxiliary}
