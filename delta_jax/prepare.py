@@ -1,10 +1,13 @@
-"""Fetches what runs need beforehand: weights, verified and converted once into the cache.
+"""Fetches what runs need beforehand: weights, verified and converted once into the cache, and data sets.
 
     python -m delta_jax.prepare --weights=torchvision/resnet101-v1[,NAME...] [--weights=URL#sha256=DIGITS]
+    python -m delta_jax.prepare --data=caltech256/l2sp-30[,NAME...] [--data_dir=FOLDER] [--manual_dir=FOLDER]
     python -m delta_jax.prepare --list
 
-Runs fetch what they miss by themselves; this is for machines that compute without a network, and to see what is known.
-The cache is $DELTA_JAX_CACHE or ~/.cache/delta_jax. DELTA_JAX_OFFLINE=1 forbids connections.
+Runs fetch weights that they miss by themselves; this is for machines that compute without a network, and to see what is
+known. The cache of weights is $DELTA_JAX_CACHE or ~/.cache/delta_jax. Data sets are TensorFlow Datasets (made and read
+without tensorflow) in --data_dir, $TFDS_DATA_DIR or ~/tensorflow_datasets; what was fetched for them stays in
+downloads/ there. DELTA_JAX_OFFLINE=1 forbids connections.
 """
 
 import contextlib
@@ -13,36 +16,41 @@ import sys
 import numpy as np
 from absl import app, flags
 
-from delta_jax import downloads, models
+from delta_jax import data, downloads, models
 from delta_jax.training import distributed, logs
 from delta_jax.weights import WeightsError
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.sources import SOURCES, WeightsSource, is_here, locate, provenance
 
 _WEIGHTS = flags.DEFINE_multi_string("weights", [], "Names of sources, paths or addresses; several with commas.")
+_DATA = flags.DEFINE_multi_string("data", [], "Names of data sets of the paper; several with commas.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets go; config.data.root of the runs that use them.")
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "A folder with published files of a data set, fetched by hand.")
 _LIST = flags.DEFINE_bool("list", False, "Print all sources that are known.")
 
 
 def main(argv: list[str]) -> None:
-    """Prints where the weights lie, their licence, and how their network saw images."""
+    """Prints where weights and data sets lie, their licence and what else a run has to know of them."""
     distributed.set_up_process()
     names = [name for given in _WEIGHTS.value for name in ([given] if downloads.is_url(given) else given.split(","))]
     if argv[1:]:
-        sys.exit(f"error: {' '.join(argv[1:])}: what to prepare is given as --weights=NAME")
+        sys.exit(f"error: {' '.join(argv[1:])}: what to prepare is given as --weights=NAME or --data=NAME")
     if _LIST.value:
         _list_sources()
-    elif not names:
-        sys.exit("error: nothing to prepare; give --weights=NAME, or --list to see the names")
+    elif not names and not _DATA.value:
+        sys.exit("error: nothing to prepare; give --weights=NAME or --data=NAME, or --list to see the names")
     try:
         for name in filter(None, map(str.strip, names)):
             _prepare_weights(name)
-    except WeightsError as error:
+        for name in filter(None, map(str.strip, ",".join(_DATA.value).split(","))):
+            _prepare_data(name)
+    except (WeightsError, data.DataError) as error:
         sys.exit(f"error: {error}")
 
 
 def _prepare_weights(name: str) -> None:
     with contextlib.ExitStack() as shown:
-        path, source = locate(name, _Progress(shown))
+        path, source = locate(name, _Progress(shown, "fetching", "kB", 1000))
     lines = [downloads.shown(name) if downloads.is_url(name) else name, f"  file           {path}"]
     if source:
         lines += [f"  {what:14} {value}" for what, value in _facts(source)]
@@ -53,6 +61,34 @@ def _prepare_weights(name: str) -> None:
     if not source:
         lines += ["  preprocessing  not known for weights without a name; the run takes that of its network"]
     logs.say("\n".join(lines))
+
+
+def _prepare_data(name: str) -> None:
+    with contextlib.ExitStack() as shown:
+        made = data.prepare(
+            name,
+            data_dir=_DATA_DIR.value,
+            manual_dir=_MANUAL_DIR.value,
+            on_fetch=_Progress(shown, "fetching", "kB", 1000),
+            on_image=_Progress(shown, "preparing", "images", 1),
+        )
+    for remark in made.remarks:
+        logs.say(f"note: {remark}")
+    splits = ", ".join(f"{split} {count:,}" for split, count in made.counts.items())
+    facts = [
+        ("folder", str(made.folder)),
+        ("images", f"{splits}, of {made.classes} classes"),
+        ("licence", made.licence),
+        ("from", made.homepage),
+        ("cite", made.citation),
+        ("use", f"--config.data.name=tfds/{made.name.rpartition('/')[0]}" + _root()),
+        *([("may be deleted", str(made.fetched))] if made.fetched.exists() else []),
+    ]
+    logs.say("\n".join([made.name, *(f"  {what:14} {value}" for what, value in facts)]))
+
+
+def _root() -> str:
+    return f" --config.data.root={_DATA_DIR.value}" if _DATA_DIR.value else ""
 
 
 def _facts(source: WeightsSource) -> list[tuple[str, str]]:
@@ -96,27 +132,26 @@ def _list_sources() -> None:
 
 
 class _Progress:
-    """Turns what `downloads` tells into a bar or lines, from the first bytes on."""
+    """Turns what is told of a long piece of work into a bar or lines, from the first word on, anew for each piece."""
 
-    def __init__(self, stack: contextlib.ExitStack):
-        self._stack = stack
+    def __init__(self, stack: contextlib.ExitStack, what: str, unit: str, per_unit: int):
+        self._stack, self._what, self._unit, self._per_unit = stack, what, unit, per_unit
         self._bar: logs.Advance | None = None
-        self._shown = 0
+        self._shown = self._end = 0
 
     def __call__(self, done: int, total: int | None) -> None:
         if total is None:
             return
-        if self._bar is None:
-            self._bar = self._stack.enter_context(
-                logs.progress(_kilobytes(total), "fetching", unit="kB", initial=_kilobytes(done))
-            )
-            self._shown = _kilobytes(done)
-        self._bar.advance(_kilobytes(done) - self._shown)
-        self._shown = _kilobytes(done)
+        now = self._units(done)
+        if self._bar is None or now < self._shown or self._units(total) != self._end:
+            self._stack.close()
+            self._end, self._shown = self._units(total), now
+            self._bar = self._stack.enter_context(logs.progress(self._end, self._what, unit=self._unit, initial=now))
+        self._bar.advance(now - self._shown)
+        self._shown = now
 
-
-def _kilobytes(count: int) -> int:
-    return -(-count // 1000)
+    def _units(self, count: int) -> int:
+        return -(-count // self._per_unit)
 
 
 if __name__ == "__main__":
