@@ -321,7 +321,7 @@ def test_a_disk_that_is_full_in_the_middle(fetch, server, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "weights").write_text("a file, not a folder")
-    with pytest.raises(downloads.DownloadError, match="cannot be written"):
+    with pytest.raises(downloads.DownloadError, match="cannot be read or written"):
         downloads.fetch(server.url("w.bin"), tmp_path / "weights" / "w.bin")
 
 

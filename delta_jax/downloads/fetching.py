@@ -62,7 +62,7 @@ def fetch(
             _refuse_offline(mirrors, path, wanted, f"{path} {wrong}; " if path.exists() else "")
             return _from_mirrors(mirrors, path, wanted, progress, sleep)
     except OSError as error:
-        raise DownloadError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise DownloadError(f"{path}: cannot be read or written ({error.strerror or error})") from error
 
 
 def _refuse_offline(mirrors: list[str], path: Path, wanted: Expected, found: str) -> None:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delta_jax.downloads.errors import DownloadError
-
 # Digits of a whole hash. A sha256 may be given by its beginning: PyTorch's file names carry the first 8 digits.
 _DIGITS = {"sha256": 64, "sha1": 40, "md5": 32}
 _SHORTEST = 8
@@ -58,13 +56,6 @@ def expected(sha256: str, sha1: str, md5: str, size: int | None) -> Expected:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal hash of a file's content.
-
-    Raises:
-      DownloadError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, algorithm).hexdigest()
-    except OSError as error:
-        raise DownloadError(f"{path}: cannot be read ({error.strerror or error})") from error
+    """Hexadecimal hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

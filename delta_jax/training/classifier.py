@@ -72,7 +72,10 @@ class Classifier:
         facts = json.loads(facts_path.read_text())
         self.arch, self.class_names = facts["arch"], tuple(facts["classes"])
         self.preprocessing = Preprocessing(**{**facts["preprocessing"], **_tuples(facts["preprocessing"])})
-        shapes = variable_shapes(self.arch, len(self.class_names))
+        try:
+            shapes = variable_shapes(self.arch, len(self.class_names))
+        except ValueError as error:  # a network of the user's own, in a module that is not to be found from here
+            raise ConfigError(str(error)) from error
         like = unflatten_dict({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
         self.variables = load_variables(Path(workdir) / MODEL, like)
 

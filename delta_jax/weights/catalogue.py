@@ -182,7 +182,7 @@ _ALL: tuple[PipSource | FetchedSource, ...] = (
         top1=None,
         trained_on="Places365",
         classes=365,
-        resize_mode="squash",
+        aspect="squash",
         origin=UrlFile(
             "http://places2.csail.mit.edu/models_places365/resnet50_places365.pth.tar",
             "46529c86902bd0cfb0ea562a30b2850c28d2620d96282b3db9c318e1d774f6c5",

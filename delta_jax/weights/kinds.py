@@ -18,8 +18,8 @@ class WeightsSource:
       top1: published accuracy on the validation set of the data it was trained on, %; None if there is none on record.
       trained_on: that data set.
       classes: outputs of the head.
-      resize: pixels, of one side or of both: see resize_mode.
-      resize_mode: "shorter": the shorter side becomes `resize`, and the ratio stays; "squash": both sides do.
+      resize: pixels, of one side or of both: see aspect.
+      aspect: "keep": the shorter side becomes `resize`, and the ratio stays; "squash": both sides do.
       interpolation: of the resize, "bilinear" or "bicubic".
       crop: side of the square from the centre, pixels.
       mean, std: per channel, of images scaled to [0, 1].
@@ -32,7 +32,7 @@ class WeightsSource:
     trained_on: str = "ImageNet-1k"
     classes: int = 1000
     resize: int = 256
-    resize_mode: str = "shorter"
+    aspect: str = "keep"
     interpolation: str = "bilinear"
     crop: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -41,7 +41,7 @@ class WeightsSource:
     @property
     def preprocessing(self) -> str:
         """How its images are prepared, in words."""
-        how = "shorter side" if self.resize_mode == "shorter" else "both sides"
+        how = "shorter side" if self.aspect == "keep" else "both sides"
         numbers = [" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
         return (
             f"{how} {self.resize} ({self.interpolation}), centre crop {self.crop}, mean {numbers[0]}, std {numbers[1]}"

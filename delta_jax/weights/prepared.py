@@ -82,8 +82,8 @@ def prepared(
             return path, _prepare(name, origin, licence, path, known, progress)
     except OSError as error:
         raise WeightsError(
-            f"{name}: cannot be stored in {path.parent} ({error.strerror or error}); choose another folder with "
-            "DELTA_JAX_CACHE"
+            f"{name}: its file cannot be read or stored ({error.strerror or error}; {error.filename or path.parent}); "
+            "make room, or choose another folder with DELTA_JAX_CACHE"
         ) from error
 
 
@@ -147,10 +147,8 @@ def _convert(
         "licence": licence,
     }
     with downloads.replacing(path) as draft:
-        try:
-            safetensors.numpy.save_file(tensors, draft, metadata=about)
-        except safetensors.SafetensorError as error:
-            raise OSError(f"{error}") from error
+        # Not save_file, which makes files that only their owner can read: a cache may be shared.
+        draft.write_bytes(safetensors.numpy.save(tensors, about))
         sha256 = downloads.digest(draft)
     made = Record(name, origin.address, original.sha256, original.revision, licence, sha256)
     with downloads.replacing(_record_path(name)) as draft:

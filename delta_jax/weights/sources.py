@@ -40,7 +40,7 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
         return prepared(*_address(name), "", progress)[0], None
     path = Path(name_or_path)
     if not path.exists():
-        close = difflib.get_close_matches(name, SOURCES, n=2)
+        close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
         names = f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
         raise WeightsError(f"{name_or_path}: neither a file nor a named source of weights; {names}")
     return path, None
@@ -86,7 +86,10 @@ def _installed(source: PipSource) -> Path:
     path = Path(folders[0], source.file)
     if not path.is_file():
         raise WeightsError(f"{source.name}: {path} is missing from its package; run: {command} --force-reinstall")
-    digest = downloads.digest(path)
+    try:
+        digest = downloads.digest(path)
+    except OSError as error:
+        raise WeightsError(f"{source.name}: {path} cannot be read ({error.strerror or error})") from error
     if digest != source.sha256:
         raise WeightsError(
             f"{source.name}: {path} has sha256 {digest}, expected {source.sha256}; "
