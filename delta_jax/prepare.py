@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     if _LIST.value:
         _list_sources()
     elif not names and not _DATA.value:
-        sys.exit("error: nothing to prepare; give --weights=NAME or --data=NAME, or --list to see the names")
+        sys.exit("error: nothing to prepare; give --weights=NAME, or --list to see their names, or --data=NAME")
     try:
         for name in filter(None, map(str.strip, names)):
             _prepare_weights(name)

@@ -64,7 +64,8 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path) as archive:
             yield archive
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path} is no whole tar archive ({error}); {_AGAIN}") from error
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile goes on with a line for each packing it tried
+        raise DataError(f"{path} is no whole tar archive ({reason}); {_AGAIN}") from error
     except OSError as error:  # gzip and bzip2 report damage as an OSError without a number
         raise DataError(f"{path} cannot be read ({error.strerror or error}); {_AGAIN}") from error
 
@@ -98,6 +99,6 @@ def _check_name(name: str, member: str, path: Path) -> None:
         depth += -1 if part == ".." else 1
         if part == "/" or depth < 0 or "\\" in part:
             raise DataError(
-                f"{path} has a file {member!r} that leads to {name!r}, out of the archive; it is not what was published, "
-                f"{_AGAIN}"
+                f"{path} has a file {member!r} that leads to {name!r}, out of the archive; it is not what was "
+                f"published, {_AGAIN}"
             )

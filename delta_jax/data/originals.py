@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from delta_jax import downloads
 from delta_jax.data.errors import DataError
@@ -27,6 +28,10 @@ class Original:
     size: int | None = None
     algorithm: str = "sha256"
     digits: str = ""
+
+    def hash(self) -> dict[str, Any]:
+        """As `downloads.fetch` takes it."""
+        return {self.algorithm: self.digits}
 
     def steps(self) -> str:
         """What to tell someone who is to fetch it by hand."""
@@ -64,9 +69,7 @@ def obtain(
     try:
         return {
             file.name: by_hand.get(file.name)
-            or downloads.fetch(
-                file.urls, folder / file.name, size=file.size, progress=progress, **{file.algorithm: file.digits}
-            )
+            or downloads.fetch(file.urls, folder / file.name, size=file.size, progress=progress, **file.hash())
             for file in originals
         }
     except downloads.DownloadError as error:

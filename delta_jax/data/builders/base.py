@@ -1,4 +1,4 @@
-"""What the builders of the paper's data sets share: TensorFlow Datasets that are prepared and read without tensorflow."""
+"""What the builders of the paper's data sets share: TensorFlow Datasets without tensorflow."""
 
 import errno
 import logging
@@ -37,7 +37,7 @@ class Plan:
     read: Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
 
 
-class ImageSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ImageSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A data set of published files.
 
     Images are stored as published, in array_record: any of them can be read by number, without tensorflow. Subclasses
@@ -49,6 +49,8 @@ class ImageSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     COUNTS: ClassVar[dict[str, dict[str, int]]]  # {config or "": {split: images}}, as published
     CHANNELS: ClassVar[int] = 3
 
+    # Allows tfds' manual_dir.
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Any of the published files, by its own name: what is not there is fetched."
     # tfds would look for a file with hashes beside this one, by a package that may not be installed.
     url_infos = None
     pkg_dir_path = None
@@ -107,7 +109,11 @@ class ImageSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     return
                 for left in target.parent.glob(f"incomplete.*_{target.name}"):
                     shutil.rmtree(left)
-                self._check_space(Path(kwargs.get("download_dir") or Path(self.data_dir_root) / "downloads"))
+                config = kwargs.get("download_config")
+                self._check_space(
+                    self.fetched_dir(Path(kwargs.get("download_dir") or Path(self.data_dir_root) / "downloads")),
+                    Path(config.manual_dir) if config and config.manual_dir else None,
+                )
                 super().download_and_prepare(**kwargs)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -124,26 +130,28 @@ class ImageSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Where the published files lie within the folder for those of all data sets."""
         return download_dir / self.name
 
-    def _check_space(self, download_dir: Path) -> None:
+    def _check_space(self, fetched_dir: Path, manual_dir: Path | None) -> None:
         # tfds writes the images twice: sorted into buckets, then into their final files.
         target = Path(self.data_dir_root)
         stored = 2 * sum(file.megabytes for file in self.ORIGINALS)
-        folder = self.fetched_dir(download_dir)
-        fetched = sum(file.megabytes for file in self.ORIGINALS if not (folder / file.name).exists())
+        folders = [fetched_dir, *([manual_dir] if manual_dir else [])]
+        fetched = sum(
+            file.megabytes for file in self.ORIGINALS if not any((folder / file.name).exists() for folder in folders)
+        )
         target.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target).free / 1e6
         if stored + fetched > free:
             raise DataError(
                 f"{self.info.full_name} needs {stored + fetched:,.0f} MB in {target} ({fetched:,.0f} to fetch, "
-                f"{stored:,.0f} to prepare), and {free:,.0f} MB are free; make room there or choose another folder with "
-                "--data_dir"
+                f"{stored:,.0f} to prepare), and {free:,.0f} MB are free; make room there or choose another "
+                "folder with --data_dir"
             )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
         paths = originals.obtain(
             self.ORIGINALS,
             self.fetched_dir(Path(dl_manager.download_dir)),
-            Path(dl_manager._manual_dir) if dl_manager._manual_dir else None,
+            _manual_dir(dl_manager),
             self.on_fetch,
         )
         plan = self._plan(paths)
@@ -169,17 +177,18 @@ class ImageSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         before = sum(len(plan.splits[name]) for name in list(plan.splits)[: list(plan.splits).index(split)])
         total = sum(map(len, plan.splits.values()))
         for done, (name, data) in enumerate(plan.read(rows), start=before + 1):
+            shown = _printable(name)
             try:
                 stored, remark = storable(data, name)
             except BrokenImageError as error:
-                broken.append(f"{name} ({error})")
+                broken.append(f"{shown} ({error})")
                 continue
             if remark:
-                self.remarks.append(f"{name}: {remark}")
-                _log.info("%s: %s", name, remark)
+                self.remarks.append(f"{shown}: {remark}")
+                _log.info("%s: %s", shown, remark)
             if self.on_image:
                 self.on_image(done, total)
-            yield name, {"image": stored, "file": name, **rows[name]}
+            yield shown, {"image": stored, "file": shown, **rows[name]}
         if broken:
             more = f" and {len(broken) - _MAX_LISTED:,} more" if len(broken) > _MAX_LISTED else ""
             raise DataError(
@@ -193,15 +202,17 @@ class ImageSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _log_download_done(self) -> None: ...
 
 
-def text_lines(path_or_bytes: Path | bytes, what: str) -> list[str]:
-    """The lines of a published list that are not empty.
-
-    Raises:
-      DataError: not readable as text.
-    """
+def _manual_dir(dl_manager: tfds.download.DownloadManager) -> Path | None:
     try:
-        data = path_or_bytes if isinstance(path_or_bytes, bytes) else path_or_bytes.read_bytes()
-        lines = data.decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{what} is no readable list ({error}); delete it and fetch it again") from error
-    return [line.strip() for line in lines if line.strip()]
+        return Path(dl_manager.manual_dir)
+    except AssertionError:  # not given, and the default one is not there
+        return None
+
+
+def text_lines(data: bytes) -> list[str]:
+    """The lines of a published list that are not empty; bytes that are not UTF-8 as tarfile gives those of names."""
+    return [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -29,7 +30,7 @@ class Caltech256(ImageSet):
 
     name = "caltech256"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS = (
         *(
             tfds.core.BuilderConfig(name=f"l2sp-{k}", description=f"Files 1-{k} of 257 folders; tested on 61 and on.")
             for k in (30, 60)
@@ -41,7 +42,7 @@ class Caltech256(ImageSet):
             for k in (30, 60)
             for seed in SEEDS
         ),
-    ]
+    )
     ORIGINALS = (
         Original(
             _ARCHIVE,
@@ -52,7 +53,7 @@ class Caltech256(ImageSet):
         ),
     )
     CLASSES = 257
-    COUNTS = {
+    COUNTS: ClassVar = {
         "l2sp-30": {"train": 7_710, "test": 15_187},
         "l2sp-60": {"train": 15_420, "test": 15_187},
         **{f"random-30-seed{seed}": {"train": 7_680, "test": 14_420} for seed in SEEDS},
@@ -87,8 +88,8 @@ class Caltech256(ImageSet):
         rows: dict[str, dict[str, dict[str, int]]] = {"train": {}, "test": {}}
         for label, folder in enumerate(class_names):
             files = sorted(folders[folder], key=functools.partial(_lot, seed) if kind == "random" else None)
-            rows["train"].update(dict.fromkeys(files[:per_class], {"label": label}))
-            rows["test"].update(dict.fromkeys(files[_LARGEST:], {"label": label}))
+            rows["train"].update({name: {"label": label} for name in files[:per_class]})
+            rows["test"].update({name: {"label": label} for name in files[_LARGEST:]})
         return Plan(class_names, rows, functools.partial(archives.read, paths[_ARCHIVE]))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -47,14 +48,14 @@ class Cub2002011(ImageSet):
         ),
     )
     CLASSES = 200
-    COUNTS = {"": {"train": 5_994, "test": 5_794}}
+    COUNTS: ClassVar = {"": {"train": 5_994, "test": 5_794}}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._dataset_info(
             description=str(Cub2002011.__doc__),
             homepage="https://www.vision.caltech.edu/datasets/cub_200_2011/",
-            citation="C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie: The Caltech-UCSD Birds-200-2011 Dataset. "
-            "CNS-TR-2011-001, Caltech, 2011.",
+            citation="C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie: The Caltech-UCSD "
+            "Birds-200-2011 Dataset. CNS-TR-2011-001, Caltech, 2011.",
             licence="non-commercial research and education; the photos belong to who took them",
             bbox=tfds.features.Tensor(shape=(4,), dtype=np.float32),
             parts=tfds.features.Tensor(shape=(len(PARTS), 3), dtype=np.float32),
@@ -64,10 +65,7 @@ class Cub2002011(ImageSet):
         archive = paths[_ARCHIVE]
         contents = dict(archives.read(archive, [f"{_FOLDER}/{table}" for table in _TABLES]))
         rows = {
-            table: [
-                line.split(maxsplit=4) for line in text_lines(contents[f"{_FOLDER}/{table}"], f"{archive}: {table}")
-            ]
-            for table in _TABLES
+            table: [line.split(maxsplit=4) for line in text_lines(contents[f"{_FOLDER}/{table}"])] for table in _TABLES
         }
         try:
             return self._joined(rows, archive)

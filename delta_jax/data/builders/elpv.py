@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,7 +17,7 @@ class Elpv(ImageSet):
     name = "elpv"
     VERSION = tfds.core.Version("1.0.0")
     CLASSES = 2
-    COUNTS = {"": {"train": 1_968, "test": 656}}
+    COUNTS: ClassVar = {"": {"train": 1_968, "test": 656}}
     CHANNELS = 1
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -15,7 +16,7 @@ _LISTS = {split: f"food-101/meta/{split}.txt" for split in ("train", "test")}
 _CLASSES = "food-101/meta/classes.txt"
 
 
-class Food101(ImageSet, skip_registration=True):
+class Food101(ImageSet, skip_registration=True):  # type: ignore[call-arg]
     """Split as published; what tfds' own builder calls "validation" is the test split."""
 
     name = "food101"
@@ -32,7 +33,7 @@ class Food101(ImageSet, skip_registration=True):
         ),
     )
     CLASSES = 101
-    COUNTS = {"": {"train": 75_750, "test": 25_250}}
+    COUNTS: ClassVar = {"": {"train": 75_750, "test": 25_250}}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._dataset_info(
@@ -46,12 +47,12 @@ class Food101(ImageSet, skip_registration=True):
     def _plan(self, paths: dict[str, Path]) -> Plan:
         archive = paths[_ARCHIVE]
         contents = dict(archives.read(archive, [_CLASSES, *_LISTS.values()]))
-        class_names = text_lines(contents[_CLASSES], f"{archive}: {_CLASSES}")
+        class_names = text_lines(contents[_CLASSES])
         labels = {name: label for label, name in enumerate(class_names)}
         splits: dict[str, dict[str, dict[str, int]]] = {}
         for split, file in _LISTS.items():
             splits[split] = {}
-            for line in text_lines(contents[file], f"{archive}: {file}"):
+            for line in text_lines(contents[file]):
                 label = labels.get(line.split("/")[0])
                 if label is None:
                     raise DataError(

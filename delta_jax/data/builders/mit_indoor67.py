@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -39,7 +40,7 @@ class MitIndoor67(ImageSet):
         ),
     )
     CLASSES = 67
-    COUNTS = {"": {"train": 5_360, "test": 1_340}}
+    COUNTS: ClassVar = {"": {"train": 5_360, "test": 1_340}}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._dataset_info(
@@ -50,10 +51,11 @@ class MitIndoor67(ImageSet):
         )
 
     def _plan(self, paths: dict[str, Path]) -> Plan:
-        lists = {split: text_lines(paths[file], str(paths[file])) for split, file in _LISTS.items()}
+        lists = {split: text_lines(paths[file].read_bytes()) for split, file in _LISTS.items()}
         class_names = sorted({line.split("/")[0] for lines in lists.values() for line in lines})
         names = archives.names(paths[_ARCHIVE])
-        exact, folded = set(names), {}
+        exact = set(names)
+        folded: dict[str, list[str]] = {}
         for name in names:
             folded.setdefault(name.lower(), []).append(name)
         splits: dict[str, dict[str, dict[str, int]]] = {}

@@ -3,6 +3,7 @@
 import functools
 import io
 from pathlib import Path
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -15,7 +16,7 @@ _ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 _LISTS = {"train": "train_list.mat", "test": "test_list.mat"}
 
 
-class StanfordDogs(ImageSet, skip_registration=True):
+class StanfordDogs(ImageSet, skip_registration=True):  # type: ignore[call-arg]
     """Split by the published lists, 100 of each breed to train.
 
     All images are in ImageNet's training set: a source network that was trained there has seen the test images.
@@ -40,7 +41,7 @@ class StanfordDogs(ImageSet, skip_registration=True):
         ),
     )
     CLASSES = 120
-    COUNTS = {"": {"train": 12_000, "test": 8_580}}
+    COUNTS: ClassVar = {"": {"train": 12_000, "test": 8_580}}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._dataset_info(
