@@ -24,7 +24,7 @@ lint: $(VENV)/.test ## Set up, then lint, format check and types
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/.test ## Run every script of benchmarks/
-	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
 
 clean: ## Remove caches and build output; .venv and runs/ stay
 	rm -rf .cache/jax .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

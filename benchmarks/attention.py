@@ -10,8 +10,8 @@ import argparse
 import statistics
 import time
 
+import _random_network
 import jax
-import jax.numpy as jnp
 
 from delta_jax import attention, features, models
 
@@ -30,15 +30,9 @@ def main() -> None:
     args = parser.parse_args()
 
     spec = models.spec(args.arch)
-    dtype = None if args.dtype == "float32" else jnp.bfloat16
-    model = models.create(args.arch, num_classes=args.classes, dtype=dtype)
-    image_key, label_key = jax.random.split(jax.random.key(1))
-    images = jax.random.normal(image_key, (args.batch, args.size, args.size, 3))
-    labels = jax.random.randint(label_key, (args.batch,), 0, args.classes)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
-    # Running statistics of these images: with the initial ones activations fade to denormal numbers, slow on a CPU.
-    updated = jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"])[1])(variables, images)
-    variables = {**variables, **updated}
+    model, variables, images, labels = _random_network.create(
+        args.arch, dtype=args.dtype, classes=args.classes, batch=args.batch, size=args.size
+    )
     shapes = features.list_taps(model, variables, images)
     filters = args.filters and {tap: range(min(args.filters, shapes[tap][-1])) for tap in spec.taps}
 

@@ -31,17 +31,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from scipy.stats import rankdata
 
 from delta_jax import attention, data, weights
+from delta_jax.analysis import gap_statistics
 from delta_jax.training import config as configs
-from delta_jax.training import distributed, evaluation
-from delta_jax.training.head import fit_head, get_head, put_head
+from delta_jax.training import distributed, head_phase, provenance
+from delta_jax.training.head import put_head
 from delta_jax.training.setup import Setup
-from delta_jax.weights.sources import SOURCES
+from delta_jax.weights import SOURCES
 
 Gaps = Mapping[str, np.ndarray]  # {tap: [N, C]}
-Head = dict[str, Any]  # {"kernel": [D, K], "bias": [K]}
 
 BATCH = 8  # images per call
 SPLITS = 20  # random choices of images that a number over fewer than all is averaged over
@@ -51,26 +50,7 @@ PRECISION_IMAGES, PRECISION_FILTERS = 8, 32  # float64 is slow: images, and filt
 NORMALIZATIONS = {"softmax": 1.0, "standardized_softmax": 5.0}  # and their temperatures: the presets' (config.PRESETS)
 
 
-# Statistics: functions of arrays.
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's, of [..., C] and [..., C] along the last axis: [...]; NaN where one of the two is constant."""
-    centred = [ranks - ranks.mean(-1, keepdims=True) for ranks in (rankdata(a, axis=-1), rankdata(b, axis=-1))]
-    norms = np.prod([np.linalg.norm(ranks, axis=-1) for ranks in centred], axis=0)
-    return np.divide((centred[0] * centred[1]).sum(-1), norms, out=np.full(norms.shape, np.nan), where=norms > 0)
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """RMS of found - truth [..., C] over the standard deviation of the truth, along the last axis: [...]."""
-    difference = np.subtract(found, truth, dtype=np.float64)
-    rms, spread = np.sqrt(np.mean(difference**2, -1)), np.std(truth, -1, dtype=np.float64)
-    return np.divide(rms, spread, out=np.full(rms.shape, np.nan), where=spread > 0)
-
-
-def sign_changes(found: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the gaps that are positive, zero or negative where the truth is another of the three."""
-    return float(np.mean(np.sign(found) != np.sign(truth)))
+# Measurements.
 
 
 def doubling(first: int, last: int) -> list[int]:
@@ -79,63 +59,6 @@ def doubling(first: int, last: int) -> list[int]:
     while sizes[-1] * 2 <= last:
         sizes.append(sizes[-1] * 2)
     return sizes
-
-
-def split_half_reliability(gaps: np.ndarray, size: int, splits: int, seed: int) -> np.ndarray:
-    """Rank correlation of the mean gaps of two disjoint sets of `size` images, for random ones: [N, C] -> [splits]."""
-    rows = _shuffled(len(gaps), splits, seed)
-    means = (gaps[rows[:, a : a + size]].mean(1, dtype=np.float64) for a in (0, size))
-    return rank_correlation(*means)
-
-
-def agreement_with_all(gaps: np.ndarray, size: int, splits: int, seed: int) -> np.ndarray:
-    """Rank correlation of the mean gaps of `size` images with those of all N, which they are among: [splits].
-
-    The attention of a data set orders its filters as their mean gaps are ordered, whatever the normalisation.
-    """
-    some = gaps[_shuffled(len(gaps), splits, seed)[:, :size]].mean(1, dtype=np.float64)
-    return rank_correlation(some, np.broadcast_to(gaps.mean(0, dtype=np.float64), some.shape))
-
-
-def _shuffled(n: int, splits: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (splits, 1)), axis=1)
-
-
-def attention_spread(weights: np.ndarray) -> dict[str, np.ndarray]:
-    """How far attention weights [..., C] are from uniform: [...] each.
-
-    Returns:
-      lowest, highest: of C * W, which is 1 for uniform weights.
-      effective_filters: exp of the entropy; C for uniform weights, 1 for a single filter.
-    """
-    relative = weights.shape[-1] * weights.astype(np.float64)
-    surprise = -np.log(weights, out=np.zeros(weights.shape), where=weights > 0)
-    return {
-        "lowest": relative.min(-1),
-        "highest": relative.max(-1),
-        "effective_filters": np.exp((weights * surprise).sum(-1)),
-    }
-
-
-def compare(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Gaps [N, C] against others: of each image (the median over the images) and of their mean over the images."""
-    mean, true_mean = found.mean(0, dtype=np.float64), truth.mean(0, dtype=np.float64)
-    return {
-        "spearman_per_image": _median(rank_correlation(found, truth)),
-        "spearman_of_mean": float(rank_correlation(mean, true_mean)),
-        "error_per_image": _median(relative_error(found, truth)),
-        "error_of_mean": float(relative_error(mean, true_mean)),
-        "sign_changes": sign_changes(found, truth),
-    }
-
-
-def _median(values: np.ndarray) -> float:
-    """Of those that are not NaN, NaN if there are none."""
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if known.size else float("nan")
-
-
-# Measurements.
 
 
 def set_up(args: argparse.Namespace) -> Setup:
@@ -153,26 +76,6 @@ def set_up(args: argparse.Namespace) -> Setup:
 def sources() -> dict[str, str]:
     """{network: name of its weights}."""
     return {source.arch: source.name for source in SOURCES.values()}
-
-
-def train_head(setup: Setup) -> tuple[Head, dict[str, Any]]:
-    """The head of L2-FE with the penalty of the least validation loss, and {"l2", and its validation top1}."""
-    compute = setup.head_features()
-
-    def features(images: Any) -> np.ndarray:
-        batches = images.batches(setup.config.eval_batch_size)
-        return np.concatenate([np.asarray(compute(setup.source, b["image"]))[:, m > 0] for _, m, b in batches], axis=1)
-
-    train, validation = features(setup.train), features(setup.validation)  # [2, M, D]: as they are, and mirrored
-    views, labels = train.reshape(-1, train.shape[-1]), np.tile(setup.train.labels, 2)
-    head: Head = distributed.on_host(get_head(setup.source["params"], setup.spec.head))
-    tried = []
-    for l2 in sorted(setup.config.head_l2, reverse=True):
-        head = fit_head(views, labels, head, jnp.float32(l2))  # from the stronger penalty's optimum
-        probabilities = jax.nn.softmax(validation[0] @ np.asarray(head["kernel"]) + np.asarray(head["bias"]))
-        tried.append((evaluation.score(np.asarray(probabilities), setup.validation.labels), l2, head))
-    score, l2, head = min(tried, key=lambda one: one[0]["cross_entropy"])
-    return head, {"l2": l2, "validation_top1": score["top1"]}
 
 
 def measure(gaps_of: Any, x: np.ndarray, y: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
@@ -209,7 +112,10 @@ def compare_precisions(setup: Setup, variables: Any, x: Any, y: Any, exact: Gaps
         found["float64"] = gaps_of(*jax.tree.map(lambda array: np.asarray(array, np.float64), (variables, x)))
     pairs = [(name, truth) for truth in ("float64", "float32") for name in found if name not in ("float64", truth)]
     return {
-        tap: {f"{name} against {truth}": compare(found[name][tap], found[truth][tap]) for name, truth in pairs}
+        tap: {
+            f"{name} against {truth}": gap_statistics.compare(found[name][tap], found[truth][tap])
+            for name, truth in pairs
+        }
         for tap in exact
     }
 
@@ -222,12 +128,18 @@ def judge(found: Mapping[str, Gaps], seed: int) -> dict[str, Any]:
         taps[tap] = {
             "filters": filters,
             "negative": float(np.mean(exact < 0)),
-            "estimators": {name: compare(gaps[tap], exact) for name, gaps in found.items() if name != "exact"},
+            "estimators": {
+                name: gap_statistics.compare(gaps[tap], exact) for name, gaps in found.items() if name != "exact"
+            },
             "split_half": {
-                name: _over_sizes(partial(split_half_reliability, found[name][tap]), doubling(SMALLEST, n // 2), seed)
+                name: _over_sizes(
+                    partial(gap_statistics.split_half_reliability, found[name][tap]), doubling(SMALLEST, n // 2), seed
+                )
                 for name in ("exact", "first_order")
             },
-            "agreement_with_all": _over_sizes(partial(agreement_with_all, exact), doubling(SMALLEST, n - 1), seed),
+            "agreement_with_all": _over_sizes(
+                partial(gap_statistics.agreement_with_all, exact), doubling(SMALLEST, n - 1), seed
+            ),
             "attention": {name: _attention(exact, name, temperature) for name, temperature in NORMALIZATIONS.items()},
         }
     return taps
@@ -241,30 +153,28 @@ def _over_sizes(statistic: Any, sizes: Sequence[int], seed: int) -> dict[int, di
 def _attention(exact: np.ndarray, how: str, temperature: float) -> dict[str, dict[str, float]]:
     both = {"per_image": exact, "of_mean": exact.mean(0, dtype=np.float64, keepdims=True).astype(np.float32)}
     found = attention.normalize({name: jnp.asarray(gaps) for name, gaps in both.items()}, how, temperature=temperature)
-    spreads = {name: attention_spread(np.asarray(found[name])) for name in both}
-    return {name: {key: _median(values) for key, values in spread.items()} for name, spread in spreads.items()}
+    spreads = {name: gap_statistics.attention_spread(np.asarray(found[name])) for name in both}
+    return {
+        name: {key: gap_statistics.median(values) for key, values in spread.items()} for name, spread in spreads.items()
+    }
 
 
-# The exact gaps and their head, kept for a second call.
+# The exact gaps, kept for a second call.
 
 
-def load_exact(path: Path, key: str) -> tuple[Head, dict[str, Any], Gaps] | None:
-    """(head, facts, gaps) of an earlier call with the same `key`; None where there was none."""
+def load_exact(path: Path, key: str) -> tuple[float, Gaps] | None:
+    """(seconds per image, gaps) of an earlier call with the same `key`; None where there was none."""
     if not path.exists():
         return None
     with np.load(path) as file:
         if str(file["key"]) != key:
             return None
-        head, gaps = (
-            {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
-            for prefix in ("head/", "gap/")
-        )
-        return head, json.loads(str(file["facts"])), gaps
+        gaps = {name.removeprefix("gap/"): file[name] for name in file.files if name.startswith("gap/")}
+        return float(file["seconds"]), gaps
 
 
-def save_exact(path: Path, key: str, head: Head, facts: Mapping[str, Any], gaps: Gaps) -> None:
-    arrays: dict[str, Any] = {"key": key, "facts": json.dumps(facts)}
-    arrays |= {f"head/{name}": array for name, array in head.items()} | {f"gap/{tap}": gap for tap, gap in gaps.items()}
+def save_exact(path: Path, key: str, seconds: float, gaps: Gaps) -> None:
+    arrays: dict[str, Any] = {"key": key, "seconds": seconds} | {f"gap/{tap}": gap for tap, gap in gaps.items()}
     unfinished = path.with_suffix(".tmp.npz")
     np.savez(unfinished, **arrays)
     unfinished.replace(path)
@@ -424,21 +334,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     taps = tuple(setup.config.taps)
     device = f"{jax.devices()[0].device_kind} ({jax.default_backend()})"
-    key = json.dumps([args.arch, setup.catalogue.fingerprint(), args.images, args.size, args.seed, taps, device])
-    path = args.out / f"attention_quality_{args.arch}_{name}.npz"
-    stored = load_exact(path, key)
-    head, facts, exact = stored or (*train_head(setup), {})
+    head, head_facts = head_phase.train(setup)
     params = put_head(setup.source["params"], setup.spec.head, head)
     # On one device, whatever there is: the seconds are those of one.
     variables = jax.device_put(distributed.on_host({**setup.source, "params": params}))
+    network = provenance.of_variables(variables)
+    key = json.dumps([network, setup.catalogue.fingerprint(), args.images, args.size, args.seed, taps, device])
+    path = args.out / f"attention_quality_{args.arch}_{name}.npz"
+    stored = load_exact(path, key)
 
     def gaps_of(x: Any, y: Any, **options: Any) -> dict[str, jax.Array]:
         return attention.filter_gaps(setup.network(), variables, x, y, taps=taps, **options)
 
     if not stored:
-        exact, facts["seconds"] = measure(gaps_of, x, y)
-        save_exact(path, key, head, facts, exact)
-    found, seconds = {"exact": exact}, {"exact": facts.pop("seconds")}
+        exact, seconds_of_exact = measure(gaps_of, x, y)
+        save_exact(path, key, seconds_of_exact, exact)
+    else:
+        seconds_of_exact, exact = stored
+    found, seconds = {"exact": exact}, {"exact": seconds_of_exact}
     ways: dict[str, dict[str, Any]] = {"first_order": {"estimator": "first_order"}}
     ways |= {f"mixed_{k}": {"estimator": "mixed", "exact_filters": k} for k in args.exact_filters}
     for way, options in ways.items():
@@ -454,9 +367,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "data": {"name": name, "classes": setup.num_classes, "training_images": len(setup.train)},
         "device": device,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "head": facts,
+        "head": {"l2": head_facts["l2"], "validation_top1": head_facts["validation"]["top1"]},
         "seconds_per_image": seconds,
-        "exact_from_earlier_run": bool(stored),
+        "exact_from_earlier_run": stored is not None,
         "taps": judged,
     }
 

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 
+import _random_network
 import jax
 import jax.numpy as jnp
 
@@ -28,14 +29,9 @@ def main() -> None:
     args = parser.parse_args()
 
     spec = models.spec(args.arch)
-    model = models.create(args.arch, num_classes=args.classes, dtype=jnp.dtype(args.dtype))
-    image_key, label_key = jax.random.split(jax.random.key(1))
-    images = jax.random.normal(image_key, (args.batch, args.size, args.size, 3))
-    labels = jax.random.randint(label_key, (args.batch,), 0, args.classes)
-    source = jax.jit(model.init)(jax.random.key(0), images)
-    # Running statistics of these images: with the initial ones activations fade to denormal numbers, slow on a CPU.
-    updated = jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"])[1])(source, images)
-    source = {**source, **updated}
+    model, source, images, labels = _random_network.create(
+        args.arch, dtype=args.dtype, classes=args.classes, batch=args.batch, size=args.size
+    )
     shapes = features.list_taps(model, source, images)
     attention = {tap: jnp.full((shapes[tap][-1],), 1.0 / shapes[tap][-1]) for tap in spec.taps}
 

@@ -35,9 +35,10 @@ def get_config() -> ConfigDict:
     config.data.validation_fraction = 0.2  # of the training images, held out of training; 0 for none
     config.data.validation_fold = 0  # which of the 1 / validation_fraction folds
     config.data.test_fraction = 0.25  # of all images, where the data set has no test images
-    config.data.resize = 256  # pixels; every image is squashed to a square of this side, once
-    config.data.interpolation = "bilinear"  # or bicubic; of that resize, with antialiasing
-    config.data.crop = 224  # pixels; random crop in training, centre crop otherwise
+    config.data.aspect = "squash"  # every image to a square (the paper, Table 1); keep: shorter side, central square
+    config.data.resize = placeholder(int)  # pixels, side of that square; not set: as the weights were trained
+    config.data.interpolation = placeholder(str)  # bilinear or bicubic, with antialiasing; not set: as the weights
+    config.data.crop = placeholder(int)  # pixels; random in training, centre otherwise; not set: as the weights
     config.data.on_broken = "stop"  # or skip: leave images out that cannot be decoded
     config.data.on_device = "auto"  # yes, no (a batch at a time), or auto: when the decoded images fit
     config.data.cache_dir = ""  # of the decoded images; "" for $DELTA_JAX_CACHE or ~/.cache/delta_jax
@@ -50,6 +51,7 @@ def get_config() -> ConfigDict:
         1.0  # penalty of a network whose feature maps are all zero; sets alpha where that is not set
     )
     config.beta = 0.01  # weight of the head's penalty; not for l2
+    config.auxiliary_weight = 0.0  # of the loss of Inception-V3's second classifier, on ImageNet 0.4; 0 drops it
     config.weight_decay = 1e-4  # of every parameter, for l2 alone
     config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset
     config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset

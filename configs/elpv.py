@@ -11,8 +11,6 @@ def get_config():
     """The full run."""
     config = get_default()
     config.data.name = "elpv"
-    config.data.resize = 256
-    config.data.crop = 224
     config.steps = 2000
     config.batch_size = 32
     config.schedule = "cosine"

@@ -29,7 +29,7 @@ from delta_jax import winograd
 _ELEMENTWISE = frozenset(
     [
         "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
-        "ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf",
+        "ceil", "clamp", "convert_element_type", "copy", "cos", "cosh", "digamma", "div", "eq", "erf",
         "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le",
         "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or",
         "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square",
@@ -42,11 +42,9 @@ _WINDOWS = frozenset(["reduce_window", "reduce_window_sum", "reduce_window_max",
 # Calls whose inner program is looked into: {name of the primitive: parameter that holds it}.
 _CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }

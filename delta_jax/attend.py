@@ -36,6 +36,8 @@ def _attend(workdir: Path, export: Path | None) -> list[Path]:
     if export and export.is_dir():
         raise ConfigError(f"--export={export} is a folder; name a file, such as {export / 'channel_wei.json'}")
     found = trainer.attend(flags.FLAGS.config, workdir)
+    if not distributed.is_first():
+        return []
     attentions.table(attentions.summarize(found.gaps, found.weights))
     picture = workdir / PICTURE
     attentions.plot(found.gaps, found.weights, picture)

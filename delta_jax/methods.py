@@ -5,7 +5,7 @@ averaged over the batch.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from delta_jax import regularizers
 
 Maps = Mapping[str, jax.Array]
+Head = str | Sequence[str]  # module path of the classifier, or of several
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Method:
         """[B], or None where there is nothing to pay per example."""
         return None
 
-    def parameter_penalty(self, params: Mapping[str, Any], source_params: Mapping[str, Any], head: str) -> jax.Array:
+    def parameter_penalty(self, params: Mapping[str, Any], source_params: Mapping[str, Any], head: Head) -> jax.Array:
         """A scalar."""
         return jnp.zeros((), jnp.float32)
 

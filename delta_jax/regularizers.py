@@ -4,7 +4,7 @@ Everything here is a pure function of arrays. Nothing is averaged over the batch
 means the same for every batch size and number of devices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -89,15 +89,18 @@ def feature_distance(
     return sum(terms[1:], terms[0])
 
 
-def _leaves(params: Mapping[str, Any], head: str, *, inside: bool) -> dict[tuple[str, ...], jax.Array]:
-    """The parameters below the module path `head`, or all others, by path."""
-    prefix = tuple(head.split("/"))
+def _leaves(params: Mapping[str, Any], head: str | Sequence[str], *, inside: bool) -> dict[tuple[str, ...], jax.Array]:
+    """The parameters below the module path `head`, or several, or all others, by path."""
     leaves = {tuple(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    chosen = {path: leaf for path, leaf in leaves.items() if (path[: len(prefix)] == prefix) == inside}
-    if inside and not chosen:
-        tops = sorted({path[0] for path in leaves})
-        raise ValueError(f"no parameters under the head path {head!r}; the modules are {tops}")
-    return chosen
+    below: set[tuple[str, ...]] = set()
+    for one in [head] if isinstance(head, str) else head:
+        prefix = tuple(one.split("/"))
+        found = {path for path in leaves if path[: len(prefix)] == prefix}
+        if inside and not found:
+            tops = sorted({path[0] for path in leaves})
+            raise ValueError(f"no parameters under the head path {one!r}; the modules are {tops}")
+        below |= found
+    return {path: leaf for path, leaf in leaves.items() if (path in below) == inside}
 
 
 def _half_sum_of_squares(arrays: list[jax.Array]) -> jax.Array:
@@ -105,13 +108,13 @@ def _half_sum_of_squares(arrays: list[jax.Array]) -> jax.Array:
     return sum(squares[1:], squares[0])
 
 
-def l2_sp(params: Mapping[str, Any], source_params: Mapping[str, Any], *, head: str) -> jax.Array:
+def l2_sp(params: Mapping[str, Any], source_params: Mapping[str, Any], *, head: str | Sequence[str]) -> jax.Array:
     """1/2 * sum of (w - w*)^2 over all parameters but the head: L2-SP (Li et al., ICML 2018).
 
     Args:
       params: nested dict of parameters in training.
       source_params: where they started; the head in it is not looked at.
-      head: module path of the classifier, "fc" or "encoder/head".
+      head: module path of the classifier, "fc" or "encoder/head"; or several, where a second one is trained along.
 
     Returns:
       A scalar.
@@ -125,12 +128,12 @@ def l2_sp(params: Mapping[str, Any], source_params: Mapping[str, Any], *, head: 
     return _half_sum_of_squares([_wide(w) - _wide(source[path]) for path, w in ours.items()])
 
 
-def head_l2(params: Mapping[str, Any], *, head: str) -> jax.Array:
+def head_l2(params: Mapping[str, Any], *, head: str | Sequence[str]) -> jax.Array:
     """1/2 * ||head||^2 over kernel and bias: DELTA, the second term of Eq. 4.
 
     Args:
       params: nested dict of parameters.
-      head: module path of the classifier.
+      head: module path of the classifier, or several.
 
     Returns:
       A scalar.

@@ -65,6 +65,25 @@ def test_default_taps_are_those_of_the_network():
 
 
 @pytest.mark.parametrize(
+    ("weights", "fields", "expected"),
+    [
+        # As the weights' makers state them (their documentation): resize, crop, interpolation.
+        ("pip/efficientnet-lite0", {}, (256, 224, "bicubic")),
+        ("pip/mobilenet-v2", {}, (256, 224, "bilinear")),
+        # One of the two given, the other follows in proportion.
+        ("pip/mobilenet-v2", {"data__crop": 112}, (128, 112, "bilinear")),
+        ("pip/mobilenet-v2", {"data__resize": 64}, (64, 56, "bilinear")),
+        ("pip/mobilenet-v2", {"data__resize": 100, "data__crop": 96}, (100, 96, "bilinear")),
+        # Of weights in a file only the network is known.
+        ("some/file.pth", {"arch": "resnet18", "data__interpolation": "bicubic"}, (256, 224, "bicubic")),
+    ],
+)
+def test_preprocessing_is_that_of_the_weights_where_it_is_not_set(weights, fields, expected):
+    found = configs.resolve(changed(weights=weights, **fields)).data
+    assert (found.resize, found.crop, found.interpolation) == expected
+
+
+@pytest.mark.parametrize(
     ("fields", "parts"),
     [
         ({"method": "detla"}, ("'detla'", "did you mean delta")),
@@ -82,6 +101,7 @@ def test_default_taps_are_those_of_the_network():
         ({"data__on_broken": "ignore"}, ("data.on_broken", "'ignore'", "skip")),
         ({"data__on_device": "maybe"}, ("data.on_device", "'maybe'", "auto")),
         ({"data__interpolation": "nearest"}, ("data.interpolation", "'nearest'", "bicubic")),
+        ({"auxiliary_weight": 0.4, "arch": "resnet18"}, ("auxiliary_weight", "0.4", "0: resnet18 has no auxiliary")),
         ({"steps": 0}, ("steps", "0", "1 or more")),
         ({"batch_size": -8}, ("batch_size", "-8", "1 or more")),
         ({"learning_rate": -0.1}, ("learning_rate", "-0.1", "0 or more")),
@@ -92,7 +112,8 @@ def test_default_taps_are_those_of_the_network():
         ({"decay_at": 0.0}, ("decay_at", "0.0", "(0, 1]")),
         ({"decay_factor": -1.0}, ("decay_factor", "-1.0", "0 or more")),
         ({"attention_temperature": 0.0}, ("attention_temperature", "0.0", "more than 0")),
-        ({"data__crop": 300}, ("data.crop", "300", "256")),
+        ({"data__crop": 300, "data__resize": 256}, ("data.crop", "300", "256")),
+        ({"data__aspect": "crop"}, ("data.aspect", "'crop'", "squash, keep")),
         ({"warmup_steps": 9000}, ("warmup_steps", "9000", "less than steps = 9000")),
         ({"head_l2": (0.0, 0.1)}, ("head_l2", "0.0", "positive")),
         ({"taps": ()}, ("taps", "()", "module paths")),

@@ -238,7 +238,7 @@ def test_settings_that_cannot_be(root, tmp_path):
     found = find("folder", root=str(root))
     with pytest.raises(DataError, match="on_broken is 'ignore', expected 'stop' or 'skip'"):
         decode(found, 5, cache_dir=tmp_path, on_broken="ignore")
-    with pytest.raises(DataError, match=r"interpolation 'nearest'; expected .*bilinear, bicubic"):
+    with pytest.raises(DataError, match=r"interpolation 'nearest' and .*bilinear, bicubic"):
         decode(found, 5, cache_dir=tmp_path, interpolation="nearest")
     with pytest.raises(DataError, match="size 0"):
         decode(found, 0, cache_dir=tmp_path)

@@ -29,6 +29,15 @@ def test_lossless_rgb_of_the_right_size_is_unchanged(form):
     np.testing.assert_array_equal(decoded, pixels)
 
 
+@pytest.mark.parametrize(("shape", "scaled", "start"), [((30, 41), (20, 27), (0, 4)), ((90, 40), (45, 20), (12, 0))])
+def test_keeping_the_aspect_takes_the_middle_of_the_scaled_image(shape, scaled, start):
+    # torchvision's Resize(20): the longer side is int(20 * 41 / 30) = 27; its CenterCrop(20) starts at round(7 / 2).
+    pixels = noise(*shape, 3)
+    found = decode_image(encode(Image.fromarray(pixels)), 20, interpolation="bicubic", aspect="keep")
+    whole = np.asarray(Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(found, whole[start[0] : start[0] + 20, start[1] : start[1] + 20])
+
+
 def test_grey_becomes_three_equal_channels():
     pixels = noise(8, 8)
     np.testing.assert_array_equal(decode_image(encode(Image.fromarray(pixels)), 8), np.stack([pixels] * 3, -1))

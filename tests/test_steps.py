@@ -186,3 +186,50 @@ def test_the_state_has_buffers_of_its_own(start):
     addresses = [(one.unsafe_buffer_pointer(), other.unsafe_buffer_pointer()) for one, other in pairs]
     assert all(one != other for one, other in addresses)
     assert init_state({"params": start[0]["params"]}, optax.sgd(0.1)).batch_stats == {}
+
+
+class TwoHeads(nn.Module):
+    """With a second classifier that is there in training only."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(4, (3, 3), name="conv")(x)
+        if train or self.is_initializing():
+            Side(name="side")(x)
+        return nn.Dense(3, name="head")(jnp.mean(nn.tanh(x), (1, 2)))
+
+
+class Side(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="out")(jnp.max(x, (1, 2)))
+
+
+def test_an_auxiliary_classifier_adds_its_cross_entropy_and_counts_as_head():
+    made = [jax.jit(TwoHeads().init)(jax.random.key(seed), BATCH["image"])["params"] for seed in (0, 1)]
+    params, source = made
+    found = steps.make_loss(
+        TwoHeads(),
+        TwoHeads(),
+        methods.create("l2_sp"),
+        taps=TAPS,
+        head=("head", "side/out"),
+        alpha=0.3,
+        beta=0.2,
+        auxiliary="side",
+        auxiliary_weight=0.4,
+    )(params, {}, {"params": source}, BATCH["image"], BATCH["label"], None, jax.random.key(0))
+
+    # Written out in numpy: two linear layers on tanh-then-mean and on the maximum of the convolution's maps.
+    maps = np.asarray(nn.Conv(4, (3, 3)).apply({"params": params["conv"]}, BATCH["image"]), np.float64)
+    seen = {"head": np.tanh(maps).mean((1, 2)), "side": maps.max((1, 2))}
+    dense = {"head": params["head"], "side": params["side"]["out"]}
+    losses = {}
+    for name, x in seen.items():
+        logits = x @ np.asarray(dense[name]["kernel"], np.float64) + np.asarray(dense[name]["bias"], np.float64)
+        losses[name] = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(4), BATCH["label"]])
+    distance = sum(np.sum((np.asarray(params["conv"][k]) - np.asarray(source["conv"][k])) ** 2) for k in params["conv"])
+    heads = sum(np.sum(np.asarray(w) ** 2) for layer in dense.values() for w in layer.values())
+    total, (metrics, _) = found
+    np.testing.assert_allclose(total, losses["head"] + 0.4 * losses["side"] + 0.15 * distance + 0.1 * heads, rtol=1e-5)
+    np.testing.assert_allclose(metrics["cross_entropy"], losses["head"], rtol=1e-5)

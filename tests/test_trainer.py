@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from delta_jax.training import attention_phase, logs, trainer
+from delta_jax.training import attention_phase, head_phase, logs, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.checkpoints import Checkpoints
 from tests.small_run import CLASSES, STEPS, TAPS, make_photos, small_config
@@ -147,8 +147,8 @@ def test_a_finished_run_started_again_only_evaluates(run, photos, monkeypatch):
     def never(*_, **__):
         raise AssertionError("this phase is on disk")
 
-    for phase in ("fine_tune", "fit_head"):
-        monkeypatch.setattr(trainer, phase, never)
+    monkeypatch.setattr(trainer, "fine_tune", never)
+    monkeypatch.setattr(trainer.head_phase, "train", never)
     monkeypatch.setattr(trainer.attention_phase, "measure", never)
     again = trainer.fit(small_config(photos), workdir)
     for seconds in (summary["seconds"], again["seconds"]):
@@ -256,6 +256,18 @@ def test_the_attention_can_be_measured_on_some_of_the_images_and_its_error_is_to
         assert told[tap]["rms"] == pytest.approx(rms, rel=0.5)
         assert -1 <= told[tap]["spearman"] <= 1
         start += filters
+
+
+def test_runs_that_need_the_same_head_train_it_once(run, photos, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(head_phase, "choose", lambda *_: asked.append(1) or pytest.fail("this head is in the cache"))
+    trainer.fit(small_config(photos, seed=5, method="l2_fe"), tmp_path / "a")
+    for name in ("head.safetensors", "head.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (run[0] / name).read_bytes()
+    for number, changed in enumerate(({"head_l2": (0.5,)}, {"data.crop": 24}, {"data.validation_fold": 1})):
+        with pytest.raises(pytest.fail.Exception, match="in the cache"):
+            trainer.fit(small_config(photos, method="l2_fe", **changed), tmp_path / str(number))
+    assert len(asked) == 3
 
 
 def test_runs_that_need_the_same_attention_measure_it_once(run, photos, tmp_path, monkeypatch):

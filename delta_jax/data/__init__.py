@@ -6,10 +6,12 @@ from delta_jax.data.cache import Images, decode
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import image_files
-from delta_jax.data.images import BrokenImageError, decode_image
+from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
 from delta_jax.data.sources import find
 
 __all__ = [
+    "ASPECTS",
+    "INTERPOLATIONS",
     "SPLITS",
     "BrokenImageError",
     "Catalogue",

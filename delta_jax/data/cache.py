@@ -16,7 +16,7 @@ import numpy as np
 
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
-from delta_jax.data.images import INTERPOLATIONS, BrokenImageError, decode_image
+from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
 
 # To be raised when decode_image gives other pixels than before, so that old caches are not taken for new ones.
 DECODER = 1
@@ -46,6 +46,7 @@ def decode(
     size: int,
     *,
     interpolation: str = "bilinear",
+    aspect: str = "squash",
     cache_dir: str | os.PathLike[str],
     on_broken: str = "stop",
     progress: Callable[[int], None] | None = None,
@@ -57,8 +58,9 @@ def decode(
 
     Args:
       catalogue: the examples.
-      size: side of the squares in pixels; images are squashed to it, see `decode_image`.
+      size: side of the squares in pixels.
       interpolation: "bilinear" or "bicubic".
+      aspect: "squash" or "keep", how they become squares, see `decode_image`.
       cache_dir: folder for the array, made if need be; N * size * size * 3 bytes of it are used.
       on_broken: "stop" raises and names the images that cannot be decoded, "skip" leaves them out.
       progress: called with a number of images each time that many more are ready; not called when all of them were.
@@ -68,15 +70,18 @@ def decode(
     """
     if on_broken not in ("stop", "skip"):
         raise DataError(f"on_broken is {on_broken!r}, expected 'stop' or 'skip'")
-    if interpolation not in INTERPOLATIONS or size < 1:
+    if interpolation not in INTERPOLATIONS or aspect not in ASPECTS or size < 1:
         raise DataError(
-            f"cannot decode to size {size} with interpolation {interpolation!r}; "
-            f"expected 1 pixel or more and one of {', '.join(INTERPOLATIONS)}"
+            f"cannot decode to size {size} with interpolation {interpolation!r} and aspect {aspect!r}; "
+            f"expected 1 pixel or more, one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(ASPECTS)}"
         )
-    settings = f"{catalogue.fingerprint()} {size} {interpolation} {DECODER}"
+    settings = f"{catalogue.fingerprint()} {size} {interpolation} {aspect} {DECODER}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]+", "_", catalogue.name)
-    files = _CacheFiles(Path(cache_dir).expanduser(), f"{name}-{size}-{interpolation}-{key}")
+    files = _CacheFiles(Path(cache_dir).expanduser(), f"{name}-{size}-{interpolation}-{aspect}-{key}")
+
+    def to_square(content: bytes) -> np.ndarray:
+        return decode_image(content, size, interpolation=interpolation, aspect=aspect)
 
     images = _open(files, catalogue, size)
     if images is None:
@@ -85,7 +90,7 @@ def decode(
             with _lock(files.lock):
                 images = _open(files, catalogue, size)  # another process may have made it while this one waited
                 if images is None:
-                    broken = _decode_rows(files, catalogue, size, interpolation, progress)
+                    broken = _decode_rows(files, catalogue, size, to_square, progress)
                     if broken and on_broken == "stop":
                         raise _broken_error(catalogue, [(catalogue.files[row], why) for row, why in broken.items()])
                     _complete(files, catalogue, broken)
@@ -152,7 +157,11 @@ def _open(files: _CacheFiles, catalogue: Catalogue, size: int) -> Images | None:
 
 
 def _decode_rows(
-    files: _CacheFiles, catalogue: Catalogue, size: int, interpolation: str, progress: Callable[[int], None] | None
+    files: _CacheFiles,
+    catalogue: Catalogue,
+    size: int,
+    to_square: Callable[[bytes], np.ndarray],
+    progress: Callable[[int], None] | None,
 ) -> dict[int, str]:
     """Fills the partial array; returns the reason for each row that stays empty."""
     row_bytes = size * size * 3
@@ -179,7 +188,7 @@ def _decode_rows(
             except OSError as error:
                 return f"cannot be read ({error.strerror or error})"
             try:
-                pixels = decode_image(data, size, interpolation=interpolation)
+                pixels = to_square(data)
             except BrokenImageError as error:
                 return str(error)
             _write(array.fileno(), pixels.tobytes(), offset + row * row_bytes)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from delta_jax.data.errors import DataError
 
+ASPECTS = ("squash", "keep")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # Only these: Pillow also opens formats that start other programs (EPS runs Ghostscript), whatever the file is called.
@@ -25,8 +26,8 @@ class BrokenImageError(DataError):
     """One image cannot be decoded; the message is the reason."""
 
 
-def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear") -> np.ndarray:
-    """Decodes an image as a viewer would show it, squashed to a square.
+def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", aspect: str = "squash") -> np.ndarray:
+    """Decodes an image as a viewer would show it, and makes it a square.
 
     EXIF orientation is applied, 16-bit grey is scaled (65535 to 255), CMYK, palettes and grey become RGB, the first
     frame is taken of an animation. What is transparent shows white: the colours stored below it are arbitrary, often
@@ -36,6 +37,8 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear") -> 
       data: the encoded image.
       size: side of the square in pixels.
       interpolation: "bilinear" or "bicubic", both with the antialiasing of Pillow.
+      aspect: "squash" scales both sides to `size`; "keep" scales the shorter side to it, the longer one in proportion,
+        rounded down, and cuts the square out of the middle, as torchvision's Resize and CenterCrop do.
 
     Returns:
       uint8 [size, size, 3], RGB.
@@ -48,7 +51,7 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear") -> 
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             rgb = _to_rgb(ImageOps.exif_transpose(opened))
-            return np.asarray(rgb.resize((size, size), INTERPOLATIONS[interpolation]))
+            return np.asarray(_square(rgb, size, INTERPOLATIONS[interpolation], aspect))
     except UnidentifiedImageError:
         raise BrokenImageError(f"not one of {', '.join(FORMATS)} (begins with {data[:8]!r})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -59,6 +62,14 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear") -> 
         Exception
     ) as error:  # Pillow's readers raise nearly anything on damaged data, struct.error and IndexError too
         raise BrokenImageError(str(error) or type(error).__name__) from error
+
+
+def _square(image: Image.Image, size: int, interpolation: Image.Resampling, aspect: str) -> Image.Image:
+    if aspect == "squash":
+        return image.resize((size, size), interpolation)
+    width, height = (size * side // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.resize((width, height), interpolation).crop((left, top, left + size, top + size))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

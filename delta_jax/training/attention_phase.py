@@ -1,7 +1,5 @@
 """The attention of a run: measured, or taken from a run before that measured the same, or from a file."""
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from delta_jax import attention
-from delta_jax.training import attention_pass, channel_weights, distributed, logs, report
+from delta_jax.training import attention_pass, channel_weights, distributed, logs, provenance, report
 from delta_jax.training.attention_pass import AttentionPass, Normalization
 from delta_jax.training.gap_table import GapTable
 from delta_jax.training.setup import Setup
@@ -148,7 +146,7 @@ class _Gaps:
         images = self._centre(batch["image"])
         while True:
             try:
-                found = self._compiled(estimator, filters)(self._l2_fe, images, batch["label"])
+                found = self._compiled(estimator)((self._l2_fe, filters), images, batch["label"])
                 return distributed.on_host(jax.block_until_ready(found))
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) or self._chunk == 1:
@@ -156,12 +154,13 @@ class _Gaps:
                 self._chunk = max(1, (self._chunk or 2 * _FILTERS_AFTER_OOM) // 2)
                 logs.say(f"attention: out of memory; going on with {self._chunk} filters at once")
 
-    def _compiled(self, estimator: str, filters: Mapping[str, np.ndarray] | None) -> Any:
-        key = (estimator, self._chunk, filters is None)
+    def _compiled(self, estimator: str) -> Any:
+        key = (estimator, self._chunk)
         if key not in self._programs:
             config = self._setup.config
 
-            def gaps(variables: Variables, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+            def gaps(whole: Any, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+                variables, filters = whole
                 return attention.filter_gaps(
                     self._model,
                     variables,
@@ -181,27 +180,17 @@ class _Gaps:
 def _depends_on(setup: Setup, l2_fe: Variables) -> dict[str, Any]:
     """What the gaps depend on, and "key": a hash of it."""
     config = setup.config
-    arrays = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(l2_fe):
-        value = np.asarray(leaf)
-        arrays.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
-        arrays.update(np.ascontiguousarray(value).data)
-    examples = hashlib.sha256(json.dumps([setup.train.files, setup.train.labels.tolist()]).encode())
     facts = {
         "version": VERSION,
         "arch": config.arch,
-        "variables": arrays.hexdigest(),
-        "data": setup.catalogue.fingerprint(),
-        "examples": examples.hexdigest(),
-        "resize": [config.data.resize, config.data.interpolation],
-        "crop": config.data.crop,
-        "mean": list(setup.preprocessing.mean),
-        "std": list(setup.preprocessing.std),
+        "variables": provenance.of_variables(l2_fe),
+        "examples": provenance.of_examples(setup.train),
         "taps": list(config.taps),
         "estimator": config.attention_estimator,
         "exact_filters": config.attention_exact_filters if config.attention_estimator == "mixed" else None,
+        **provenance.of_pixels(setup),
     }
-    return {"key": hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16], **facts}
+    return {"key": provenance.key(facts), **facts}
 
 
 def _error_of(found: AttentionPass, config: Any) -> str:

@@ -26,7 +26,8 @@ class Preprocessing:
     """From a photo to what the network sees.
 
     Attributes:
-      resize: pixels; the photo is squashed to a square of this side.
+      aspect: how the photo becomes a square, see `data.decode_image`.
+      resize: side of that square, pixels.
       interpolation: of that resize.
       crop: pixels, of the square cut out.
       crops: 1 for the centre, 10 for corners and centre, mirrored.
@@ -39,6 +40,7 @@ class Preprocessing:
     crops: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    aspect: str = "squash"
 
     def views(self, images: jax.Array) -> jax.Array:
         """uint8 [B, resize, resize, 3] -> normalised float32 [crops, B, crop, crop, 3]."""
@@ -71,9 +73,12 @@ class Classifier:
         facts = json.loads(facts_path.read_text())
         self.arch, self.class_names = facts["arch"], tuple(facts["classes"])
         self.preprocessing = Preprocessing(**{**facts["preprocessing"], **_tuples(facts["preprocessing"])})
-        auxiliary = models.spec(self.arch).auxiliary
-        self.auxiliary = bool(auxiliary) and f"params/{auxiliary}/kernel" in stored_names(Path(workdir) / MODEL)
-        shapes = variable_shapes(self.arch, len(self.class_names), self.auxiliary)
+        try:
+            auxiliary = models.spec(self.arch).auxiliary
+            self.auxiliary = bool(auxiliary) and f"params/{auxiliary}/kernel" in stored_names(Path(workdir) / MODEL)
+            shapes = variable_shapes(self.arch, len(self.class_names), self.auxiliary)
+        except ValueError as error:  # a network of the user's own, in a module that is not to be found from here
+            raise ConfigError(str(error)) from error
         like = unflatten_dict({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
         self.variables = load_variables(Path(workdir) / MODEL, like)
 
@@ -92,7 +97,8 @@ class Classifier:
             content = Path(path).read_bytes()
         except OSError as error:
             raise data.DataError(f"cannot be read ({error.strerror or error})") from error
-        return data.decode_image(content, self.preprocessing.resize, interpolation=self.preprocessing.interpolation)
+        wanted = self.preprocessing
+        return data.decode_image(content, wanted.resize, interpolation=wanted.interpolation, aspect=wanted.aspect)
 
 
 def describe(arch: str, class_names: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:

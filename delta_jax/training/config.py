@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from delta_jax import attention, methods, models, regularizers
+from delta_jax import attention, data, methods, models, regularizers, weights
 from delta_jax.training.attention_pass import PER
 from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
 
@@ -53,7 +53,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "select": ("last", "best"),
     "data.on_broken": ("stop", "skip"),
     "data.on_device": ("auto", "yes", "no"),
-    "data.interpolation": ("bilinear", "bicubic"),
+    "data.aspect": data.ASPECTS,
+    "data.interpolation": tuple(data.INTERPOLATIONS),
 }
 _AT_LEAST = {
     "seed": 0,
@@ -72,12 +73,14 @@ _AT_LEAST = {
     "head_learning_rate_factor": 0,
     "alpha_relative": 0,
     "beta": 0,
+    "auxiliary_weight": 0,
     "weight_decay": 0,
     "clip_norm": 0,
     "momentum": 0,
     "data.split_seed": 0,
     "data.validation_fold": 0,
     "data.crop": 1,
+    "data.resize": 1,
     "data.validation_fraction": 0,
     "data.test_fraction": 0,
     "decay_factor": 0,
@@ -103,6 +106,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     for field, value in dataclasses.asdict(PRESETS[values["preset"]]).items():
         if values[field] is None:
             values[field] = value
+    _fill_preprocessing(values)
     _check_choices(values)
     if values["alpha"] is None:
         values["alpha"] = DEFAULT_ALPHA.get(values["method"])
@@ -110,6 +114,19 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     if tuple(values["taps"]) == ("default",):
         values["taps"] = spec.taps
     return FrozenConfigDict(values)
+
+
+def _fill_preprocessing(values: dict[str, Any]) -> None:
+    """What `data` leaves open: as the weights were trained, or the network for weights of unknown origin."""
+    settings, spec, source = values["data"], models.spec(values["arch"]), weights.SOURCES.get(values["weights"])
+    if settings["interpolation"] is None:
+        settings["interpolation"] = (source or spec).interpolation
+    crop, resize = (source.crop, source.resize) if source else (spec.input_size, spec.resize)
+    if settings["crop"] is None:
+        given = settings["resize"]
+        settings["crop"] = crop if given is None else max(1, round(given * crop / resize))
+    if settings["resize"] is None:
+        settings["resize"] = round(settings["crop"] * resize / crop)
 
 
 def _check_choices(values: Mapping[str, Any]) -> None:
@@ -141,6 +158,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     _require(
         bool(grid) and min(grid) > 0, "head_l2", grid, "positive numbers: without a penalty the head has no optimum"
     )
+    if not models.spec(values["arch"]).auxiliary:
+        why = f"0: {values['arch']} has no auxiliary classifier"
+        _require(values["auxiliary_weight"] == 0, "auxiliary_weight", values["auxiliary_weight"], why)
     _require(bool(values["taps"]), "taps", values["taps"], "module paths, or ('default',)")
     folds = values["data"]["validation_fraction"]
     if folds == 0:

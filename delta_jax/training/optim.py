@@ -1,5 +1,6 @@
 """SGD as torch has it, its schedules, and what is left out of training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,9 +51,9 @@ def learning_rate_schedule(
     return lambda count: after(jnp.asarray(count, jnp.float32))
 
 
-def _labels(params: Any, head: str) -> Any:
+def _labels(params: Any, head: str | Sequence[str]) -> Any:
     """Of every parameter: "head", "norm" (scale and bias of a normalisation layer) or "body"."""
-    prefix = tuple(head.split("/"))
+    prefixes = [tuple(one.split("/")) for one in ([head] if isinstance(head, str) else head)]
 
     def siblings(path) -> Any:
         node = params
@@ -61,7 +62,8 @@ def _labels(params: Any, head: str) -> Any:
         return node
 
     def label(path, _) -> str:
-        if tuple(str(key.key) for key in path[: len(prefix)]) == prefix:
+        names = tuple(str(key.key) for key in path)
+        if any(names[: len(prefix)] == prefix for prefix in prefixes):
             return "head"
         return "norm" if "scale" in siblings(path) else "body"
 
@@ -75,7 +77,7 @@ def make_optimizer(
     params: Any,
     schedule: optax.Schedule,
     *,
-    head: str,
+    head: str | Sequence[str],
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
@@ -88,7 +90,7 @@ def make_optimizer(
     Args:
       params: parameters, or their shapes; only the paths are read.
       schedule: learning rate per step.
-      head: module path of the classifier.
+      head: module path of the classifier, or several.
       momentum: 0 for plain SGD.
       weight_decay: times every parameter, added to its gradient; 0 for none.
       clip_norm: largest global norm of the gradient; 0 for no clipping.

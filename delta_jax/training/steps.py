@@ -1,6 +1,6 @@
 """The training step: cross-entropy, the method's penalties, L2 of the head; one pure function of arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -31,9 +31,11 @@ def make_loss(
     method: Method,
     *,
     taps: tuple[str, ...],
-    head: str,
+    head: str | Sequence[str],
     alpha: float,
     beta: float,
+    auxiliary: str = "",
+    auxiliary_weight: float = 0.0,
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
 
@@ -42,25 +44,34 @@ def make_loss(
       source_model: the network of the source, run in evaluation mode.
       method: which penalties.
       taps: whose feature maps are compared.
-      head: module path of the classifier.
+      head: module path of the classifier, or several.
       alpha: weight of the penalty, per example.
       beta: weight of the head's penalty.
+      auxiliary: module path whose output in training are the logits [B, K] of a second classifier; "" for none.
+      auxiliary_weight: of its cross-entropy, which is added to the first one's.
 
     Returns:
       loss(params, batch_stats, source, images, labels, attention, dropout_key) -> (total, (metrics, new batch_stats));
       images are normalised [B, H, W, 3], the scalars of metrics float32 or wider.
     """
     taps = taps if method.uses_source_maps else ()
+    watched = (*taps, auxiliary) if auxiliary else taps
+
+    def mean_cross_entropy(logits, labels):
+        return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key):
         variables = {"params": params, "batch_stats": batch_stats}
         rngs = {"dropout": dropout_key}
         logits, maps, updated = features.apply_with_taps(
-            model, variables, images, taps, mutable=("batch_stats",), train=True, rngs=rngs
+            model, variables, images, watched, mutable=("batch_stats",), train=True, rngs=rngs
         )
         logits = logits.astype(np.promote_types(logits.dtype, np.float32))
-        per_example = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        cross_entropy = jnp.mean(per_example)
+        cross_entropy = mean_cross_entropy(logits, labels)
+        extra = jnp.zeros((), logits.dtype)
+        if auxiliary:
+            maps = dict(maps)
+            extra = auxiliary_weight * mean_cross_entropy(maps.pop(auxiliary).astype(logits.dtype), labels)
 
         source_maps: Mapping[str, jax.Array] = {}
         if method.uses_source_maps:
@@ -72,7 +83,7 @@ def make_loss(
             penalty = penalty.astype(example_penalty.dtype) + jnp.mean(example_penalty)
         head_penalty = regularizers.head_l2(params, head=head) if method.penalizes_head else jnp.zeros((), jnp.float32)
 
-        total = cross_entropy + alpha * penalty.astype(logits.dtype) + beta * head_penalty.astype(logits.dtype)
+        total = cross_entropy + extra + alpha * penalty.astype(logits.dtype) + beta * head_penalty.astype(logits.dtype)
         metrics = {
             "loss": total,
             "cross_entropy": cross_entropy,

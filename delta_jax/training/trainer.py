@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from delta_jax.training import (
@@ -18,6 +17,7 @@ from delta_jax.training import (
     classifier,
     distributed,
     evaluation,
+    head_phase,
     logs,
     optim,
     report,
@@ -27,11 +27,10 @@ from delta_jax.training import config as configs
 from delta_jax.training.attention_phase import Attention
 from delta_jax.training.checkpoints import load_variables, save_variables
 from delta_jax.training.fine_tune import Loop, fine_tune
-from delta_jax.training.head import fit_head, get_head, new_head, put_head
+from delta_jax.training.head import get_head, new_head, put_head
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
 
-HEAD = "head.safetensors"
 ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
 
@@ -53,7 +52,7 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
     workdir = Path(workdir)
     with _begin(config, workdir) as (setup, log):
         # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
-        l2_fe = _l2_fe(setup, workdir)
+        l2_fe = head_phase.l2_fe(setup, workdir)
         # 4. How much each filter matters to the target.
         weights = attention_phase.weights(setup, l2_fe, workdir) if setup.method.uses_attention else None
         # 5. Fine-tuning.
@@ -74,7 +73,7 @@ def attend(config: Any, workdir: Path) -> Attention:
             given = setup.config.attention_file
             why = f"takes its attention from {given}" if given else "has no attention"
             raise configs.ConfigError(f"this run, {setup.config.method}, {why}; expected --config.method=delta")
-        return attention_phase.measure(setup, _l2_fe(setup, workdir), workdir)
+        return attention_phase.measure(setup, head_phase.l2_fe(setup, workdir), workdir)
 
 
 @contextmanager
@@ -89,11 +88,6 @@ def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]
         yield setup, log
 
 
-def _l2_fe(setup: Setup, workdir: Path) -> Variables:
-    head = _train_head(setup, workdir)
-    return {**setup.source, "params": put_head(setup.source["params"], setup.spec.head, head)}
-
-
 @contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -105,51 +99,6 @@ def _alone(workdir: Path) -> Iterator[None]:
                 f"another run is working in {workdir}; wait for it, or choose another --workdir"
             ) from None
         yield
-
-
-def _train_head(setup: Setup, workdir: Path) -> dict[str, jax.Array]:
-    """The L2-FE head {"kernel", "bias"}: the strength of its penalty is the one with the least validation loss."""
-    like = get_head(setup.source["params"], setup.spec.head)
-    path = workdir / HEAD
-    if path.exists():
-        return load_variables(path, like)
-    began = time.monotonic()
-    compute = setup.head_features()
-    found: dict[str, np.ndarray] = {}
-    splits = {"train": setup.train, "validation": setup.validation}
-    with logs.progress(sum(map(len, splits.values())), "features for the head") as bar:
-        for name, images in splits.items():
-            parts = []
-            for _, mask, batch in images.batches(setup.config.eval_batch_size):
-                kept = int(mask.sum())
-                parts.append(np.asarray(compute(setup.source, batch["image"]))[:, :kept])
-                bar.advance(kept)
-            if parts:
-                found[name] = np.concatenate(parts, axis=1)  # [2, M, D]
-    views = distributed.replicate(found["train"].reshape(-1, found["train"].shape[-1]), setup.mesh)
-    labels = distributed.replicate(np.tile(setup.train.labels, 2), setup.mesh)
-
-    # Without validation images there is nothing to choose by: beta, the weight Eq. 4 gives the head.
-    strengths = setup.config.head_l2 if "validation" in found else (setup.config.beta or 1e-2,)
-    tried = []
-    for l2 in sorted(strengths, reverse=True):
-        like = fit_head(views, labels, like, jnp.float32(l2))  # from the stronger penalty's optimum
-        measures = {}
-        if "validation" in found:
-            logits = found["validation"][0] @ np.asarray(like["kernel"]) + np.asarray(like["bias"])
-            measures = evaluation.score(np.asarray(jax.nn.softmax(logits)), setup.validation.labels)
-        tried.append((measures.get("cross_entropy", 0.0), l2, like, measures))
-    _, l2, head, measures = min(tried, key=lambda one: one[0])
-    seconds = time.monotonic() - began
-    # The file that says that the phase is done comes last.
-    report.write_json(workdir / "head.json", {"l2": l2, "validation": measures, "seconds": seconds})
-    save_variables(path, head)
-    logs.say(f"head (L2-FE): penalty {l2:g}{_top1(measures)}, {seconds:.1f} s")
-    return head
-
-
-def _top1(measures: Mapping[str, float]) -> str:
-    return f", validation top-1 {measures['top1']:.2%}" if measures else ""
 
 
 def _final(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
@@ -195,20 +144,22 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
     key = jax.random.key(config.seed)
     start = l2_fe
     if config.head_init != "l2_fe":
-        # The step's keys are fold_in(key, step); this one lies beyond the last step.
-        head = new_head(config.head_init, get_head(start["params"], spec.head), jax.random.fold_in(key, config.steps))
-        start = {**start, "params": put_head(start["params"], spec.head, head)}
+        # The step's keys are fold_in(key, step); these lie beyond the last step.
+        for number, path in enumerate(setup.heads):
+            head_key = jax.random.fold_in(key, config.steps + number)
+            head = new_head(config.head_init, get_head(start["params"], path), head_key)
+            start = {**start, "params": put_head(start["params"], path, head)}
 
-    frozen_norm = config.batch_norm != "train"
-    model = setup.network(compute_dtype=config.compute_dtype, dropout=config.dropout, frozen_norm=frozen_norm)
     loss = steps.make_loss(
-        model,
+        setup.trained_network(),
         setup.network(compute_dtype=config.compute_dtype),
         setup.method,
         taps=config.taps,
-        head=spec.head,
+        head=setup.heads,
         alpha=_alpha(setup, weights, workdir),
         beta=config.beta,
+        auxiliary=spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
+        auxiliary_weight=config.auxiliary_weight,
     )
     schedule = optim.learning_rate_schedule(
         config.schedule,
@@ -223,7 +174,7 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
     tx = optim.make_optimizer(
         start["params"],
         schedule,
-        head=spec.head,
+        head=setup.heads,
         momentum=config.momentum,
         weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
         clip_norm=config.clip_norm,

@@ -1,0 +1,45 @@
+"""What a measurement depends on, as hashes: runs that agree in it share what took minutes, others never do."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from delta_jax.training.image_sets import ImageSet
+from delta_jax.training.setup import Setup
+from delta_jax.training.state import Variables
+
+
+def of_variables(variables: Variables) -> str:
+    """SHA-256 of all arrays and their names."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        value = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+        found.update(np.ascontiguousarray(value).data)
+    return found.hexdigest()
+
+
+def of_examples(images: ImageSet) -> str:
+    """SHA-256 of which images they are, in which order, and their labels."""
+    return hashlib.sha256(json.dumps([images.files, images.labels.tolist()]).encode()).hexdigest()
+
+
+def of_pixels(setup: Setup) -> dict[str, Any]:
+    """What the centre crops of a run depend on, beside which images they are."""
+    config = setup.config
+    return {
+        "data": setup.catalogue.fingerprint(),
+        "resize": [config.data.resize, config.data.interpolation, config.data.aspect],
+        "crop": config.data.crop,
+        "mean": list(setup.preprocessing.mean),
+        "std": list(setup.preprocessing.std),
+    }
+
+
+def key(facts: Mapping[str, Any]) -> str:
+    """The name of a folder for what depends on these facts."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
