@@ -1,13 +1,14 @@
 """Data sets by name, decoded once to one uint8 array; batches by number; augmentation on the device."""
 
 from delta_jax.data.augment import center_crop, normalize, random_crop_mirror, ten_crop
-from delta_jax.data.batches import batch_rows, batch_table, padded_batches
+from delta_jax.data.batches import balanced_table, batch_rows, batch_table, padded_batches
 from delta_jax.data.cache import Images, decode
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import image_files
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
-from delta_jax.data.sources import find
+from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
+from delta_jax.data.sources import find, find_other
 
 __all__ = [
     "ASPECTS",
@@ -17,15 +18,21 @@ __all__ = [
     "Catalogue",
     "DataError",
     "Images",
+    "balanced_table",
     "batch_rows",
     "batch_table",
     "center_crop",
     "decode",
     "decode_image",
+    "describe_leaks",
     "find",
+    "find_leaks",
+    "find_other",
     "image_files",
+    "kept_leaks",
     "normalize",
     "padded_batches",
     "random_crop_mirror",
+    "suspects",
     "ten_crop",
 ]
