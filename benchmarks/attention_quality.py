@@ -38,7 +38,7 @@ from delta_jax.training import config as configs
 from delta_jax.training import distributed, head_phase, provenance
 from delta_jax.training.head import put_head
 from delta_jax.training.setup import Setup
-from delta_jax.weights.sources import SOURCES
+from delta_jax.weights import SOURCES
 
 Gaps = Mapping[str, np.ndarray]  # {tap: [N, C]}
 

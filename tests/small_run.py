@@ -43,6 +43,7 @@ def settings(root: Path, **changed: Any) -> dict[str, Any]:
         "data.root": str(root),
         "data.cache_dir": str(root.parent / "decoded"),
         "data.resize": 40,
+        "data.interpolation": "bilinear",
         "data.crop": 32,
         "data.validation_fraction": 0.25,
         "alpha": 0.005,  # measured, it would not be the same to the last digit on one device and on four

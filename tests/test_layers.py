@@ -111,10 +111,21 @@ def test_same_padding_is_laxs(n):
 def test_conv(k, stride, padding, size):
     x = jnp.asarray(RNG.standard_normal((2, *size, 3)), jnp.float32)
     kernel = jnp.asarray(RNG.standard_normal((k, k, 3, 5)), jnp.float32)
-    layer = Conv(5, k, stride, padding)
+    pads = same_padding(size, k, stride) if padding == "same" else None
+    layer = Conv(5, k, stride, pads)
     found: Any = layer.apply({"params": {"kernel": kernel}}, x)
     expected = _lax_conv(x, kernel, stride, "SAME" if padding == "same" else ((k // 2, k // 2),) * 2, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "padding"), [((1, 7), ((0, 0), (3, 3))), ((7, 1), ((3, 3), (0, 0))), ((1, 1), ((0, 0),) * 2)]
+)
+def test_conv_with_an_oblong_kernel(k, padding):
+    x = jnp.asarray(RNG.standard_normal((2, 7, 8, 3)), jnp.float32)
+    kernel = jnp.asarray(RNG.standard_normal((*k, 3, 5)), jnp.float32)
+    found: Any = Conv(5, k).apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(found, _lax_conv(x, kernel, 1, padding, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_conv_computes_in_its_dtype_and_keeps_float32_parameters():

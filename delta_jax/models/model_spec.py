@@ -1,7 +1,7 @@
 """What a user has to know about a network: how it is built, its input, its preprocessing, taps, head."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
@@ -15,38 +15,42 @@ class ModelSpec:
 
     Attributes:
       name: in this registry.
-      family: which table of parameter names applies.
-      module: class of the Flax module.
-      arguments: its static arguments, beside num_classes, dropout, frozen_norm and dtype.
-      head: path of the classifier's Dense layer.
-      taps: default module paths whose feature maps DELTA compares, from the input to the output.
-      torch_taps: {name of the module in PyTorch: module path here} for the same taps.
+      family: which table of parameter names applies; any word for a network that has none.
+      module: class of the Flax module, or a function that returns one. It takes num_classes; what it can take of
+        dropout, frozen_norm, dtype and auxiliary is given to it where it is asked for, see `create`.
+      arguments: its other arguments.
+      head: path of the classifier's Dense layer, e.g. "fc" or "classifier/logits".
+      torch_taps: {name of the module in PyTorch: module path here} of the default taps.
       input_size: height and width it was trained with, pixels.
       mean, std: per channel, of images scaled to [0, 1].
       interpolation: of the resize its published accuracy was measured with.
       auxiliary: path of the Dense layer of a second classifier that is trained along, "" where the network has none.
       torch_name: path of a module here -> its name in PyTorch's network; None where the family's table applies.
+      taps: default module paths whose feature maps DELTA compares, from the input to the output; those of
+        `torch_taps` where none are given.
+      train_argument: keyword of the module's call that is True in training. "deterministic" and
+        "use_running_average" are taken to mean the opposite; "" for a module that is the same in both.
     """
 
     name: str
     family: str
-    module: type[nn.Module]
+    module: Callable[..., nn.Module]
     arguments: Mapping[str, Any]
     head: str
-    torch_taps: Mapping[str, str]
+    torch_taps: Mapping[str, str] = field(default_factory=dict)
     input_size: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
     auxiliary: str = ""
     torch_name: Callable[[str], str] | None = None
+    taps: tuple[str, ...] = ()
+    train_argument: str = "train"
+
+    def __post_init__(self):
+        object.__setattr__(self, "taps", tuple(self.taps or self.torch_taps.values()))
 
     @property
     def resize(self) -> int:
         """Side before the crop to input_size, in the usual proportion: 256 for 224, 342 for 299."""
         return round(self.input_size * 8 / 7)
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """Module paths of the default taps."""
-        return tuple(self.torch_taps.values())

@@ -1,6 +1,9 @@
 """The networks that come with the library, as data."""
 
-from delta_jax.models.inverted_residual import EFFICIENTNET_LITE0_STAGES, MOBILENET_V2_STAGES, InvertedResidualNet
+import itertools
+
+from delta_jax.models.inception import InceptionV3
+from delta_jax.models.inverted_residual import MOBILENET_V2_STAGES, InvertedResidualNet, efficientnet_lite_stages
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.resnet import ResNet
 
@@ -11,6 +14,25 @@ def _resnet(name: str, depths: tuple[int, int, int, int], bottleneck: bool) -> M
     last = [(f"layer{stage}", depth - 1) for stage, depth in enumerate(depths, 1)]
     torch_taps = {f"{layer}.{i}.{conv}": f"{layer}_{i}/{conv}" for layer, i in last}
     return ModelSpec(name, "resnet", ResNet, {"depths": depths, "bottleneck": bottleneck}, "fc", torch_taps)
+
+
+def _efficientnet_lite(name: str, *, width: float, depth: float, input_size: int) -> ModelSpec:
+    stages = efficientnet_lite_stages(width, depth)
+    # The last projections in front of each halving of the map from a quarter of the input on, and the last convolution.
+    ends = list(itertools.accumulate(repeats for _, _, repeats, _, _ in stages))
+    last = [ends[stage] - 1 for stage in (1, 2, 4)]
+    return ModelSpec(
+        name,
+        "efficientnet_lite",
+        InvertedResidualNet,
+        {"stages": stages, "same_at": input_size, "epsilon": 1e-3},
+        "classifier",
+        {f"_blocks.{i}._project_conv": f"block_{i}/project_conv" for i in last} | {"_conv_head": "head_conv"},
+        input_size=input_size,
+        mean=(0.498, 0.498, 0.498),
+        std=(0.502, 0.502, 0.502),
+        interpolation="bicubic",
+    )
 
 
 NETWORKS = (
@@ -32,20 +54,25 @@ NETWORKS = (
             "features.18.0": "head_conv",
         },
     ),
+    _efficientnet_lite("efficientnet_lite0", width=1.0, depth=1.0, input_size=224),
+    _efficientnet_lite("efficientnet_lite1", width=1.0, depth=1.1, input_size=240),
+    _efficientnet_lite("efficientnet_lite2", width=1.1, depth=1.2, input_size=260),
     ModelSpec(
-        "efficientnet_lite0",
-        "efficientnet_lite",
-        InvertedResidualNet,
-        {"stages": EFFICIENTNET_LITE0_STAGES, "padding": "same", "epsilon": 1e-3},
-        "classifier",
+        "inception_v3",
+        "inception",
+        InceptionV3,
+        {},
+        "fc",
+        # The published code's: two raw convolutions, two whole blocks.
         {
-            "_blocks.2._project_conv": "block_2/project_conv",
-            "_blocks.4._project_conv": "block_4/project_conv",
-            "_blocks.10._project_conv": "block_10/project_conv",
-            "_conv_head": "head_conv",
+            "Conv2d_2b_3x3.conv": "Conv2d_2b_3x3/conv",
+            "Conv2d_4a_3x3.conv": "Conv2d_4a_3x3/conv",
+            "Mixed_5d": "Mixed_5d",
+            "Mixed_6e": "Mixed_6e",
         },
-        mean=(0.498, 0.498, 0.498),
-        std=(0.502, 0.502, 0.502),
-        interpolation="bicubic",
+        input_size=299,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        auxiliary="AuxLogits/fc",
     ),
 )

@@ -1,46 +1,146 @@
-"""The networks by name."""
+"""The networks by name: those that come with the library, registered ones, and any `module:function`."""
 
 import difflib
+import importlib
+import inspect
 from typing import Any
 
 import flax.linen as nn
 
+from delta_jax.models.adapter import adapt
+from delta_jax.models.checks import init_shapes
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.networks import NETWORKS
 
 _SPECS = {spec.name: spec for spec in NETWORKS}
 
+# What `create` can be asked for beside the number of classes, and the config that does not ask for it.
+_WITHOUT = {
+    "dropout": "dropout=0",
+    "frozen_norm": "batch_norm=train",
+    "dtype": "compute_dtype=float32",
+    "auxiliary": "auxiliary=0",
+}
+
 
 def names() -> tuple[str, ...]:
-    """Names of all networks."""
+    """Names of all networks that need no import: the library's and those registered."""
     return tuple(_SPECS)
 
 
+def register(spec: ModelSpec) -> None:
+    """Makes a network known under `spec.name` in this process.
+
+    A run that commands like `predict` should be able to read later names its network by `module:function` instead.
+
+    Raises:
+      ValueError: the name is taken by another network, or is none.
+    """
+    if not spec.name or ":" in spec.name:
+        raise ValueError(f"{spec.name!r} is no name for a network; expected a word without a colon")
+    if _SPECS.setdefault(spec.name, spec) != spec:  # one step: threads cannot both find the name free
+        raise ValueError(f"another network is called {spec.name!r} already; choose another name")
+
+
 def spec(name: str) -> ModelSpec:
-    """What is known about the network `name`; ValueError with the closest names when there is none."""
+    """What is known about a network.
+
+    Args:
+      name: one of `names()`, or "package.module:function", where the function takes nothing and returns a ModelSpec.
+
+    Raises:
+      ValueError: there is no such network (the closest names are given), module or function, or it returns no spec.
+    """
+    if ":" in name:
+        return _imported(name)
     if name not in _SPECS:
         close = difflib.get_close_matches(name, _SPECS, n=2) or sorted(_SPECS)
         raise ValueError(
-            f"no network called {name!r}; did you mean {' or '.join(close)}? Known: {', '.join(sorted(_SPECS))}"
+            f"no network called {name!r}; did you mean {' or '.join(close)}? Known: {', '.join(sorted(_SPECS))}; "
+            "a network of your own: package.module:function"
         )
     return _SPECS[name]
 
 
+def _imported(path: str) -> ModelSpec:
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the network {path!r} cannot be found: {error}; start from the folder that holds "
+            f"{module_name.split('.')[0] or 'the module'}, or put that folder on PYTHONPATH"
+        ) from error
+    except Exception as error:  # whatever a user's module does while it is imported
+        raise ValueError(
+            f"the network {path!r}: {module_name} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+    if not callable(function := getattr(module, attribute, None)):
+        functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        close = difflib.get_close_matches(attribute, functions, n=2) or functions
+        raise ValueError(
+            f"the network {path!r}: {module_name} has no function {attribute!r}; it has {', '.join(close) or 'none'}"
+        )
+    found = function()
+    if not isinstance(found, ModelSpec):
+        raise ValueError(f"{path} returns {type(found).__name__}, expected a delta_jax.models.ModelSpec")
+    return found
+
+
 def create(
-    name: str, *, num_classes: int = 1000, dropout: float = 0.0, frozen_norm: bool = False, dtype: Any = None
+    name: str,
+    *,
+    num_classes: int = 1000,
+    dropout: float = 0.0,
+    frozen_norm: bool = False,
+    dtype: Any = None,
+    auxiliary: bool = False,
 ) -> nn.Module:
     """The Flax module of the network `name`.
 
+    A module gets `num_classes` and, of the others, what is asked for; its own defaults hold for the rest.
+
     Args:
-      name: a network of `names()`.
+      name: as in `spec`.
       num_classes: outputs of its head.
       dropout: rate in front of the head.
       frozen_norm: BatchNorm keeps to its running statistics in training.
       dtype: of the computation, e.g. jnp.bfloat16; parameters stay float32.
+      auxiliary: with the network's second classifier.
 
     Returns:
-      A module called as `apply(variables, images [B, H, W, 3], train)` -> logits [B, num_classes].
+      A module called as `apply(variables, images [B, H, W, 3], train=False)` -> logits [B, num_classes].
+
+    Raises:
+      ValueError: no such network, or it cannot do what is asked for.
     """
     found = spec(name)
-    static = {"num_classes": num_classes, "dropout": dropout, "frozen_norm": frozen_norm, "dtype": dtype}
-    return found.module(**found.arguments, **static)
+    if auxiliary and not found.auxiliary:
+        others = [other.name for other in _SPECS.values() if other.auxiliary]
+        raise ValueError(
+            f"{name} has no second classifier to train along (auxiliary); leave it out"
+            + (f", or take {' or '.join(others)}" if others else "")
+        )
+    asked = {"dropout": dropout, "frozen_norm": frozen_norm, "auxiliary": auxiliary}
+    asked = {option: value for option, value in asked.items() if value}
+    if dtype is not None:
+        asked["dtype"] = dtype
+    takes = inspect.signature(found.module).parameters
+    lacking = [option for option in ("num_classes", *asked) if option not in takes]
+    if lacking == ["frozen_norm"]:
+        # Without running statistics there is nothing to freeze: GroupNorm and LayerNorm are the same in training.
+        plain = create(name, num_classes=num_classes, dropout=dropout, dtype=dtype, auxiliary=auxiliary)
+        if "batch_stats" not in init_shapes(plain, found.input_size):
+            return plain
+    if lacking and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        option = lacking[0]
+        way_out = f"add it to the module, or set --config.{_WITHOUT.get(option)}"
+        if option == "num_classes":
+            way_out = "let ModelSpec.module be a function of num_classes that returns the module"
+        raise ValueError(f"{name}: {_name_of(found.module)} takes {', '.join(takes)}, but no {option}; {way_out}")
+    network = found.module(**{**found.arguments, "num_classes": num_classes, **asked})
+    return adapt(network, found.train_argument)
+
+
+def _name_of(module: Any) -> str:
+    return getattr(module, "__name__", repr(module))

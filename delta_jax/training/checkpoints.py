@@ -278,6 +278,30 @@ def load_variables(path: Path, like: Any) -> Any:
     )
 
 
+def stored_names(path: Path) -> frozenset[str]:
+    """Names of the arrays that `save_variables` wrote; raises CheckpointError as `load_variables` does."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return frozenset(file.keys())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} could not be read: {_reason(error)}") from error
+
+
+def save_orbax(directory: Path, tree: Any) -> None:
+    """Writes a pytree of arrays for programs that know Orbax alone: `StandardCheckpointer().restore(directory)`.
+
+    The arrays lie there as of numpy, so that they can be restored whatever the devices.
+
+    Raises:
+      CheckpointError: the directory exists, or cannot be written.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(Path(directory).absolute(), jax.tree.map(np.asarray, tree))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory} could not be written: {_reason(error)}") from error
+
+
 def _named_leaves(tree: Any) -> dict[str, Any]:
     leaves = jax.tree.leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

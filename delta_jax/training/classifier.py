@@ -14,7 +14,7 @@ from flax.traverse_util import unflatten_dict
 
 from delta_jax import data, models
 from delta_jax.training import evaluation
-from delta_jax.training.checkpoints import load_variables
+from delta_jax.training.checkpoints import load_variables, stored_names
 from delta_jax.training.config import ConfigError
 from delta_jax.weights.merging import variable_shapes
 
@@ -54,6 +54,7 @@ class Classifier:
       arch: of the network.
       class_names: one per output.
       preprocessing: what was used in evaluation.
+      auxiliary: whether the network was trained with its auxiliary classifier, which is then among the variables.
       variables: of the network.
     """
 
@@ -72,7 +73,12 @@ class Classifier:
         facts = json.loads(facts_path.read_text())
         self.arch, self.class_names = facts["arch"], tuple(facts["classes"])
         self.preprocessing = Preprocessing(**{**facts["preprocessing"], **_tuples(facts["preprocessing"])})
-        shapes = variable_shapes(self.arch, len(self.class_names))
+        try:
+            auxiliary = models.spec(self.arch).auxiliary
+            self.auxiliary = bool(auxiliary) and f"params/{auxiliary}/kernel" in stored_names(Path(workdir) / MODEL)
+            shapes = variable_shapes(self.arch, len(self.class_names), self.auxiliary)
+        except ValueError as error:  # a network of the user's own, in a module that is not to be found from here
+            raise ConfigError(str(error)) from error
         like = unflatten_dict({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
         self.variables = load_variables(Path(workdir) / MODEL, like)
 

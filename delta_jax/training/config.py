@@ -9,10 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from delta_jax import attention, data, methods, models, regularizers
+from delta_jax import attention, data, methods, models, regularizers, weights
 from delta_jax.training.attention_pass import PER
 from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
-from delta_jax.weights.sources import SOURCES
 
 
 class ConfigError(ValueError):
@@ -124,7 +123,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
 def _fill_preprocessing(values: dict[str, Any]) -> None:
     """What `data` leaves open: as the weights were trained, or the network for weights of unknown origin."""
-    settings, spec, source = values["data"], models.spec(values["arch"]), SOURCES.get(values["weights"])
+    settings, spec, source = values["data"], models.spec(values["arch"]), weights.SOURCES.get(values["weights"])
     if settings["interpolation"] is None:
         settings["interpolation"] = (source or spec).interpolation
     crop, resize = (source.crop, source.resize) if source else (spec.input_size, spec.resize)

@@ -1,16 +1,29 @@
-"""L2-FE: a linear classifier on the frozen source network's features."""
+"""The head of a network: fitted to fixed features (L2-FE), made anew, and put at its path among the parameters.
 
+A head is {"kernel": [D, K], "bias": [K]}, or without "bias" where the network's Dense layer has none.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from delta_jax.models import check_head
+
+Head = dict[str, jax.Array]
+KINDS = ("zeros", "normal")
+
+
+def logits(head: Mapping[str, Any], features: Any) -> Any:
+    """features [N, D] -> [N, K]; of numpy or jax arrays, as they come in."""
+    found = features @ head["kernel"]
+    return found + head["bias"][None] if "bias" in head else found
+
 
 @jax.jit
-def fit_head(
-    features: jax.Array, labels: jax.Array, start: dict[str, jax.Array], l2: jax.Array
-) -> dict[str, jax.Array]:
+def fit_head(features: jax.Array, labels: jax.Array, start: Head, l2: jax.Array) -> Head:
     """The head that minimises mean cross-entropy + l2 * 1/2 ||head||^2 on fixed features: DELTA's L2-FE, section 3.4.
 
     The problem is convex and has one optimum, so there is no learning rate to choose: L-BFGS goes there from any start.
@@ -18,16 +31,12 @@ def fit_head(
     Args:
       features: [N, D], what the head gets to see.
       labels: int32 [N].
-      start: {"kernel": [D, K], "bias": [K]}.
+      start: a head; the result has its shapes.
       l2: weight of the penalty, > 0.
-
-    Returns:
-      {"kernel": [D, K], "bias": [K]}.
     """
 
     def loss(head):
-        logits = features @ head["kernel"] + head["bias"][None]
-        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits(head, features), labels)
         return jnp.mean(cross_entropy) + l2 * 0.5 * sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(head))
 
     tx = optax.lbfgs(memory_size=20)
@@ -52,22 +61,49 @@ def fit_head(
     return head
 
 
-def new_head(kind: str, like: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-    """A head of the shapes of `like`: "zeros", or "normal" with a standard deviation of 0.01 and zero bias."""
-    zeros = jax.tree.map(jnp.zeros_like, like)
-    if kind == "zeros":
-        return zeros
-    return zeros | {"kernel": 0.01 * jax.random.normal(key, like["kernel"].shape, like["kernel"].dtype)}
+def new_head(kind: str, like: Mapping[str, jax.Array], key: jax.Array, num_classes: int | None = None) -> Head:
+    """A head for the same features as another one.
+
+    Args:
+      kind: "zeros", or "normal": kernel with a standard deviation of 0.01, bias of zeros.
+      like: the other head; gives shapes and types.
+      key: of the random numbers.
+      num_classes: outputs; as many as `like` has when not given.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"head {kind!r} is not one of {KINDS}")
+    width, outputs = like["kernel"].shape
+    shapes = {"kernel": (width, num_classes or outputs), "bias": (num_classes or outputs,)}
+    head = {name: jnp.zeros(shapes[name], leaf.dtype) for name, leaf in like.items()}
+    if kind == "normal":
+        head["kernel"] = 0.01 * jax.random.normal(key, head["kernel"].shape, head["kernel"].dtype)
+    return head
 
 
-def put_head(params: Any, path: str, head: dict[str, jax.Array]) -> dict[str, Any]:
-    """The parameters with the head at module path `path` replaced; `params` itself is left alone."""
-    first, _, rest = path.partition("/")
-    return {**params, first: put_head(params[first], rest, head) if rest else dict(head)}
+def put_head(params: Mapping[str, Any], path: str, head: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """The parameters with the head at module path `path` replaced; `params` itself is left alone.
+
+    The number of classes may change; a new head of other features than the old one may not.
+
+    Raises:
+      ValueError: there is no Dense layer at `path` (the closest paths are given), or the heads do not fit.
+    """
+    old = get_head(params, path)
+    ours, theirs = ({name: leaf.shape[:-1] for name, leaf in h.items()} for h in (old, head))
+    if ours != theirs:
+        shapes = [{name: tuple(leaf.shape) for name, leaf in h.items()} for h in (old, head)]
+        raise ValueError(f"the head {path!r} is {shapes[0]}, and {shapes[1]} does not fit in; only K may differ")
+    return _put(params, path.split("/"), head)
 
 
-def get_head(params: Any, path: str) -> dict[str, jax.Array]:
-    """The head {"kernel": [D, K], "bias": [K]} at module path `path`."""
-    for name in path.split("/"):
-        params = params[name]
-    return dict(params)
+def _put(params: Mapping[str, Any], path: list[str], head: Mapping[str, jax.Array]) -> dict[str, Any]:
+    first, *rest = path
+    return {**params, first: _put(params[first], rest, head) if rest else dict(head)}
+
+
+def get_head(params: Mapping[str, Any], path: str) -> Head:
+    """The head at module path `path`; ValueError, with the closest paths, when there is no Dense layer."""
+    return dict(check_head(params, path))

@@ -12,7 +12,7 @@ import numpy as np
 
 from delta_jax.training import distributed, evaluation, logs, provenance, report
 from delta_jax.training.checkpoints import load_variables, save_variables
-from delta_jax.training.head import fit_head, get_head, put_head
+from delta_jax.training.head import fit_head, get_head, logits, put_head
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
@@ -98,8 +98,8 @@ def choose(
         start = fit_head(views, labels, start, jnp.float32(l2))
         measures = {}
         if held_out:
-            logits = held_out[0] @ np.asarray(start["kernel"]) + np.asarray(start["bias"])
-            measures = evaluation.score(np.asarray(jax.nn.softmax(logits)), held_out[1])
+            found = logits({name: np.asarray(leaf) for name, leaf in start.items()}, held_out[0])
+            measures = evaluation.score(np.asarray(jax.nn.softmax(found)), held_out[1])
         tried.append((measures.get("cross_entropy", 0.0), l2, start, measures))
     _, l2, head, measures = min(tried, key=lambda one: one[0])
     return head, l2, measures

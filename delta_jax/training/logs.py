@@ -4,8 +4,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self, SupportsFloat, SupportsInt
 
@@ -151,6 +151,30 @@ def progress(total: int, description: str, unit: str = "images", initial: int = 
             yield lines
         finally:
             lines.end()
+
+
+@contextmanager
+def transfer(description: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Yields what `downloads` tells the bytes so far and in all to; nothing is shown before the first ones."""
+    with ExitStack() as stack:
+        bars: list[Advance] = []
+        shown = 0
+
+        def tell(done: int, total: int | None) -> None:
+            nonlocal shown
+            if total is None:
+                return
+            if not bars:
+                shown = _kilobytes(done)
+                bars.append(stack.enter_context(progress(_kilobytes(total), description, unit="kB", initial=shown)))
+            bars[0].advance(_kilobytes(done) - shown)
+            shown = _kilobytes(done)
+
+        yield tell
+
+
+def _kilobytes(count: int) -> int:
+    return -(-count // 1000)
 
 
 def say(text: str) -> None:

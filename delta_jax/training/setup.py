@@ -55,7 +55,7 @@ class Setup:
         self._trains = other_images is None
         self.catalogue = self._find() if other_images is None else other_images
         self._check_counts(self.catalogue)
-        _, origin = weights.locate(config.weights)
+        origin = weights.SOURCES.get(config.weights)
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
             interpolation=config.data.interpolation,
@@ -65,7 +65,11 @@ class Setup:
             std=(origin or self.spec).std,
             aspect=config.data.aspect,
         )
-        loaded = weights.load(config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary)
+        self._check_network()
+        with logs.transfer("fetching weights") as progress:
+            loaded = weights.load(
+                config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary, progress=progress
+            )
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self._check_taps()
 
@@ -109,6 +113,28 @@ class Setup:
         """Module paths of what is new for the target: the classifier, and the second one if it is trained along."""
         return (self.spec.head, self.spec.auxiliary) if self.trains_auxiliary else (self.spec.head,)
 
+    def _check_network(self) -> None:
+        size = self.config.data.crop
+        images: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        try:
+            models.check(self.network(), self.spec.head, self.num_classes, size=size)
+            # The one that is trained is used last; what it cannot do is to be known first.
+            trained = self.trained_network()
+        except ValueError as error:
+            raise ConfigError(f"--config.arch={self.config.arch}: {error}") from error
+        if self.trains_auxiliary:
+            key = jax.eval_shape(jax.random.key, 0)
+            try:
+                shapes = jax.eval_shape(trained.init, key, images)
+                jax.eval_shape(
+                    lambda v, x, k: trained.apply(v, x, train=True, mutable=["batch_stats"], rngs={"dropout": k}),
+                    shapes,
+                    images,
+                    key,
+                )
+            except ValueError as error:
+                raise ConfigError(f"--config.auxiliary_weight={self.config.auxiliary_weight}: {error}") from error
+
     def _check_taps(self) -> None:
         size = self.config.data.crop
         images: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -116,12 +142,6 @@ class Setup:
             features.check_taps(self.network(), self.source, images, self.config.taps)
         except ValueError as error:
             raise ConfigError(f"--config.taps: {error}") from error
-        if self.trains_auxiliary:
-            model = self.network(auxiliary=True)
-            try:
-                jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), self.source, images)
-            except ValueError as error:
-                raise ConfigError(f"--config.auxiliary_weight={self.config.auxiliary_weight}: {error}") from error
         shapes = features.list_taps(self.network(), self.source, images)
         self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
         if self.config.attention_file:
@@ -136,6 +156,16 @@ class Setup:
         """The Flax module; float32 unless told otherwise."""
         dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
         return models.create(self.config.arch, num_classes=self.num_classes, dtype=dtype, **static)
+
+    def trained_network(self) -> Any:
+        """The Flax module that is fine-tuned."""
+        config = self.config
+        return self.network(
+            compute_dtype=config.compute_dtype,
+            dropout=config.dropout,
+            frozen_norm=config.batch_norm != "train",
+            auxiliary=self.trains_auxiliary,
+        )
 
     @property
     def cache_dir(self) -> Path:

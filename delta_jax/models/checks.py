@@ -1,0 +1,117 @@
+"""What can be wrong with a network or its variables, found from shapes alone."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from delta_jax.models.adapter import name_of
+
+KEPT = ("params", "batch_stats")  # the collections that a training state holds
+
+
+def init_shapes(network: nn.Module, size: int) -> dict[str, Any]:
+    """Shapes and types of the network's variables for images of `size` pixels; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    key = jax.eval_shape(jax.random.key, 0)  # a real one would start the accelerator and take its memory
+    return jax.eval_shape(network.init, key, images)
+
+
+def check(
+    network: nn.Module, head: str, num_classes: int, *, size: int = 224, variables: Mapping[str, Any] | None = None
+) -> None:
+    """Raises unless the network can be fine-tuned here, and `variables` are complete and have the right head.
+
+    Args:
+      network: called as `apply(variables, images)`, as those of `create` are.
+      head: module path of the classifier.
+      num_classes: outputs that it should have.
+      size: height and width of the images, pixels.
+      variables: of the network, or their shapes; not looked at when not given.
+
+    Raises:
+      ValueError: the network does not run on such images or returns no logits [B, num_classes]; its head is not there
+        or no Dense layer of that many outputs; it keeps state that no training state holds; variables lack one of its
+        collections, such as the running statistics of BatchNorm, or have a head of another shape.
+    """
+    called = name_of(network)
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    try:
+        shapes = init_shapes(network, size)
+        output = jax.eval_shape(network.apply, shapes, images)
+    except Exception as error:  # whatever a user's network raises
+        raise ValueError(f"{called} does not run on images [B, {size}, {size}, 3]: {error}") from error
+    expected = check_head(shapes["params"], head, num_classes)
+    if getattr(output, "shape", None) != (2, num_classes):
+        found = jax.tree.map(lambda leaf: leaf.shape, output)
+        raise ValueError(
+            f"{called} returns {found} for 2 images, expected logits (2, {num_classes}), those of its head {head!r}"
+        )
+    if strange := sorted(shapes.keys() - set(KEPT)):
+        raise ValueError(
+            f"{called} has the collections {', '.join(strange)}; a training state keeps {' and '.join(KEPT)} only: "
+            "make them constants of the module, or parameters"
+        )
+    if variables is None:
+        return
+    if lacking := sorted(name for name in shapes if not variables.get(name)):
+        what = " (running statistics of BatchNorm)" if lacking == ["batch_stats"] else ""
+        raise ValueError(
+            f"{called} needs the collection {', '.join(lacking)}{what}, and the variables hold only "
+            f"{', '.join(variables) or 'nothing'}; take it from where the parameters come from, or fresh from init()"
+        )
+    given = check_head(variables["params"], head)
+    for leaf in expected.keys() | given.keys():
+        ours, theirs = (tuple(node[leaf].shape) if leaf in node else None for node in (expected, given))
+        if ours != theirs:
+            raise ValueError(
+                f"the head {head!r} of the variables has {leaf} {theirs}, expected {ours}; training.head.new_head "
+                "makes one of another number of classes, and weights.load does so by itself"
+            )
+
+
+def check_head(params: Mapping[str, Any], head: str, num_classes: int | None = None) -> Mapping[str, Any]:
+    """The head {"kernel": [D, K]} or {"kernel": [D, K], "bias": [K]} at the module path `head`.
+
+    Raises:
+      ValueError: there is no such module (the closest paths are given), or it is no Dense layer of `num_classes`.
+    """
+    modules: dict[str, Mapping[str, Any]] = {}
+    for path in flatten_dict(dict(params)):
+        for end in range(1, len(path)):
+            node: Any = params
+            for name in path[:end]:
+                node = node[name]
+            modules["/".join(path[:end])] = node
+    dense = [path for path, node in modules.items() if _is_dense(node)]
+    if head not in modules:
+        close = difflib.get_close_matches(head, modules, n=3) or dense[-3:]
+        raise ValueError(
+            f"no module {head!r} in the parameters to be the head; did you mean {' or '.join(close) or 'another'}?"
+        )
+    found = modules[head]
+    if not _is_dense(found):
+        held = {name: getattr(value, "shape", "a module") for name, value in found.items()}
+        raise ValueError(
+            f"the head {head!r} is no Dense layer with a kernel [D, K] and a bias [K]: it holds {held}; Dense layers "
+            f"are {', '.join(dense) or 'not to be found'}"
+        )
+    outputs = found["kernel"].shape[1]
+    if num_classes is not None and outputs != num_classes:
+        raise ValueError(
+            f"the head {head!r} has {outputs} outputs where {num_classes} classes are asked for; does the module use "
+            "its num_classes there?"
+        )
+    return found
+
+
+def _is_dense(node: Mapping[str, Any]) -> bool:
+    """Kernel [D, K], and bias [K] or none."""
+    if not {"kernel"} <= set(node) <= {"kernel", "bias"} or isinstance(node["kernel"], Mapping):
+        return False
+    kernel = node["kernel"].shape
+    return len(kernel) == 2 and ("bias" not in node or node["bias"].shape == (kernel[1],))

@@ -1,0 +1,98 @@
+"""Fetches what runs need beforehand: weights, verified and converted once into the cache.
+
+    python -m delta_jax.prepare --weights=torchvision/resnet101-v1[,NAME...] [--weights=URL#sha256=DIGITS]
+    python -m delta_jax.prepare --list
+
+Runs fetch what they miss by themselves; this is for machines that compute without a network, and to see what is known.
+The cache is $DELTA_JAX_CACHE or ~/.cache/delta_jax. DELTA_JAX_OFFLINE=1 forbids connections.
+"""
+
+import sys
+
+import numpy as np
+from absl import app, flags
+
+from delta_jax import downloads, models
+from delta_jax.training import distributed, logs
+from delta_jax.weights import WeightsError
+from delta_jax.weights.merging import variable_shapes
+from delta_jax.weights.sources import SOURCES, WeightsSource, is_here, locate, provenance
+
+_WEIGHTS = flags.DEFINE_multi_string("weights", [], "Names of sources, paths or addresses; several with commas.")
+_LIST = flags.DEFINE_bool("list", False, "Print all sources that are known.")
+
+
+def main(argv: list[str]) -> None:
+    """Prints where the weights lie, their licence, and how their network saw images."""
+    distributed.set_up_process()
+    names = [name for given in _WEIGHTS.value for name in ([given] if downloads.is_url(given) else given.split(","))]
+    if argv[1:]:
+        sys.exit(f"error: {' '.join(argv[1:])}: what to prepare is given as --weights=NAME")
+    if _LIST.value:
+        _list_sources()
+    elif not names:
+        sys.exit("error: nothing to prepare; give --weights=NAME, or --list to see the names")
+    try:
+        for name in filter(None, map(str.strip, names)):
+            _prepare_weights(name)
+    except WeightsError as error:
+        sys.exit(f"error: {error}")
+
+
+def _prepare_weights(name: str) -> None:
+    with logs.transfer("fetching") as progress:
+        path, source = locate(name, progress)
+    lines = [downloads.shown(name) if downloads.is_url(name) else name, f"  file           {path}"]
+    if source:
+        lines += [f"  {what:14} {value}" for what, value in _facts(source)]
+    if known := provenance(name):
+        commit = [("commit", known.revision)] if known.revision else []
+        facts = [("from", known.url), *commit, ("sha256 there", known.original_sha256)]
+        lines += [f"  {what:14} {value}" for what, value in facts]
+    if not source:
+        lines += ["  preprocessing  not known for weights without a name; the run takes that of its network"]
+    logs.say("\n".join(lines))
+
+
+def _facts(source: WeightsSource) -> list[tuple[str, str]]:
+    accuracy = f", top-1 {source.top1:.2f} % as published" if source.top1 is not None else ""
+    return [
+        ("network", f"{source.arch}, {_parameters(source):,} parameters"),
+        ("trained on", f"{source.trained_on}{accuracy}"),
+        ("licence", source.licence),
+        ("preprocessing", source.preprocessing),
+    ]
+
+
+def _parameters(source: WeightsSource) -> int:
+    shapes = variable_shapes(source.arch, source.classes)
+    return sum(int(np.prod(shape)) for path, shape in shapes.items() if path[0] == "params")
+
+
+def _list_sources() -> None:
+    columns = ["name", "network", "parameters", "input", "top-1", "trained on", "licence", "verified by", "here"]
+    rows = []
+    for source in SOURCES.values():
+        rows.append(
+            [
+                source.name,
+                source.arch,
+                f"{_parameters(source) / 1e6:.2f} M",
+                models.spec(source.arch).input_size,
+                "-" if source.top1 is None else f"{source.top1:.2f}",
+                source.trained_on,
+                source.licence,
+                source.pin,
+                "yes" if is_here(source) else "-",
+            ]
+        )
+    logs.table("Sources of weights", columns, rows)
+    logs.say(
+        "top-1: %, as published. verified by: a sha256 (8 digits shown), a commit, or, where neither is on record, "
+        "comparison with what the first fetch gave.\npip/...: packages to install; others are fetched when a run needs "
+        "them, or by --weights=NAME."
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,202 @@
+"""A finished run's network for other programs: what lies in the folders, and that the printed lines load it."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from delta_jax import models, weights
+from delta_jax.training import classifier, exporting, report
+from delta_jax.training.checkpoints import CheckpointError, save_variables
+from delta_jax.training.classifier import Classifier, Preprocessing
+from delta_jax.training.config import ConfigError
+from delta_jax.weights.merging import variable_shapes
+from tests.golden import recipe
+from tests.reference import variables
+from tests.small_run import run
+
+CLASSES = ("blue", "dark green", "rot-weiß")
+SEEN = Preprocessing(72, "bicubic", 64, 1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def finished(workdir, arch, seen=SEEN, trained_variables=None):
+    """A workdir with what a run ends with."""
+    workdir.mkdir()
+    save_variables(workdir / classifier.MODEL, trained_variables or variables(arch, len(CLASSES)))
+    report.write_json(workdir / classifier.FACTS, classifier.describe(arch, CLASSES, seen))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("export") / "run", "resnet18")
+
+
+@pytest.fixture(scope="module")
+def trained(workdir):
+    return Classifier(workdir)
+
+
+def executed(usage, **given):
+    """What the names of the printed lines mean after they ran."""
+    names = dict(given)
+    exec(usage.replace("    ", ""), names)
+    return names
+
+
+def assert_equal(found, expected):
+    found, expected = flatten_dict(found), flatten_dict(expected)
+    assert found.keys() == expected.keys()
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array, err_msg="/".join(path))
+
+
+def metadata(path):
+    with safetensors.safe_open(path, framework="np") as file:
+        return file.metadata()
+
+
+def test_the_command_says_how_to_load_what_it_wrote(workdir, trained):
+    ended = run("export", f"--workdir={workdir}", "--format=safetensors")
+    assert ended.returncode == 0, ended.stderr
+    out = workdir / "export_safetensors"
+    assert f"  {out / 'model.safetensors'}\n" in ended.stdout
+    usage = ended.stdout[ended.stdout.index("    import") :]
+    images = jnp.asarray(recipe.images("delta", "resnet18", "export", 2, 64, 64))
+    names = executed(usage, images=images)
+    assert_equal(names["variables"], trained.variables)
+    assert names["logits"].shape == (2, 3)
+    # The folder can be used as the run's own.
+    assert_equal(Classifier(out).variables, trained.variables)
+    assert Classifier(out).preprocessing == SEEN
+
+    again = run("export", f"--workdir={workdir}", "--format=safetensors")
+    assert again.returncode == 1
+    assert again.stderr == f"error: {out} holds an export already; replace it with --overwrite, or name another --out\n"
+    without = run("export", f"--workdir={workdir / 'nothing'}", "--format=timm")
+    assert without.returncode == 1
+    assert without.stderr.startswith(f"error: {workdir / 'nothing'} holds no finished classifier")
+
+
+def test_safetensors_describe_themselves(trained, tmp_path):
+    exporting.export(trained, "safetensors", tmp_path / "out")
+    found = metadata(tmp_path / "out" / "model.safetensors")
+    assert found["arch"] == "resnet18"
+    assert json.loads(found["classes"]) == list(CLASSES)
+    assert json.loads(found["preprocessing"])["resize"] == 72
+    assert list((tmp_path).iterdir()) == [tmp_path / "out"]  # nothing half done beside it
+
+
+@pytest.mark.parametrize("form", ["torchvision", "timm"])
+def test_names_of_pytorch_and_the_facts_beside_them(trained, tmp_path, form):
+    exporting.export(trained, form, tmp_path / "deep" / "out")
+    out = tmp_path / "deep" / "out"
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json"}
+    assert metadata(out / "model.safetensors") == {"format": "pt"}
+    tensors = weights.read(out / "model.safetensors")
+    assert tensors["layer1.0.conv1.weight"].shape == (64, 64, 3, 3)
+    assert tensors["bn1.num_batches_tracked"].dtype == np.int64
+    assert_equal(weights.load(str(out / "model.safetensors"), "resnet18", 3), trained.variables)
+    facts = json.loads((out / "config.json").read_text())
+    assert facts["architecture"] == "resnet18"
+    assert facts["num_classes"] == 3
+    assert facts["label_names"] == list(CLASSES)
+    assert facts["preprocessing"]["interpolation"] == "bicubic"
+
+
+def test_what_timm_is_told(tmp_path):
+    trained = Classifier(finished(tmp_path / "run", "efficientnet_lite0"))
+    usage = exporting.export(trained, "timm", tmp_path / "out")
+    assert "timm.create_model('tf_efficientnet_lite0', num_classes=3, checkpoint_path=" in usage
+    facts = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert facts["architecture"] == "tf_efficientnet_lite0"
+    told = facts["pretrained_cfg"]
+    assert told["num_classes"] == 3
+    assert told["input_size"] == [3, 64, 64]
+    assert told["crop_mode"] == "squash"
+    assert told["mean"] == [0.485, 0.456, 0.406]
+    assert (told["first_conv"], told["classifier"]) == ("conv_stem", "classifier")
+    with pytest.raises(weights.WeightsError, match="no names of torchvision for efficientnet_lite0"):
+        exporting.export(trained, "torchvision", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_timm_resizes_to_the_same_number_of_pixels(trained):
+    # timm's transforms resize to floor(crop / crop_pct).
+    for resize in range(32, 600):
+        for crop in {32, resize // 2, resize * 7 // 8, resize - 1, resize}:
+            trained.preprocessing = dataclasses.replace(SEEN, resize=resize, crop=crop)
+            told = exporting._timm_config(trained)["pretrained_cfg"]
+            assert int(crop / told["crop_pct"]) == resize
+    trained.preprocessing = SEEN
+
+
+def test_orbax(trained, tmp_path):
+    usage = exporting.export(trained, "orbax", tmp_path / "out")
+    assert_equal(executed(usage)["variables"], trained.variables)
+    assert json.loads((tmp_path / "out" / "classifier.json").read_text())["classes"] == list(CLASSES)
+
+
+def test_an_older_export_is_replaced_on_demand_and_nothing_else(trained, tmp_path):
+    out = tmp_path / "out"
+    exporting.export(trained, "orbax", out)
+    with pytest.raises(ConfigError, match=r"holds an export already; replace it with --overwrite"):
+        exporting.export(trained, "timm", out)
+    exporting.export(trained, "timm", out, overwrite=True)
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json"}
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"holds other files, such as thesis\.tex; name another --out"):
+        exporting.export(trained, "timm", out, overwrite=True)
+    assert (out / "thesis.tex").read_text() == "years of work"
+    with pytest.raises(ConfigError, match="is no folder"):
+        exporting.export(trained, "timm", out / "thesis.tex", overwrite=True)
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(ConfigError, match="is no folder"):
+        exporting.export(trained, "timm", tmp_path / "link", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    exporting.export(trained, "torchvision", tmp_path / "empty")
+
+
+def test_a_failed_export_leaves_the_one_before(trained, tmp_path, monkeypatch):
+    exporting.export(trained, "timm", tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+    def full(*_, **__):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(exporting.safetensors.numpy, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"out could not be written: No space left"):
+        exporting.export(trained, "timm", tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize(("crop", "differs"), [(224, False), (64, False), (96, False), (100, True), (225, True)])
+def test_other_padding_in_timm_is_told(crop, differs, monkeypatch, trained, tmp_path):
+    # TensorFlow's padding of a 3x3 stride 2 convolution is (0, 1) on even sizes and (1, 1) on odd ones. On the way from
+    # 224 no map is odd before the last one (112, 56, 28, 14, 7); of 100 the third is (50, 25).
+    spec = dataclasses.replace(models.spec("resnet18"), arguments={"same_at": 224})
+    monkeypatch.setattr(models, "spec", lambda _: spec)
+    trained.preprocessing = dataclasses.replace(SEEN, crop=crop)
+    assert ("expect other logits" in exporting._usage(trained, "timm", tmp_path)) == differs
+    trained.preprocessing = SEEN
+
+
+WITH_AUXILIARY = [arch for arch in models.names() if models.spec(arch).auxiliary]
+
+
+@pytest.mark.parametrize("arch", WITH_AUXILIARY)
+def test_an_auxiliary_classifier_in_the_run_is_exported(tmp_path, arch):
+    shapes = variable_shapes(arch, len(CLASSES), True)
+    ones = unflatten_dict({path: np.ones(shape, np.float32) for path, shape in shapes.items()})
+    trained = Classifier(finished(tmp_path / "run", arch, trained_variables=ones))
+    usage = exporting.export(trained, "timm", tmp_path / "out")
+    assert "aux_logits=True" in usage
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_args"] == {"aux_logits": True}
+    assert_equal(weights.load(str(tmp_path / "out" / "model.safetensors"), arch, 3, auxiliary=True), ones)
+    without = Classifier(finished(tmp_path / "without", arch))
+    assert "aux_logits=False" in exporting.export(without, "torchvision", tmp_path / "other")
