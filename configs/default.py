@@ -29,12 +29,14 @@ def get_config() -> ConfigDict:
 
     # Data.
     config.data = ConfigDict()
-    config.data.name = "folder"  # folder, elpv, elpv_4class, or tfds/NAME
-    config.data.root = ""  # folder of the images; for tfds its data_dir
+    config.data.name = "folder"  # folder, manifest, elpv, elpv_4class, or tfds/NAME
+    config.data.root = ""  # folder of the images; the manifest, a .csv or .jsonl file; for tfds its data_dir
     config.data.split_seed = 0  # of the splits that the data set does not bring along
     config.data.validation_fraction = 0.2  # of the training images, held out of training; 0 for none
     config.data.validation_fold = 0  # which of the 1 / validation_fraction folds
     config.data.test_fraction = 0.25  # of all images, where the data set has no test images
+    config.data.shots = 0  # images per class to train and validate on, drawn before the folds; 0 for all
+    config.data.train_fraction = 1.0  # the same as a fraction of every class
     config.data.aspect = "squash"  # every image to a square (the paper, Table 1); keep: shorter side, central square
     config.data.resize = placeholder(int)  # pixels, side of that square; not set: as the weights were trained
     config.data.interpolation = placeholder(str)  # bilinear or bicubic, with antialiasing; not set: as the weights
@@ -52,6 +54,7 @@ def get_config() -> ConfigDict:
     )
     config.beta = 0.01  # weight of the head's penalty; not for l2
     config.auxiliary_weight = 0.0  # of the loss of Inception-V3's second classifier, on ImageNet 0.4; 0 drops it
+    config.imbalance = "ignore"  # weighted_loss: rare classes count more; balanced_sampling: classes equally often
     config.weight_decay = 1e-4  # of every parameter, for l2 alone
     config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset
     config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset

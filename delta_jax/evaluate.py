@@ -1,6 +1,6 @@
-"""Measures a trained network again: on the run's own splits, or on another folder with the same classes.
+"""Measures a trained network again: on the run's own splits, or on other images of the same classes.
 
-python -m delta_jax.evaluate --workdir=runs/elpv [--split=validation] [--crops=10] [--root=OTHER_FOLDER]
+python -m delta_jax.evaluate --workdir=runs/elpv [--split=validation] [--crops=10] [--root=OTHER_FOLDER_OR_MANIFEST]
 """
 
 import json
@@ -23,7 +23,8 @@ _CROPS = flags.DEFINE_enum("crops", "", ["", "1", "10"], "Centre crop or ten cro
 _ROOT = flags.DEFINE_string(
     "root",
     "",
-    'Folder of other images, root/<class>/* or root/{train,test}/<class>/*, split as the run\'s; "" for its own.',
+    "Other images of the same classes, all for testing: a folder root/<class>/*, one with root/test/<class>/*, or a "
+    "manifest (.csv, .jsonl); for a run on tfds or elpv, where that data set lies. The run's own if not given.",
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
@@ -52,9 +53,12 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     stored = ConfigDict(configs.read(workdir).to_dict())
     if _CROPS.value:
         stored.eval_crops = int(_CROPS.value)
-    if _ROOT.value:
+    others = None
+    if _ROOT.value and stored.data.name in ("folder", "manifest"):
+        others = data.find_other(_ROOT.value, classifier.class_names, _SPLIT.value)
+    elif _ROOT.value:
         stored.data.root = _ROOT.value
-    setup = Setup(configs.resolve(stored))
+    setup = Setup(configs.resolve(stored), other_images=others)
     if setup.catalogue.class_names != classifier.class_names:
         raise data.DataError(
             f"the images have the classes {', '.join(setup.catalogue.class_names)}; "
@@ -64,7 +68,8 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     if not len(images):
         raise data.DataError(f"there are no {_SPLIT.value} images")
     measured = setup.measures(setup.place(classifier.variables), images, _SPLIT.value)
-    return measured, f"{stored.method} of {workdir}, {stored.data.name}, {_SPLIT.value}, {stored.eval_crops} crop(s)"
+    which = stored.data.name if others is None else others.name
+    return measured, f"{stored.method} of {workdir}, {which}, {_SPLIT.value}, {stored.eval_crops} crop(s)"
 
 
 if __name__ == "__main__":

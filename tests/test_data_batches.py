@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from delta_jax.data import batch_rows, batch_table, padded_batches
+from delta_jax.data import balanced_table, batch_rows, batch_table, padded_batches
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(10, 4), (12, 4), (7, 7), (5, 1), (100, 64)])
@@ -43,6 +43,38 @@ def test_batch_sizes_that_cannot_be():
         batch_rows(0, -1, 10, 4)
     with pytest.raises(ValueError, match="batch_size is 0"):
         next(padded_batches(10, 0))
+
+
+LABELS = np.array([4] * 3 + [0] * 17 + [2] * 50)[np.random.default_rng(0).permutation(70)]  # no 1 and no 3
+
+
+def test_balanced_batches_hold_every_class_equally_often_and_every_example_in_turn():
+    drawn = balanced_table(3, 60, LABELS, 5).reshape(-1)  # 300 images: 100 rounds of three classes
+    np.testing.assert_array_equal(np.bincount(LABELS[drawn]), [100, 0, 100, 0, 100])
+    np.testing.assert_array_equal(np.sort(LABELS[drawn].reshape(-1, 3)), np.tile([0, 2, 4], (100, 1)))
+    assert len({tuple(one) for one in LABELS[drawn].reshape(-1, 3)}) == 6  # in every order
+    for label, n in ((4, 3), (0, 17), (2, 50)):
+        turns = drawn[LABELS[drawn] == label]
+        epochs = turns[: 100 // n * n].reshape(-1, n)
+        expected = np.flatnonzero(label == LABELS)
+        np.testing.assert_array_equal(np.sort(epochs), np.tile(expected, (len(epochs), 1)))
+    assert (drawn[LABELS[drawn] == 4].reshape(-1)[:99].reshape(-1, 3)[1:] != drawn[LABELS[drawn] == 4][:3]).any()
+
+
+def test_a_balanced_batch_depends_on_seed_and_number_only():
+    table = balanced_table(1, 2000, LABELS, 4)  # more than is drawn at once
+    assert table.shape == (2000, 4)
+    assert table.dtype == np.int32
+    for start in (0, 1, 700, 1999):
+        np.testing.assert_array_equal(balanced_table(1, 2000 - start, LABELS, 4, start=start), table[start:])
+    assert (balanced_table(2, 2000, LABELS, 4) != table).any()
+    assert balanced_table(1, 0, LABELS, 4, start=7).shape == (0, 4)
+    # Recorded once: a run resumed with another numpy must see the same batches.
+    np.testing.assert_array_equal(balanced_table(0, 2, np.array([0, 0, 0, 1]), 3), [[3, 2, 1], [3, 0, 3]])
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        balanced_table(0, 1, LABELS, 0)
+    with pytest.raises(ValueError, match="start is -1"):
+        balanced_table(0, 1, LABELS, 4, start=-1)
 
 
 @pytest.mark.parametrize(("n", "batch_size", "count"), [(10, 4, 3), (8, 4, 2), (3, 8, 1), (0, 4, 0)])

@@ -174,9 +174,9 @@ def test_tfds_knows_them(tmp_path):
         assert not isinstance(tfds.builder(name, data_dir=tmp_path), builders.ImageSet)
 
 
-def test_importing_the_data_package_is_enough_once_tfds_is_there():
+def test_importing_the_data_package_is_enough():
     script = (
-        "import tensorflow_datasets as tfds, delta_jax.data; print(tfds.builder('caltech256/l2sp-30').info.full_name)"
+        "import delta_jax.data, tensorflow_datasets as tfds; print(tfds.builder('caltech256/l2sp-30').info.full_name)"
     )
     found = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True

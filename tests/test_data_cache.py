@@ -226,6 +226,19 @@ def test_cache_that_cannot_be_written(root, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"cannot write the image cache in .*file/cache \(Not a directory\)"):
         decode(found, 5, cache_dir=tmp_path / "file" / "cache")
 
+    def read_only(self, *args, **kwargs):  # chmod does not stop root, who runs the tests in containers
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", read_only)
+        with pytest.raises(DataError, match=r"cannot write the image cache in .*\(Read-only file system\).*cache_dir"):
+            decode(found, 5, cache_dir=tmp_path / "new")
+    with monkeypatch.context() as patched:
+        (tmp_path / "there").mkdir()
+        patched.setattr(Path, "open", read_only)
+        with pytest.raises(DataError, match=r"\(Read-only file system\).*--config.data.cache_dir"):
+            decode(found, 5, cache_dir=tmp_path / "there")
+
     def no_locks(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -228,7 +228,9 @@ def test_a_class_with_few_images_stays_in_training_in_every_fold(tmp_path):
 
 
 def test_unknown_names():
-    with pytest.raises(DataError, match=r"'elvp'; did you mean elpv\? Names: elpv, elpv_4class, folder, tfds/NAME"):
+    with pytest.raises(
+        DataError, match=r"'elvp'; did you mean elpv\? Names: elpv, elpv_4class, folder, manifest, tfds/NAME"
+    ):
         find("elvp")
     with pytest.raises(DataError, match="no data set is called ''"):
         find("")

@@ -1,7 +1,10 @@
 """One image at a time: every kind of file that turns up in folders, and every way it can be broken."""
 
 import io
+import struct
+import time
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -152,6 +155,28 @@ def test_decompression_bomb(monkeypatch, width):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BrokenImageError, match=r"too large.*exceeds limit"):
         decode_image(encode(Image.fromarray(noise(10, width))), 8)
+
+
+def test_the_smallest_and_far_too_large_images():
+    for aspect in ("squash", "keep"):
+        tiny = decode_image(encode(Image.new("RGB", (1, 1), (200, 100, 50))), 8, aspect=aspect)
+        np.testing.assert_array_equal(tiny, np.broadcast_to([200, 100, 50], (8, 8, 3)))
+    # 20,000 x 20,000 pixels of white in 50 MB of zeros, which compress to little: refused before they are unpacked.
+    began = time.monotonic()
+    with pytest.raises(BrokenImageError, match=r"too large.*exceeds limit"):
+        decode_image(white_png(20_000), 8)
+    assert time.monotonic() - began < 1
+
+
+def white_png(side: int) -> bytes:
+    """A PNG of one bit per pixel, after the PNG specification: signature, then chunks with their CRC."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\xff" * (side // 8)) * side, 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def test_warnings_of_pillow_stay_inside_and_the_filters_are_restored():

@@ -57,6 +57,15 @@ def test_a_split_without_examples_of_a_predicted_class_gives_no_warning():
     assert found["balanced_accuracy"] == 0.5
 
 
+def test_confusion_and_recalls_by_hand():
+    # Truth 0, 0, 1, 1, 3 of four classes, taken for 0, 1, 1, 1, 0.
+    probabilities = np.eye(4)[[0, 1, 1, 1, 0]]
+    found = evaluation.confusion_matrix(probabilities, np.array([0, 0, 1, 1, 3]))
+    np.testing.assert_array_equal(found, [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
+    assert evaluation.recalls(found) == [0.5, 1.0, None, 0.0]
+    assert evaluation.score(probabilities, np.array([0, 0, 1, 1, 3]))["balanced_accuracy"] == 0.5  # of the three
+
+
 def test_a_likelihood_of_zero_is_not_infinitely_bad():
     assert np.isfinite(evaluation.score(np.array([[0.0, 1.0]]), np.array([0]))["cross_entropy"])
 

@@ -3,10 +3,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image
 
 from delta_jax.analysis import pictures
-from delta_jax.analysis.pictures import curves, filters
+from delta_jax.analysis.pictures import confusion, curves, filters
 
 
 def records():
@@ -122,3 +123,32 @@ def test_constant_maps_are_all_zero():
 def test_shapes_that_do_not_go_together(tmp_path, changes, says):
     with pytest.raises(ValueError, match=says):
         grid_of_filters(tmp_path / "a.png", **changes)
+
+
+@pytest.mark.parametrize("classes", [2, 40, 61])
+def test_a_confusion_matrix_of_any_size_is_drawn(tmp_path, classes):
+    matrix = np.diag(np.arange(classes))  # an empty row, too
+    matrix[1, 0] = 3
+    confusion(matrix, [f"größe $1^ {i} " + "long " * (i % 9) for i in range(classes)], tmp_path / "a.png")
+    confusion(matrix, [f"größe $1^ {i} " + "long " * (i % 9) for i in range(classes)], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as image:
+        assert max(image.size) < 1500
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_a_confusion_matrix_is_coloured_by_the_part_of_its_row(tmp_path):
+    confusion(np.array([[1, 0], [500, 500]]), ["rare", "common"], tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    areas = {tuple(colour): n for colour, n in zip(colours.tolist(), counts.tolist(), strict=True)}
+    # 1 of 1 has the last colour of Blues, twice 500 of 1000 the middle one.
+    whole, half = (colormaps["Blues"](share, bytes=True)[:3] for share in (1.0, 0.5))
+    assert areas[tuple(map(int, whole))] > 1000
+    assert areas[tuple(map(int, half))] == pytest.approx(2 * areas[tuple(map(int, whole))], rel=0.1)
+
+
+def test_a_confusion_matrix_of_other_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) for 3 classes"):
+        confusion(np.eye(2, dtype=int), "abc", tmp_path / "a.png")

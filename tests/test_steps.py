@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 from delta_jax import methods
 from delta_jax.models.normalization import BatchNorm
@@ -233,3 +234,36 @@ def test_an_auxiliary_classifier_adds_its_cross_entropy_and_counts_as_head():
     total, (metrics, _) = found
     np.testing.assert_allclose(total, losses["head"] + 0.4 * losses["side"] + 0.15 * distance + 0.1 * heads, rtol=1e-5)
     np.testing.assert_allclose(metrics["cross_entropy"], losses["head"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[0] * 6 + [1] * 3 + [2], [2, 0, 0, 2, 2, 2, 2]])
+def test_class_weights_are_those_of_scikit_learn_and_weigh_one_on_average(labels):
+    found = steps.class_weights(np.array(labels), 3)
+    present = np.unique(labels)
+    expected = compute_class_weight("balanced", classes=present, y=labels)
+    np.testing.assert_allclose(found[present], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[labels].mean(), 1, rtol=1e-6)
+    assert found[np.setdiff1d(range(3), present)].sum() == 0
+
+
+def test_a_weighted_loss_weighs_the_cross_entropy_and_nothing_else(start):
+    variables, source = start
+    weights = np.array([0.5, 2.0, 3.0], np.float32)
+
+    def loss_of(label_weights):
+        method = methods.create("delta_without_attention")
+        loss = steps.make_loss(
+            Net(), Net(), method, taps=TAPS, head="head", alpha=0.3, beta=0.2, label_weights=label_weights
+        )
+        key = jax.random.key(0)
+        return loss(variables["params"], variables["batch_stats"], source, BATCH["image"], BATCH["label"], None, key)
+
+    plain, (before, _) = loss_of(None)
+    total, (metrics, _) = loss_of(weights)
+    # By hand: -log softmax of each of the four images, of the classes 0, 2, 1, 2.
+    logits, _ = Net().apply(variables, BATCH["image"], train=True, mutable=["batch_stats"])
+    logits = np.asarray(logits, np.float64)
+    each = np.log(np.exp(logits).sum(1)) - logits[range(4), [0, 2, 1, 2]]
+    np.testing.assert_allclose(metrics["cross_entropy"], np.dot(each, [0.5, 3, 2, 3]) / 4, rtol=1e-5)
+    np.testing.assert_allclose(before["cross_entropy"], each.mean(), rtol=1e-5)
+    np.testing.assert_allclose(total - metrics["cross_entropy"], plain - before["cross_entropy"], rtol=1e-5)

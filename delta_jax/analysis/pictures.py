@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +20,7 @@ LOSS_PARTS = {
 }
 DOTS_PER_INCH = 110
 CELL = 1.5  # inches, side of one photo in a grid
+ANNOTATED, NAMED = 25, 60  # up to how many classes a confusion matrix has counts, and names
 GUTTER = 0.06  # between two photos, of their side
 
 
@@ -47,6 +49,53 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     for axes in (losses, accuracy):
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _save(figure, path)
+
+
+def confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
+    """Draws which classes images were taken for, as a PNG: rows are the true classes, columns the predicted ones.
+
+    Few classes: the counts, coloured by their part of the row, so that rare classes show as strongly as common ones.
+    Many classes: counts by colour on a logarithmic scale, white for none; too many to name are numbered.
+
+    Args:
+      matrix: int [K, K].
+      class_names: K of them.
+      path: of the picture; its folder exists.
+
+    Raises:
+      ValueError: the shapes do not go together.
+    """
+    count = len(class_names)
+    if matrix.shape != (count, count):
+        raise ValueError(f"a matrix of shape {matrix.shape} for {count} classes, expected ({count}, {count})")
+    side = min(12.0, max(3.5, 0.45 * count)) if count <= ANNOTATED else 9.0
+    figure = Figure(figsize=(side + 2.5, side + 1.5), layout=ConstrainedLayoutEngine())
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    if count <= ANNOTATED:
+        drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), n in np.ndenumerate(matrix):
+            if n:
+                colour = "white" if shares[row, column] > 0.6 else "black"
+                axes.text(column, row, str(n), ha="center", va="center", fontsize=7, color=colour)
+    else:
+        norm = LogNorm(1, max(int(matrix.max()), 2))
+        drawn = axes.imshow(
+            np.ma.masked_equal(matrix, 0), cmap="viridis_r", norm=norm, interpolation="nearest", aspect="equal"
+        )
+    if count <= NAMED:
+        names = [name if len(name) <= 30 else name[:29] + "…" for name in class_names]
+        size = 8 if count <= ANNOTATED else 6
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
+    number = "" if count <= NAMED else ", number from 0"
+    axes.set(xlabel=f"predicted class{number}", ylabel=f"true class{number}")
+    right, n = int(np.trace(matrix)), int(matrix.sum())
+    axes.set_title(f"{right} of {n} right", fontsize=9)
+    label = "part of the true class" if count <= ANNOTATED else "images"
+    plain = "%g" if count <= ANNOTATED else "%d"
+    figure.colorbar(drawn, ax=axes, shrink=0.7, label=label, format=plain)
     _save(figure, path)
 
 

@@ -1,21 +1,17 @@
 """Data sets by name, decoded once to one uint8 array; batches by number; augmentation on the device."""
 
-import sys
-
+# First: `tfds.builder("caltech256/l2sp-30")` is to work after `import delta_jax.data`.
+from delta_jax.data import builders  # isort: skip
 from delta_jax.data.augment import center_crop, normalize, random_crop_mirror, ten_crop
-from delta_jax.data.batches import batch_rows, batch_table, padded_batches
+from delta_jax.data.batches import balanced_table, batch_rows, batch_table, padded_batches
 from delta_jax.data.cache import Images, decode
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import image_files
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
+from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
 from delta_jax.data.preparation import Prepared, prepare
-from delta_jax.data.sources import find
-
-# Registers the paper's data sets with tfds. That takes 0.6 s to import and most users of this package do without it, so
-# here only where it is imported already; after it is imported later, `import delta_jax.data.builders` does the same.
-if "tensorflow_datasets" in sys.modules:
-    import delta_jax.data.builders  # noqa: F401
+from delta_jax.data.sources import find, find_other
 
 __all__ = [
     "ASPECTS",
@@ -26,16 +22,23 @@ __all__ = [
     "DataError",
     "Images",
     "Prepared",
+    "balanced_table",
     "batch_rows",
     "batch_table",
+    "builders",
     "center_crop",
     "decode",
     "decode_image",
+    "describe_leaks",
     "find",
+    "find_leaks",
+    "find_other",
     "image_files",
+    "kept_leaks",
     "normalize",
     "padded_batches",
     "prepare",
     "random_crop_mirror",
+    "suspects",
     "ten_crop",
 ]

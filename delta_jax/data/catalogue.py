@@ -17,7 +17,7 @@ class Catalogue:
       name: what the data set is called in logs and cache files.
       files: readable name of each example, relative to the data set, N of them.
       labels: int32 [N], an index into `class_names`.
-      split: str [N], "train", "validation" or "test".
+      split: str [N], "train", "validation", "test", or "unused" for an image in none of them.
       class_names: one name per label.
       licence: the licence of the images, or where to look for it.
       read: gives the encoded bytes of example i; raises OSError when it cannot.
@@ -77,14 +77,18 @@ class Catalogue:
         return table
 
     def describe(self, max_classes: int = 20) -> str:
-        """A table of `counts` to print, with the licence; no more than `max_classes` classes are listed."""
-        counts = self.counts()
-        shown = self.class_names[:max_classes]
-        rows: list[tuple[str, ...]] = [("class", *SPLITS)]
-        rows += [(name, *(str(counts[split][name]) for split in SPLITS)) for name in shown]
-        if len(shown) < len(self.class_names):
-            rows.append((f"... {len(self.class_names) - len(shown)} more", *("" for _ in SPLITS)))
-        rows.append(("all", *(str(sum(counts[split].values())) for split in SPLITS)))
+        """A table of the counts to print, with the licence; no more than `max_classes` classes are listed."""
+        columns = [split for split in (*SPLITS, "unused") if split in SPLITS or (self.split == split).any()]
+        classes = len(self.class_names)
+        counts = [np.bincount(self.labels[self.split == split], minlength=classes) for split in columns]
+        rows: list[tuple[str, ...]] = [("class", *columns)]
+        rows += [(name, *(str(n[i]) for n in counts)) for i, name in enumerate(self.class_names[:max_classes])]
+        if classes > max_classes:
+            low = [n[max_classes:].min() for n in counts]
+            high = [n[max_classes:].max() for n in counts]
+            ranges = (f"{a}" if a == b else f"{a}-{b}" for a, b in zip(low, high, strict=True))
+            rows.append((f"... {classes - max_classes} more, each", *ranges))
+        rows.append(("all", *(str(n.sum()) for n in counts)))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [f"{self.name}: {len(self):,} images, {len(self.class_names)} classes, licence: {self.licence}"]
         for first, *numbers in rows:

@@ -24,16 +24,27 @@ TEST_FRACTION = 0.25
 TEST_SEED = 0
 
 
-def find(name: str, *, root: str, seed: int, validation_fraction: float, test_fraction: float, fold: int) -> Catalogue:
+def find(
+    name: str,
+    *,
+    root: str,
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    fold: int,
+    shots: int = 0,
+    train_fraction: float = 1.0,
+) -> Catalogue:
     """Lists the cells; see `delta_jax.data.find`.
 
     Args:
       name: "elpv" (defective from a probability of 1/2) or "elpv_4class".
       root: the folder with labels.csv, or "" for that of the package elpv-dataset.
-      seed: of the validation folds only.
+      seed: of the validation folds, and of `shots` or `train_fraction`, only.
       validation_fraction: of the cells that are not for testing.
       test_fraction: only 0.25, the published one.
       fold: which of the validation folds.
+      shots, train_fraction: see `splits.fill`.
     """
     if test_fraction != TEST_FRACTION:
         raise DataError(
@@ -53,17 +64,26 @@ def find(name: str, *, root: str, seed: int, validation_fraction: float, test_fr
             ) from error
 
     strata = np.unique(np.stack([thirds, kinds]), axis=1, return_inverse=True)[1].reshape(-1)
-    split = np.where(splits.hold_out(strata, TEST_FRACTION, TEST_SEED), "test", "train").astype("<U10")
-    rest = np.flatnonzero(split == "train")
-    split[rest[splits.fold_of(strata[rest], validation_fraction, fold, seed)]] = "validation"
-
     two = name == "elpv"
+    labels = ((thirds >= 2) if two else thirds).astype(np.int32)
+    class_names = TWO_CLASSES if two else FOUR_CLASSES
     return Catalogue(
         name=name,
         files=tuple(files),
-        labels=((thirds >= 2) if two else thirds).astype(np.int32),
-        split=split,
-        class_names=TWO_CLASSES if two else FOUR_CLASSES,
+        labels=labels,
+        split=splits.fill(
+            np.where(splits.hold_out(strata, TEST_FRACTION, TEST_SEED), "test", "train"),
+            labels,
+            class_names,
+            seed=seed,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            fold=fold,
+            shots=shots,
+            train_fraction=train_fraction,
+            strata=strata,
+        ),
+        class_names=class_names,
         licence=LICENCE,
         read=lambda i: (folder / files[i]).read_bytes(),
         sizes=np.array([stat.st_size for stat in stats], np.int64),

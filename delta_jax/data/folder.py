@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from delta_jax.data import splits
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.errors import DataError
+from delta_jax.data.listing import Listing
+from delta_jax.data.splits import listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SPLIT_FOLDERS = {
@@ -20,78 +21,100 @@ SPLIT_FOLDERS = {
 LAYOUT = "expected root/<class>/*.jpg or root/{train,val,test}/<class>/*.jpg"
 
 
-def find(*, root: str, seed: int, validation_fraction: float, test_fraction: float, fold: int) -> Catalogue:
+def find(
+    *,
+    root: str,
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    fold: int,
+    shots: int = 0,
+    train_fraction: float = 1.0,
+) -> Catalogue:
     """Lists the images below `root`; see `delta_jax.data.find`.
 
     The classes are the names of the folders, sorted; sub-folders of a class belong to it; links are followed; hidden
     files and __MACOSX are left out. The order depends on the names only, not on the file system.
+    """
+    found = read(root, needed="train")
+    classes = {split: set(found.classes[found.split == split]) for split in dict.fromkeys(found.split)}
+    train = next(iter(classes.values()))  # "train", or "" where there are no split folders
+    for split, names in classes.items():
+        if names != train:
+            raise DataError(
+                f"the classes of train and {split} differ; only in train: {listed(sorted(train - names)) or 'none'}; "
+                f"only in {split}: {listed(sorted(names - train)) or 'none'}; rename or complete the folders"
+            )
+    class_names = tuple(sorted(train))
+    if len(class_names) < 2:
+        raise DataError(f"found {len(class_names)} class folders in {root} ({listed(class_names)}), need two; {LAYOUT}")
+    return found.to_train_on(
+        class_names,
+        seed=seed,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        fold=fold,
+        shots=shots,
+        train_fraction=train_fraction,
+    )
+
+
+def read(root: str, *, needed: str) -> Listing:
+    """The images of a folder by split, class and name.
+
+    Args:
+      root: the folder.
+      needed: the split without which split folders are of no use, such as "train".
+
+    Raises:
+      DataError: the folder is not laid out like this, cannot be read, or a class folder is empty.
     """
     if not root:
         raise DataError(f"the data set 'folder' needs root: the folder with your images; {LAYOUT}")
     top = Path(root).expanduser()
     if not top.is_dir():
         raise DataError(f"root {root} is {'a file' if top.exists() else 'not there'}; {LAYOUT}")
-
-    per_split = {split: _classes(path) for split, path in _split_folders(top).items()}
+    per_split = {split: _classes(path) for split, path in _split_folders(top, needed).items()}
     for split, classes in per_split.items():
         empty = [name for name, paths in classes.items() if not paths]
-        if empty:
+        if empty or not classes:
+            where = f"the class folders {listed(empty)} of {top}" if classes else f"{top}, which has no class folders"
             raise DataError(
-                f"no images ({', '.join(SUFFIXES)}) in the class folders {_list(empty)} of {top} ({split}); "
-                "add images or remove the folders"
+                f"no images ({', '.join(SUFFIXES)}) in {where} ({split or 'all'}); add images or remove the folders"
             )
-        _require_same_classes(set(per_split["train"]), set(classes), split)
-    class_names = tuple(sorted(per_split["train"]))
-    if len(class_names) < 2:
-        raise DataError(f"found {len(class_names)} class folders in {top} ({_list(class_names)}), need two; {LAYOUT}")
-
-    paths, labels, split_names = [], [], []
-    for split in SPLITS:
-        for label, name in enumerate(class_names):
-            found = per_split.get(split, {}).get(name, [])
-            paths += found
-            labels += [label] * len(found)
-            split_names += [split] * len(found)
-    label_array = np.array(labels, np.int32)
-    stats = [_stat(path) for path in paths]
-    return Catalogue(
+    entries = [
+        (path, name, split)
+        for split in ("", *SPLITS)
+        for name, paths in per_split.get(split, {}).items()
+        for path in paths
+    ]
+    paths, names, splits = zip(*entries, strict=True)
+    return Listing(
         name=f"folder/{top.resolve().name}",
         files=tuple(path.relative_to(top).as_posix() for path in paths),
-        labels=label_array,
-        split=splits.fill(
-            np.array(split_names),
-            label_array,
-            class_names,
-            seed=seed,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-            fold=fold,
-        ),
-        class_names=class_names,
-        licence="your own images",
-        read=lambda i: paths[i].read_bytes(),
-        sizes=np.array([size for size, _ in stats], np.int64),
-        newest_ns=max(time for _, time in stats),
+        paths=paths,
+        classes=np.array(names, object),
+        split=np.array(splits),
     )
 
 
-def _split_folders(top: Path) -> dict[str, Path]:
-    """{"train": folder, ...}; {"train": top} where the folders in `top` are classes."""
+def _split_folders(top: Path, needed: str) -> dict[str, Path]:
+    """{"train": folder, ...}; {"": top} where the folders in `top` are classes."""
     folders = _sub_folders(top)
     if not folders:
         raise DataError(f"no folders in {top}; {LAYOUT}")
     split_folders = [path for path in folders if path.name.lower() in SPLIT_FOLDERS]
     others = [path.name for path in folders if path.name.lower() not in SPLIT_FOLDERS]
-    train = [path for path in split_folders if path.name.lower() == "train"]
+    wanted = [path for path in split_folders if SPLIT_FOLDERS[path.name.lower()] == needed]
     # "train" beside "bus", or "valid" beside "invalid", may well be a class: then it holds images, not class folders.
-    if others and not (train and _sub_folders(train[0])):
-        return {"train": top}
+    if others and not (wanted and _sub_folders(wanted[0])):
+        return {"": top}
     if others:
         raise DataError(
-            f"beside {train[0].name}/ there is {_list(others)} in {top}, which is no split; move it elsewhere"
+            f"beside {wanted[0].name}/ there is {listed(others)} in {top}, which is no split; move it elsewhere"
         )
-    if not train:
-        raise DataError(f"found {_list([p.name for p in split_folders])} in {top}, but no train; {LAYOUT}")
+    if not wanted:
+        raise DataError(f"found {listed([p.name for p in split_folders])} in {top}, but no {needed}; {LAYOUT}")
     by_split: dict[str, Path] = {}
     for path in split_folders:
         split = SPLIT_FOLDERS[path.name.lower()]
@@ -99,14 +122,6 @@ def _split_folders(top: Path) -> dict[str, Path]:
             raise DataError(f"{by_split[split].name} and {path.name} in {top} both mean {split}; keep one of them")
         by_split[split] = path
     return by_split
-
-
-def _require_same_classes(train: set[str], other: set[str], split: str) -> None:
-    if train != other:
-        raise DataError(
-            f"the classes of train and {split} differ; only in train: {_list(sorted(train - other)) or 'none'}; "
-            f"only in {split}: {_list(sorted(other - train)) or 'none'}; rename or complete the folders"
-        )
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -143,18 +158,5 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _stat(path: Path) -> tuple[int, int]:
-    """Bytes and time of the last change; zeros for a dead link, which decoding will report by name with the others."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _unreadable(error: OSError) -> DataError:
     return DataError(f"cannot read the folder {error.filename} ({error.strerror}); check its permissions")
-
-
-def _list(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,13 +1,15 @@
 """Data sets by name."""
 
 import difflib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from delta_jax.data import elpv, folder, tfds_source
+from delta_jax.data import elpv, folder, manifest, tfds_source
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
 
-NAMES = ("elpv", "elpv_4class", "folder")
+NAMES = ("elpv", "elpv_4class", "folder", "manifest")
 
 
 def find(
@@ -18,16 +20,20 @@ def find(
     validation_fraction: float = 0.2,
     test_fraction: float = 0.25,
     fold: int = 0,
+    shots: int = 0,
+    train_fraction: float = 1.0,
 ) -> Catalogue:
     """Lists a data set, checks it and splits it; no image is decoded.
 
     Args:
-      name: "elpv", "elpv_4class", "folder" or "tfds/NAME[/CONFIG]".
-      root: where the images lie; "folder" needs it, the others have a default.
+      name: "elpv", "elpv_4class", "folder", "manifest" or "tfds/NAME[/CONFIG]".
+      root: where the images lie, for "manifest" the file that lists them; those two need it, others have a default.
       seed: draws the splits that the data set does not bring along.
       validation_fraction: part of the training images to validate on, 1/k for k folds; 0 for none.
       test_fraction: part of the images to test on, where the data set has no test images; 0 for none.
       fold: which of the k validation folds, 0 to k - 1; the folds are disjoint.
+      shots: images per class to train on, those of the validation folds included; 0 for all.
+      train_fraction: the same as a fraction of every class; 1 for all.
 
     Raises:
       DataError: unknown name, images missing, or classes too small to split.
@@ -38,11 +44,15 @@ def find(
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
         "fold": fold,
+        "shots": shots,
+        "train_fraction": train_fraction,
     }
     if name in ("elpv", "elpv_4class"):
         return elpv.find(name, **options)
     if name == "folder":
         return folder.find(**options)
+    if name == "manifest":
+        return manifest.find(**options)
     if name.startswith("tfds/") and len(name) > len("tfds/"):
         return tfds_source.find(name.removeprefix("tfds/"), **options)
     near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.5)
@@ -50,3 +60,20 @@ def find(
         f"no data set is called {name!r}; {f'did you mean {near[0]}? ' if near else ''}"
         f"Names: {', '.join(NAMES)}, tfds/NAME for NAME in TensorFlow Datasets"
     )
+
+
+def find_other(root: str, class_names: Sequence[str], split: str = "test") -> Catalogue:
+    """Lists other images than those a network was trained on, to measure it on; nothing is drawn at random.
+
+    Args:
+      root: a folder, root/<class>/* or root/{train,val,test}/<class>/*, or a manifest. Without split folders, or a
+        column split, all images are test images.
+      class_names: what the network knows; images of only some of these classes will do.
+      split: which images are wanted: split folders without it are refused.
+
+    Raises:
+      DataError: images missing, or of other classes.
+    """
+    if Path(root).suffix.lower() in manifest.SUFFIXES and not Path(root).expanduser().is_dir():
+        return manifest.read(root).to_test_on(class_names)
+    return folder.read(root, needed=split).to_test_on(class_names)

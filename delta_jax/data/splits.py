@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from delta_jax.data.errors import DataError
 
 # One image for each of train, validation and test.
 MIN_PER_CLASS = 3
+# What a split says of an image that `shots` or `train_fraction` leaves out.
+UNUSED = "unused"
 
 
 def hold_out(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -73,6 +76,42 @@ def fold_of(strata: np.ndarray, fraction: float, fold: int, seed: int) -> np.nda
     return chosen
 
 
+def draw(
+    labels: np.ndarray, class_names: tuple[str, ...], *, seed: int, shots: int = 0, fraction: float = 1.0
+) -> np.ndarray:
+    """Marks `shots` examples of every class, or a fraction of every class; bool [N].
+
+    The examples of a class are shuffled once per seed and the first ones taken: 5 shots are 5 of the 10 shots.
+
+    Args:
+      labels: int [N].
+      class_names: for messages, and how many classes there are.
+      seed: of the shuffle within the classes.
+      shots: examples per class; 0 for all.
+      fraction: above 0, to 1 for all; rounded per class, and at least one example of each.
+    """
+    if shots < 0:
+        raise DataError(f"shots is {shots}, expected 0 (all training images) or the images per class, such as 5")
+    if not 0 < fraction <= 1:
+        raise DataError(f"train_fraction is {fraction}, expected above 0, such as 0.1, to 1 (all training images)")
+    if shots and fraction < 1:
+        raise DataError(f"shots is {shots} and train_fraction is {fraction}; set one of them: shots=0 or fraction=1")
+    counts = np.bincount(labels, minlength=len(class_names))
+    if (counts < shots).any():
+        small = [f"{class_names[i]} ({counts[i]})" for i in np.flatnonzero(counts < shots)]
+        raise DataError(
+            f"shots is {shots}, but there are fewer images to train and validate on in: {listed(small)}; "
+            f"choose at most {counts.min()}, add images or leave out the class"
+        )
+    wanted = np.full(len(counts), shots) if shots else np.maximum(1, np.floor(fraction * counts + 0.5).astype(int))
+    chosen = np.zeros(len(labels), bool)
+    for label, count in enumerate(wanted):
+        # RandomState, because NumPy promises its stream for all versions and Generator's for none: see NEP 19.
+        shuffle = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, label])))
+        chosen[shuffle.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return chosen
+
+
 def fill(
     split: np.ndarray,
     labels: np.ndarray,
@@ -82,19 +121,29 @@ def fill(
     validation_fraction: float,
     test_fraction: float,
     fold: int,
+    shots: int = 0,
+    train_fraction: float = 1.0,
+    strata: np.ndarray | None = None,
 ) -> np.ndarray:
     """Takes from "train" the splits that a data set does not bring along; str [N].
+
+    In this order: the test images; then `shots` or `train_fraction` of what is left, the rest becoming "unused"; then
+    the validation images, from what was chosen. So 5 shots are the 5 images per class that all folds together see, and
+    neither the test images nor validation images that the data set brings along depend on `shots`.
 
     Args:
       split: str [N], what the data set itself says; not changed.
       labels: int [N].
       class_names: for messages.
-      seed: of both shuffles.
-      validation_fraction: of what is in train after the test images left it.
+      seed: of all shuffles.
+      validation_fraction: of what is in train after the test images and the unused ones left it.
       test_fraction: of all the images in train.
       fold: which of the validation folds, see `fold_of`.
+      shots: images per class to train and validate on; 0 for all.
+      train_fraction: of the images to train and validate on; 1 for all.
+      strata: int [N], what test and validation images are spread over; the labels when not given.
     """
-    split = split.astype("<U10")
+    split, strata = split.astype("<U10"), labels if strata is None else strata
     missing = {name for name in ("validation", "test") if name not in split}
     if "validation" not in missing and fold != 0:
         raise DataError(f"fold is {fold}, but this data set brings its own validation images; set fold=0")
@@ -103,13 +152,29 @@ def fill(
         small = [f"{class_names[i]} ({counts[i]})" for i in np.flatnonzero(counts < MIN_PER_CLASS)]
         if small:
             raise DataError(
-                f"fewer than {MIN_PER_CLASS} training images in: {', '.join(small)}; the "
+                f"fewer than {MIN_PER_CLASS} training images in: {listed(small)}; the "
                 f"{' and '.join(sorted(missing))} images are taken from them, so add images or leave out the class"
             )
     if "test" in missing:
         rows = np.flatnonzero(split == "train")
-        split[rows[hold_out(labels[rows], test_fraction, seed)]] = "test"
+        split[rows[hold_out(strata[rows], test_fraction, seed)]] = "test"
+    if shots or train_fraction != 1:
+        rows = np.flatnonzero(split == "train")
+        chosen = draw(labels[rows], class_names, seed=seed, shots=shots, fraction=train_fraction)
+        split[rows[~chosen]] = UNUSED
+        left = np.bincount(labels[rows[chosen]], minlength=len(class_names))
+        if left.min() < 2 and validation_fraction > 0 and "validation" in missing:
+            raise DataError(
+                f"{f'shots {shots}' if shots else f'train_fraction {train_fraction}'} leaves {left.min()} image of "
+                f"{class_names[left.argmin()]}, too few to train and to validate on; take more, or set "
+                "validation_fraction=0"
+            )
     if "validation" in missing:
         rows = np.flatnonzero(split == "train")
-        split[rows[fold_of(labels[rows], validation_fraction, fold, seed)]] = "validation"
+        split[rows[fold_of(strata[rows], validation_fraction, fold, seed)]] = "validation"
     return split
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

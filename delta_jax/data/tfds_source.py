@@ -9,7 +9,17 @@ from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
 
 
-def find(name: str, *, root: str, seed: int, validation_fraction: float, test_fraction: float, fold: int) -> Catalogue:
+def find(
+    name: str,
+    *,
+    root: str,
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    fold: int,
+    shots: int = 0,
+    train_fraction: float = 1.0,
+) -> Catalogue:
     """Reads the labels of a prepared data set; see `delta_jax.data.find`.
 
     With train and only one other split, that one is the test split: so it is in the sets published with two parts
@@ -22,6 +32,7 @@ def find(name: str, *, root: str, seed: int, validation_fraction: float, test_fr
       validation_fraction: of train, where there is no validation split.
       test_fraction: of train, where there is only train.
       fold: which of the validation folds.
+      shots, train_fraction: see `splits.fill`.
     """
     import tensorflow_datasets as tfds
 
@@ -62,8 +73,16 @@ def find(name: str, *, root: str, seed: int, validation_fraction: float, test_fr
             split_names.append(split)
             sources.append((source, i))
     label_array = np.array(labels, np.int32)
+    if not label_array.size:
+        raise DataError(f"tfds/{name} in {builder.data_dir} holds no images; delete it there and {prepare}")
     if label_array.min() < 0:
         raise DataError(f"tfds/{name} has images without a label (-1), such as {files[int(label_array.argmin())]}")
+    if label_array.max() >= label.num_classes:
+        worst = int(label_array.argmax())
+        raise DataError(
+            f"tfds/{name}: {files[worst]} has the label {label_array[worst]}, expected 0 to {label.num_classes - 1}; "
+            f"delete it in {builder.data_dir} and {prepare}"
+        )
 
     def read(i: int) -> bytes:
         source, row = sources[i]
@@ -82,6 +101,8 @@ def find(name: str, *, root: str, seed: int, validation_fraction: float, test_fr
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
             fold=fold,
+            shots=shots,
+            train_fraction=train_fraction,
         ),
         class_names=class_names,
         licence=str(builder.info.redistribution_info) or f"not stated, see {builder.info.homepage}",

@@ -38,6 +38,9 @@ PRESETS = {
 # maps differ by orders of magnitude between networks: there alpha is measured, see `alpha_relative`.
 DEFAULT_ALPHA = {"l2_sp": 0.01, "l2": 0.0, "l2_fe": 0.0}
 
+# What is done about classes with more images than others; see `steps.class_weights` and `data.balanced_table`.
+IMBALANCE = ("ignore", "weighted_loss", "balanced_sampling")
+
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "preset": tuple(PRESETS),
     "head_init": ("normal", "zeros", "l2_fe"),
@@ -51,6 +54,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "attention_per": PER,
     "eval_crops": (1, 10),
     "select": ("last", "best"),
+    "imbalance": IMBALANCE,
     "data.on_broken": ("stop", "skip"),
     "data.on_device": ("auto", "yes", "no"),
     "data.aspect": data.ASPECTS,
@@ -83,6 +87,7 @@ _AT_LEAST = {
     "data.resize": 1,
     "data.validation_fraction": 0,
     "data.test_fraction": 0,
+    "data.shots": 0,
     "decay_factor": 0,
     "epoch_decay_factor": 0,
     "dropout": 0,
@@ -167,6 +172,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         _require(values["select"] == "last", "select", values["select"], "last: data.validation_fraction is 0")
     if values["select"] == "best":
         _require(values["eval_every"] > 0, "eval_every", 0, "1 or more, to select the best of")
+    part, shots = values["data"]["train_fraction"], values["data"]["shots"]
+    _require(0 < part <= 1, "data.train_fraction", part, "above 0 to 1 (all)")
+    _require(part == 1 or shots == 0, "data.train_fraction", part, f"1: data.shots is {shots}, set one of them")
     chunk = values["attention_chunk"]
     _require(chunk is None or chunk >= 1, "attention_chunk", chunk, "1 or more")
     if values["method"] == "delta" and values["attention_per"] == "image":

@@ -38,6 +38,22 @@ def make_predict(model: nn.Module, views: Callable[[jax.Array], jax.Array]) -> C
     return predict
 
 
+def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many images of each class (rows) were taken for each class (columns), int64 [K, K].
+
+    Args:
+      probabilities: [M, K].
+      labels: [M].
+    """
+    return metrics.confusion_matrix(labels, probabilities.argmax(-1), labels=np.arange(probabilities.shape[-1]))
+
+
+def recalls(confusion: np.ndarray) -> list[float | None]:
+    """The fraction of each class's images that were recognised; None for a class without an image."""
+    totals = confusion.sum(axis=1)
+    return [float(right / n) if n else None for right, n in zip(np.diag(confusion), totals, strict=True)]
+
+
 def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Measures of a split.
 

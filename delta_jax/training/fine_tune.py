@@ -33,6 +33,7 @@ class Loop:
       seed: of the order of the examples.
       log_every, checkpoint_every, eval_every: steps; eval_every 0 for no looks at the validation images.
       select: "last", or "best" on the validation images.
+      balanced: whether every class is drawn equally often, instead of every image.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class Loop:
     checkpoint_every: int
     eval_every: int
     select: str
+    balanced: bool = False
 
 
 def fine_tune(
@@ -84,7 +86,11 @@ def fine_tune(
             _require_space(checkpoints, state)
         log.rewind("fine_tune", step)
         log.rewind("validation", step)
-        order = data.batch_table(loop.seed, loop.steps - step, len(images), loop.batch_size, start=step)
+        steps_left = loop.steps - step
+        if loop.balanced:
+            order = data.balanced_table(loop.seed, steps_left, images.labels, loop.batch_size, start=step)
+        else:
+            order = data.batch_table(loop.seed, steps_left, len(images), loop.batch_size, start=step)
         began, waiting = time.monotonic(), []
         # The clock of images per second starts when the first step, which compiles, is done.
         timer, timed_from = began, step

@@ -3,6 +3,7 @@
 import csv
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -16,19 +17,24 @@ import numpy as np
 
 from delta_jax import data, features
 from delta_jax.analysis import pictures
-from delta_jax.training import logs
+from delta_jax.training import evaluation, logs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 
 _PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "pillow")
 ALPHA = "alpha.json"
+_NUMBERS = re.compile(r"\[\s[-+.\deE,\s]*\]")
+LARGEST_TABLE = 200  # classes whose confusion matrix stands in summary.json; predictions.csv has what it is made of
 PHOTOS, FILTERS = 4, 3  # rows and filters of filters.png
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a file that is there whole or not at all."""
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n")
+    text = json.dumps(values, indent=2)
+    # A list of numbers on one line: a confusion matrix is then a table.
+    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
+    unfinished.write_text(text + "\n")
     unfinished.replace(path)
 
 
@@ -57,6 +63,7 @@ def announce(setup: Setup, workdir: Path) -> None:
     """Says what is about to run."""
     config = setup.config
     logs.say(setup.catalogue.describe())
+    setup.warn_of_leaks()
     logs.say(
         f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
         f"{'rectified' if config.rectify else 'raw'} maps, {config.attention_normalization} at temperature "
@@ -72,7 +79,8 @@ def announce(setup: Setup, workdir: Path) -> None:
 def write_predictions(path: Path, setup: Setup, probabilities: np.ndarray) -> None:
     """One line per test image: file, true class, predicted class, probability of every class."""
     names = setup.catalogue.class_names
-    with path.open("w", newline="") as file:
+    # Names of files need not be UTF-8: their bytes are written as they are.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "true", "predicted", *(f"p({name})" for name in names)])
         for example, label, one in zip(setup.test.files, setup.test.labels, probabilities, strict=True):
@@ -80,25 +88,32 @@ def write_predictions(path: Path, setup: Setup, probabilities: np.ndarray) -> No
 
 
 def summarize(
-    setup: Setup, workdir: Path, measured: Mapping[str, Any], baseline: Mapping[str, Any], evaluate_seconds: float
+    setup: Setup,
+    workdir: Path,
+    measured: Mapping[str, Any],
+    baseline: Mapping[str, Any],
+    confusion: np.ndarray,
+    evaluate_seconds: float,
 ) -> dict[str, Any]:
-    """The content of summary.json; accuracies are fractions."""
+    """The content of summary.json; accuracies are fractions, and `confusion` int [K, K] is of the test images."""
 
     def facts(name: str) -> dict[str, Any]:
         path = workdir / name
         return json.loads(path.read_text()) if path.exists() else {}
 
-    fine_tune, config = facts("fine_tune.json"), setup.config
+    fine_tune, config, names = facts("fine_tune.json"), setup.config, setup.catalogue.class_names
     return {
         "method": config.method,
         "preset": config.preset,
         "arch": config.arch,
         "data": config.data.name,
-        "classes": list(setup.catalogue.class_names),
+        "classes": list(names),
         "alpha": facts(ALPHA).get("alpha") if config.alpha is None else config.alpha,
         "seed": config.seed,
         "test": measured["test"],
         "validation": measured["validation"],
+        "per_class_recall": dict(zip(names, evaluation.recalls(confusion), strict=True)),
+        "confusion_matrix": confusion.tolist() if len(names) <= LARGEST_TABLE else None,
         "l2_fe": {"test": baseline["test"], "validation": baseline["validation"], "l2": facts("head.json").get("l2")},
         "seconds": {
             "head": facts("head.json").get("seconds", 0.0),
@@ -110,6 +125,11 @@ def summarize(
         "selected_step": fine_tune.get("selected_step", 0),
         "images_per_second": fine_tune.get("images_per_second", 0.0),
     }
+
+
+def write_confusion(setup: Setup, workdir: Path, confusion: np.ndarray) -> None:
+    """confusion.png: which classes the test images were taken for."""
+    pictures.confusion(confusion, setup.catalogue.class_names, workdir / "confusion.png")
 
 
 def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variables) -> None:
@@ -158,11 +178,11 @@ def show(summary: Mapping[str, Any], workdir: Path, setup: Setup) -> None:
         rows.append(row(summary["method"], summary, sum(seconds.values())))
     columns = ["method", "validation top-1", "test top-1", "balanced", "seconds"]
     logs.table(f"{summary['data']}, {summary['test']['n']} test images, seed {summary['seed']}", columns, rows)
-    for name in ("summary.json", "predictions.csv", "curves.png", "filters.png"):
+    for name in ("summary.json", "predictions.csv", "confusion.png", "curves.png", "filters.png"):
         if (workdir / name).exists():
             logs.say(f"  {workdir / name}")
     logs.say(f"Licence of the images: {setup.catalogue.licence}")
-    if summary["data"] != "folder":
+    if summary["data"] not in ("folder", "manifest"):
         logs.say(
             "Your own images, one folder per class: "
             "python -m delta_jax.train --config=configs/folder.py --workdir=runs/mine --config.data.root=FOLDER"

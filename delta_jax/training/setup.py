@@ -1,6 +1,7 @@
 """What the phases of a run work with, put together and checked before anything slow starts."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,8 +33,12 @@ class Setup:
       mesh: of all devices.
     """
 
-    def __init__(self, config: FrozenConfigDict):
+    def __init__(self, config: FrozenConfigDict, *, other_images: data.Catalogue | None = None):
         """Finds data and weights and checks them against the config.
+
+        Args:
+          config: resolved.
+          other_images: to evaluate on, in place of those that the config speaks of; no training images are needed.
 
         Raises:
           ConfigError, DataError, WeightsError: one error that says what does not fit.
@@ -47,14 +52,8 @@ class Setup:
                 distributed.check_divides(config[field], self.mesh, field)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-        self.catalogue = data.find(
-            config.data.name,
-            root=config.data.root,
-            seed=config.data.split_seed,
-            validation_fraction=config.data.validation_fraction,
-            test_fraction=config.data.test_fraction,
-            fold=config.data.validation_fold,
-        )
+        self._trains = other_images is None
+        self.catalogue = self._find() if other_images is None else other_images
         self._check_counts(self.catalogue)
         origin = weights.SOURCES.get(config.weights)
         self.preprocessing = Preprocessing(
@@ -74,7 +73,22 @@ class Setup:
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self._check_taps()
 
+    def _find(self) -> data.Catalogue:
+        settings = self.config.data
+        return data.find(
+            settings.name,
+            root=settings.root,
+            seed=settings.split_seed,
+            validation_fraction=settings.validation_fraction,
+            test_fraction=settings.test_fraction,
+            fold=settings.validation_fold,
+            shots=settings.shots,
+            train_fraction=settings.train_fraction,
+        )
+
     def _check_counts(self, catalogue: data.Catalogue) -> None:
+        if not self._trains:
+            return
         n = {split: len(catalogue.rows(split)) for split in data.SPLITS}
         for field, way_out in (("batch_size", "take a smaller batch"), ("attention_images", "0 takes all")):
             if self.config[field] > n["train"]:
@@ -159,18 +173,19 @@ class Setup:
         chosen = self.config.data.cache_dir or os.environ.get("DELTA_JAX_CACHE")
         return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "delta_jax"
 
+    def warn_of_leaks(self) -> None:
+        """Says which images have the same bytes as one of another split."""
+        with ExitStack() as stack:
+            advance = _when_used(stack, len(data.suspects(self.catalogue)), "compare splits")
+            leaks = data.kept_leaks(self.catalogue, self.cache_dir, progress=advance)
+        if leaks:
+            logs.say(data.describe_leaks(self.catalogue, leaks))
+
     @cached_property
     def images(self) -> data.Images:
         """The decoded images; the first use decodes them, or opens what an earlier run decoded."""
         settings = self.config.data
         with ExitStack() as stack:
-            bars: list[logs.Advance] = []
-
-            def advance(n: int) -> None:
-                if not bars:  # not drawn before there is work: an array that is there already needs no bar
-                    bars.append(stack.enter_context(logs.progress(len(self.catalogue), "decode")))
-                bars[0].advance(n)
-
             images = data.decode(
                 self.catalogue,
                 settings.resize,
@@ -178,7 +193,7 @@ class Setup:
                 aspect=settings.aspect,
                 cache_dir=self.cache_dir,
                 on_broken=settings.on_broken,
-                progress=advance,
+                progress=_when_used(stack, len(self.catalogue), "decode"),
             )
         for file, reason in images.broken:
             logs.say(f"left out: {file}: {reason}")
@@ -262,3 +277,15 @@ class Setup:
         if not len(images):
             return {}
         return evaluation.score(self.probabilities(variables, images, description), images.labels)
+
+
+def _when_used(stack: ExitStack, total: int, description: str) -> Callable[[int], None]:
+    """A progress bar that is not drawn before there is work: what an earlier run left in the cache needs none."""
+    bars: list[logs.Advance] = []
+
+    def advance(n: int) -> None:
+        if not bars:
+            bars.append(stack.enter_context(logs.progress(total, description)))
+        bars[0].advance(n)
+
+    return advance

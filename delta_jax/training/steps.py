@@ -25,6 +25,21 @@ def attention_of(attention: Attention | None, index: jax.Array) -> Attention | N
     return {tap: weights if weights.ndim == 1 else weights[index] for tap, weights in attention.items()}
 
 
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Weights of the cross-entropy, float32 [K]: N / (K n_k) for a class of n_k examples of N, K classes present.
+
+    Every class then has the same part in the loss, and the mean weight of the examples is 1: the learning rate and
+    alpha keep their meaning. Classes without an example, which no example will ask for, get 0.
+
+    Args:
+      labels: int [N], of the training images.
+      num_classes: of the network.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    present = counts > 0
+    return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0).astype(np.float32)
+
+
 def make_loss(
     model: nn.Module,
     source_model: nn.Module,
@@ -36,6 +51,7 @@ def make_loss(
     beta: float,
     auxiliary: str = "",
     auxiliary_weight: float = 0.0,
+    label_weights: np.ndarray | None = None,
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
 
@@ -49,6 +65,8 @@ def make_loss(
       beta: weight of the head's penalty.
       auxiliary: module path whose output in training are the logits [B, K] of a second classifier; "" for none.
       auxiliary_weight: of its cross-entropy, which is added to the first one's.
+      label_weights: [K], weights of the cross-entropies by true class, such as `class_weights`; not of the penalties.
+        Their sum is divided by the batch size, not by the weights of the batch: those would depend on who is in it.
 
     Returns:
       loss(params, batch_stats, source, images, labels, attention, dropout_key) -> (total, (metrics, new batch_stats));
@@ -58,7 +76,8 @@ def make_loss(
     watched = (*taps, auxiliary) if auxiliary else taps
 
     def mean_cross_entropy(logits, labels):
-        return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(each if label_weights is None else each * jnp.asarray(label_weights, each.dtype)[labels])
 
     def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key):
         variables = {"params": params, "batch_stats": batch_stats}

@@ -160,6 +160,9 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
         beta=config.beta,
         auxiliary=spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
         auxiliary_weight=config.auxiliary_weight,
+        label_weights=(
+            steps.class_weights(setup.train.labels, setup.num_classes) if config.imbalance == "weighted_loss" else None
+        ),
     )
     schedule = optim.learning_rate_schedule(
         config.schedule,
@@ -196,6 +199,7 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
         checkpoint_every=config.checkpoint_every,
         eval_every=config.eval_every if len(setup.validation) else 0,
         select=config.select,
+        balanced=config.imbalance == "balanced_sampling",
     )
     state, facts = fine_tune(
         loop,
@@ -225,8 +229,10 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
             "validation": setup.measures(l2_fe, setup.validation, "validation, L2-FE"),
             "test": setup.measures(l2_fe, setup.test, "test, L2-FE"),
         }
-    summary = report.summarize(setup, workdir, measured, baseline, time.monotonic() - began)
+    confusion = evaluation.confusion_matrix(probabilities, setup.test.labels)
+    summary = report.summarize(setup, workdir, measured, baseline, confusion, time.monotonic() - began)
     report.write_json(workdir / "summary.json", summary)
+    report.write_confusion(setup, workdir, confusion)
     report.write_pictures(setup, workdir, l2_fe, final)
     report.show(summary, workdir, setup)
     return summary
