@@ -1,5 +1,6 @@
 """The images of a split on the device and streamed: the same batches."""
 
+import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -88,9 +89,26 @@ def test_whole_images_are_the_same_on_the_device_and_streamed(whole_images, mesh
 
 def test_auto_streams_what_does_not_fit(images, mesh, monkeypatch):
     assert ImageSet(images, "train", mesh, on_device="auto").resident
-    size = len(images.catalogue.rows("train")) * 8 * 8 * 3
-    monkeypatch.setattr(image_sets, "_budget", lambda: size - 1)
+    size = len(images.catalogue) * 8 * 8 * 3
+    monkeypatch.setattr(image_sets, "_memory", lambda: int(size / image_sets.SHARE_OF_MEMORY) - 1)
     assert not ImageSet(images, "train", mesh, on_device="auto").resident
+    assert ImageSet(images, "train", mesh, on_device="yes").resident
+    monkeypatch.setattr(image_sets, "_memory", lambda: size - 1)
+    with pytest.raises(data.DataError, match=r"on_device=yes: the decoded images take 4,608 bytes, and a device has"):
+        ImageSet(images, "train", mesh, on_device="yes")
+
+
+def test_a_stream_is_the_batches_of_its_table_in_order(images, whole_images, mesh):
+    for source in (images, whole_images):
+        held, streamed = (ImageSet(source, "train", mesh, on_device=answer) for answer in ("yes", "no"))
+        table = data.batch_table(3, 20, len(held), 4)
+        found = list(zip(held.stream(table), streamed.stream(table), table, strict=True))
+        assert len(found) == 20
+        for one, other, rows in found:
+            np.testing.assert_array_equal(one["index"], rows)
+            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+                np.testing.assert_array_equal(a, b)
+                assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
 
 
 def test_an_empty_split_has_no_batches(images, mesh):

@@ -23,6 +23,7 @@ from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, dec
 from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
+from delta_jax.data.streaming import stream
 
 __all__ = [
     "ASPECTS",
@@ -58,6 +59,7 @@ __all__ = [
     "random_crop_mirror",
     "random_resized_crop",
     "random_view",
+    "stream",
     "suspects",
     "ten_crop",
     "to_canvas",

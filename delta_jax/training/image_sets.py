@@ -30,7 +30,13 @@ class ImageSet:
         self.labels = images.catalogue.labels[self.rows].astype(np.int32)
         self.files = tuple(images.catalogue.files[row] for row in self.rows)
         self._images, self._mesh = images, mesh
-        self.resident = on_device == "yes" or (on_device == "auto" and images.nbytes(self.rows) <= _budget())
+        size = images.nbytes(np.arange(len(images.catalogue)))  # the other splits want room, too
+        if on_device == "yes" and size > (memory := _memory()):
+            raise data.DataError(
+                f"--config.data.on_device=yes: the decoded images take {size:,} bytes, and a device has {memory:,}; "
+                "set auto or no"
+            )
+        self.resident = on_device == "yes" or (on_device == "auto" and size <= SHARE_OF_MEMORY * _memory())
         self._held: jax.Array | data.Strip | None = None
         self._held_labels: jax.Array | None = None
 
@@ -52,10 +58,22 @@ class ImageSet:
             self._held, self._held_labels = distributed.replicate((whole, self.labels), self._mesh)
         return _gather(self._held, self._held_labels, index, length=self._images.shape[0])
 
+    def stream(self, table: np.ndarray) -> Iterator[dict[str, Any]]:
+        """`batch` of each row of `table` [T, B]. What is not on the device is read ahead, by each process its part."""
+        if self.resident or not len(table):
+            yield from map(self.batch, table)
+            return
+        mine = distributed.local_part(table.shape[1], self._mesh)
+        for picked, pixels in zip(table, data.stream(self._images, self.rows, table[:, mine]), strict=True):
+            part = {"image": pixels, "label": self.labels[picked[mine]], "index": picked[mine].astype(np.int32)}
+            yield distributed.split_of_parts(part, self._mesh)
+
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
         """Every example once, in order: (rows [B], mask [B], batch), the last one padded."""
-        for picked, mask in data.padded_batches(len(self), batch_size):
-            yield picked, mask, self.batch(picked)
+        covering = list(data.padded_batches(len(self), batch_size))
+        table = np.array([picked for picked, _ in covering], np.int32).reshape(len(covering), batch_size)
+        for (picked, mask), batch in zip(covering, self.stream(table), strict=True):
+            yield picked, mask, batch
 
 
 @partial(jax.jit, static_argnames="length")
@@ -65,6 +83,5 @@ def _gather(images: jax.Array | data.Strip, labels: jax.Array, index: jax.Array,
     return {"image": image, "label": labels[index], "index": index}
 
 
-def _budget() -> float:
-    memory = distributed.device_memory_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return SHARE_OF_MEMORY * memory
+def _memory() -> int:
+    return distributed.device_memory_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
