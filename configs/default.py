@@ -19,8 +19,10 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random but the splits: head, batches, crops, dropout
 
     # Network.
-    config.arch = "efficientnet_lite0"  # resnet18/34/50/101/152, mobilenet_v2, efficientnet_lite0
-    config.weights = "pip/efficientnet-lite0"  # named source, or a .safetensors, .npz or .pth file
+    config.arch = (
+        "efficientnet_lite0"  # as `python -m delta_jax.models` lists them, or your own: package.module:function
+    )
+    config.weights = "pip/efficientnet-lite0"  # named source (docs/weights.md), file or address
     config.taps = ("default",)  # module paths whose feature maps are compared; "default" for the network's own
     config.head_init = "normal"  # normal (std 0.01), zeros, or l2_fe: go on from the trained head
     config.batch_norm = "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too

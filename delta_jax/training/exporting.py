@@ -151,8 +151,8 @@ def _usage(trained: Classifier, form: str, out: Path) -> str:
             "import timm",
             f"model = timm.create_model({f'local-dir:{out}'!r}, pretrained=True).eval()",
             "preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-            # timm runs the auxiliary classifier in evaluation, too. The photo is an RGB image of PIL.
-            f"logits{', auxiliary' if trained.auxiliary else ''} = model(preprocess(photo)[None])",
+            # timm runs the auxiliary classifier in evaluation, too.
+            f"logits{', auxiliary' if trained.auxiliary else ''} = model(preprocess(photo)[None])  # PIL, RGB",
             f"# The weights alone: timm.create_model({_timm_name(trained.arch)!r}, num_classes={count}{auxiliary}, "
             f"checkpoint_path={model!r})",
         ],

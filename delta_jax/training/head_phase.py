@@ -46,7 +46,7 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
     like = get_head(setup.source["params"], setup.spec.head)
     depends = {
         "version": VERSION,
-        "arch": setup.config.arch,
+        "arch": provenance.of_network(setup),
         "variables": provenance.of_variables(setup.source),
         "classes": setup.num_classes,
         "train": provenance.of_examples(setup.train),

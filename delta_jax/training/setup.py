@@ -67,7 +67,7 @@ class Setup:
             aspect=config.data.aspect,
         )
         self._check_network()
-        with logs.transfer("fetching weights") as progress:
+        with logs.transfer("fetching weights", "kB", 1000) as progress:
             loaded = weights.load(
                 config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary, progress=progress
             )
