@@ -118,9 +118,9 @@ def _timm_config(trained: Classifier) -> dict[str, Any]:
         **_classes(trained),
         "input_size": [3, seen.crop, seen.crop],
         "interpolation": seen.interpolation,
-        # timm resizes to floor(crop / crop_pct): half a pixel more, so that rounding cannot take one away.
+        # timm resizes a side to floor(crop / crop_pct): half a pixel more, so that rounding cannot take one away.
         "crop_pct": seen.crop / (seen.resize + 0.5),
-        "crop_mode": "squash",
+        "crop_mode": {"squash": "squash", "keep": "center"}[seen.aspect],
         "mean": seen.mean,
         "std": seen.std,
         "first_conv": first,
