@@ -1,24 +1,34 @@
-"""Images per second of decoding JPEGs: plain Pillow, decode_image beside it, and the cache on all cores.
+"""What images cost: decoding against plain Pillow, the cache on all cores, and batches against none at all.
 
     python benchmarks/data.py                                          # 500 x 375, as ImageNet's on average
     python benchmarks/data.py --images 1000 10000 100000 --size 64     # how the cache grows
 
 The photos are made: a few of them, each read again and again from memory, so the disk that is measured is the cache's.
+The last lines are training steps of MobileNetV2 (method l2, the fastest), on batches that lie on the device, that are
+streamed from the cache, and on one batch that is there already. They take turns, so that all see the same machine.
 """
 
 import argparse
 import io
+import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import _random_network
+import jax
 import numpy as np
 from PIL import Image
 
-from delta_jax import data
+from delta_jax import data, methods, models
+from delta_jax.data.streaming import AHEAD
+from delta_jax.training import distributed, optim, steps
+from delta_jax.training.image_sets import ImageSet
+from delta_jax.training.state import init_state
 
 
 def made_photos(count: int, width: int, height: int) -> list[bytes]:
@@ -113,6 +123,48 @@ def report_cache(photos: list[bytes], size: int, counts: list[int], aspect: str,
         )
 
 
+def report_training(photos: list[bytes], repeats: int, batch: int = 32, crop: int = 128, steps_each: int = 12) -> None:
+    """Time of a training step, the batch included, over that of the step alone."""
+    model, variables, _, _ = _random_network.create("mobilenet_v2", dtype="float32", classes=10, batch=batch, size=crop)
+    method, head = methods.create("l2"), models.spec("mobilenet_v2").head
+    tx = optim.make_optimizer(variables["params"], lambda step: 1e-4, head=head, weight_decay=1e-4)
+    loss = steps.make_loss(model, model, method, taps=(), head=head, alpha=0.0, beta=0.0)
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        return data.normalize(data.random_crop_mirror(key, images, crop), (0.5,) * 3, (0.25,) * 3)
+
+    train_step = jax.jit(steps.make_train_step(loss, tx, augment))
+    state = init_state(variables, tx)
+    with tempfile.TemporaryDirectory() as cache_dir:
+        images = data.decode(catalogue(photos, 1024), crop * 9 // 8, cache_dir=cache_dir)
+        mesh = distributed.make_mesh()
+        sets = {name: ImageSet(images, "train", mesh, on_device=name) for name in ("yes", "no")}
+        table = data.batch_table(0, repeats * steps_each, len(images.catalogue), batch)
+        same = sets["yes"].batch(table[0])
+        sources: dict[str, Iterator[Any]] = {
+            "already there": itertools.repeat(same),
+            "on the device": sets["yes"].stream(table),
+            "streamed": sets["no"].stream(table),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in sources}
+        for turn in range(repeats):
+            for name, batches in sources.items():
+                began = time.perf_counter()
+                for one in itertools.islice(batches, steps_each):
+                    state, metrics = train_step(state, variables, one, None, jax.random.key(0))
+                jax.block_until_ready(metrics)
+                if turn:  # the first one compiles
+                    seconds[name].append((time.perf_counter() - began) / steps_each)
+    alone = np.array(seconds["already there"])
+    for name, found in seconds.items():
+        rate, ratio = batch / statistics.median(found), statistics.median(np.array(found) / alone)
+        print(f"  {name:14} {rate:7.1f} images/s, {100 * (ratio - 1):+.1f} % of the step's time")
+    print(
+        f"  memory: {images.nbytes(np.arange(1024)) / 1e6:.0f} MB on the device, or {AHEAD} batches of "
+        f"{batch * images.array[0].nbytes / 1e6:.1f} MB that wait"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=500, help="of the photos, pixels")
@@ -130,6 +182,8 @@ def main() -> None:
     print(f"the cache, {os.cpu_count()} cores:")
     for aspect in data.ASPECTS:
         report_cache(photos, args.size, args.images, aspect, args.cache_dir)
+    print("training steps of MobileNetV2, 128 pixels, 32 images:")
+    report_training(photos, args.repeats + 1)
 
 
 if __name__ == "__main__":
