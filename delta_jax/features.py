@@ -142,7 +142,7 @@ def check_taps(model: nn.Module, variables: Variables, x: jax.Array, taps: Seque
         close = sorted({name for tap in wrong for name in difflib.get_close_matches(tap, known, n=3, cutoff=0.3)})
         found = f"no tap called {', '.join(map(repr, wrong))}" if wrong else "no taps given"
         raise ValueError(
-            f"{found} in {type(model).__name__}; did you mean {', '.join(close or list(known)[:8])}? A tap is the path "
+            f"{found} in the network; did you mean {', '.join(close or list(known)[:8])}? A tap is the path "
             "of a module that runs once per forward pass, outside nn.scan and nn.vmap, and returns an array [B, ..., C]"
         )
 

@@ -381,7 +381,7 @@ def test_what_cannot_be_a_tap_is_refused_everywhere(name, tap, hint):
 
 def test_no_taps_at_all():
     model, variables = _made("residual")
-    with pytest.raises(ValueError, match="no taps given in Net; did you mean block"):
+    with pytest.raises(ValueError, match="no taps given in the network; did you mean block"):
         features.check_taps(model, variables, X, ())
 
 

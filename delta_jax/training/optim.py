@@ -65,7 +65,8 @@ def _labels(params: Any, head: str | Sequence[str]) -> Any:
         names = tuple(str(key.key) for key in path)
         if any(names[: len(prefix)] == prefix for prefix in prefixes):
             return "head"
-        return "norm" if "scale" in siblings(path) else "body"
+        # A gain beside a kernel is a layer that mixes channels, not a normalisation.
+        return "norm" if "scale" in siblings(path) and "kernel" not in siblings(path) else "body"
 
     labels = jax.tree_util.tree_map_with_path(label, params)
     if "head" not in jax.tree.leaves(labels):

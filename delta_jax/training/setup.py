@@ -142,6 +142,12 @@ class Setup:
             features.check_taps(self.network(), self.source, images, self.config.taps)
         except ValueError as error:
             raise ConfigError(f"--config.taps: {error}") from error
+        try:
+            jax.eval_shape(
+                lambda v, x: features.head_inputs(self.network(), v, x, head=self.spec.head), self.source, images
+            )
+        except ValueError as error:
+            raise ConfigError(f"--config.arch={self.config.arch}: {error}") from error
         shapes = features.list_taps(self.network(), self.source, images)
         self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
         if self.config.attention_file:
