@@ -143,6 +143,20 @@ def test_balanced_sampling_goes_on_where_it_stopped(tmp_path):
     assert first + drawn(tmp_path / "parts", 99) == whole
 
 
+@pytest.mark.parametrize("imbalance", configs.IMBALANCE)
+def test_the_field_reaches_the_loop(table, tmp_path, monkeypatch, imbalance):
+    seen = []
+
+    def stop(loop, *_):
+        seen.append(loop.balanced)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "fine_tune", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(config_of(table, imbalance=imbalance), tmp_path)
+    assert seen == [imbalance == "balanced_sampling"]
+
+
 def test_an_unknown_way_with_imbalance_is_refused(table):
     with pytest.raises(configs.ConfigError, match="imbalance='balanced': expected one of ignore, weighted_loss"):
         configs.resolve(config_of(table, imbalance="balanced"))
