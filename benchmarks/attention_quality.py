@@ -329,7 +329,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     args.out.mkdir(parents=True, exist_ok=True)
     name = setup.catalogue.name.rpartition("/")[2]
     picked = np.random.default_rng(args.seed).permutation(len(setup.train))[: args.images]
-    x = np.asarray(jax.jit(setup.centre)(setup.images.array[setup.train.rows[picked]]))
+    x = np.asarray(jax.jit(setup.centre)(setup.images.take(setup.train.rows[picked])))
     y = setup.train.labels[picked]
 
     taps = tuple(setup.config.taps)

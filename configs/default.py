@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random but the splits: head, batches, crops, dropout
 
     # Network.
-    config.arch = "efficientnet_lite0"  # resnet18/34/50/101/152, mobilenet_v2, efficientnet_lite0
-    config.weights = "pip/efficientnet-lite0"  # named source, or a .safetensors, .npz or .pth file
+    config.arch = "efficientnet_lite0"  # `python -m delta_jax.models` lists them; or your own: package.module:function
+    config.weights = "pip/efficientnet-lite0"  # named source (docs/weights.md), file or address
     config.taps = ("default",)  # module paths whose feature maps are compared; "default" for the network's own
     config.head_init = "normal"  # normal (std 0.01), zeros, or l2_fe: go on from the trained head
     config.batch_norm = "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too
@@ -37,10 +37,14 @@ def get_config() -> ConfigDict:
     config.data.test_fraction = 0.25  # of all images, where the data set has no test images
     config.data.shots = 0  # images per class to train and validate on, drawn before the folds; 0 for all
     config.data.train_fraction = 1.0  # the same as a fraction of every class
-    config.data.aspect = "squash"  # every image to a square (the paper, Table 1); keep: shorter side, central square
-    config.data.resize = placeholder(int)  # pixels, side of that square; not set: as the weights were trained
+    config.data.aspect = "squash"  # to a square (the paper, Table 1); keep: scale the shorter side (Table 2)
+    config.data.resize = placeholder(int)  # pixels, of that side; not set: as the weights were trained
     config.data.interpolation = placeholder(str)  # bilinear or bicubic, with antialiasing; not set: as the weights
-    config.data.crop = placeholder(int)  # pixels; random in training, centre otherwise; not set: as the weights
+    config.data.crop = placeholder(int)  # pixels, side of what the network sees; not set: as the weights
+    config.data.augment = "crop"  # in training: random crop; resized_crop: random area and shape; none: the centre
+    config.data.mirror = True  # images may be mirrored, half of those in training are; False for digits and text
+    config.data.least_area = 0.08  # of resized_crop, as a share of the image
+    config.data.color_jitter = (0.0, 0.0, 0.0, 0.0)  # strengths of brightness, contrast, saturation (0.4) and hue (0.1)
     config.data.on_broken = "stop"  # or skip: leave images out that cannot be decoded
     config.data.on_device = "auto"  # yes, no (a batch at a time), or auto: when the decoded images fit
     config.data.cache_dir = ""  # of the decoded images; "" for $DELTA_JAX_CACHE or ~/.cache/delta_jax

@@ -137,7 +137,9 @@ class Ablation:
         """
         closed = jax.make_jaxpr(function)(maps)
         self._equations: list[_Equation] = []
-        start = _Channelwise(maps, jnp.zeros_like(maps), maps.ndim - 1, 0)
+        # Behind a barrier: XLA would work out the pooling of a constant while it compiles, which takes it seconds.
+        zeros = lax.optimization_barrier(jnp.zeros_like(maps))
+        start = _Channelwise(maps, zeros, maps.ndim - 1, 0)
         found = self._run(closed.jaxpr, closed.consts, [start])
         if len(found) != 1:
             raise ValueError(f"the model returns {len(found)} arrays, expected one: logits [B, K]")

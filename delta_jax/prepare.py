@@ -1,10 +1,13 @@
-"""Fetches what runs need beforehand: weights, verified and converted once into the cache.
+"""Fetches what runs need beforehand: weights, verified and converted once into the cache, and data sets.
 
     python -m delta_jax.prepare --weights=torchvision/resnet101-v1[,NAME...] [--weights=URL#sha256=DIGITS]
+    python -m delta_jax.prepare --data=caltech256/l2sp-30[,NAME...] [--data_dir=FOLDER] [--manual_dir=FOLDER]
     python -m delta_jax.prepare --list
 
-Runs fetch what they miss by themselves; this is for machines that compute without a network, and to see what is known.
-The cache is $DELTA_JAX_CACHE or ~/.cache/delta_jax. DELTA_JAX_OFFLINE=1 forbids connections.
+Runs fetch weights that they miss by themselves; this is for machines that compute without a network, and to see what is
+known. The cache of weights is $DELTA_JAX_CACHE or ~/.cache/delta_jax. Data sets are TensorFlow Datasets (made and read
+without tensorflow) in --data_dir, $TFDS_DATA_DIR or ~/tensorflow_datasets; what was fetched for them stays in
+downloads/ there. DELTA_JAX_OFFLINE=1 forbids connections.
 """
 
 import sys
@@ -12,35 +15,40 @@ import sys
 import numpy as np
 from absl import app, flags
 
-from delta_jax import downloads, models
+from delta_jax import data, downloads, models
 from delta_jax.training import distributed, logs
 from delta_jax.weights import WeightsError
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.sources import SOURCES, WeightsSource, is_here, locate, provenance
 
 _WEIGHTS = flags.DEFINE_multi_string("weights", [], "Names of sources, paths or addresses; several with commas.")
+_DATA = flags.DEFINE_multi_string("data", [], "Names of data sets of the paper; several with commas.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets go; config.data.root of the runs that use them.")
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "A folder with published files of a data set, fetched by hand.")
 _LIST = flags.DEFINE_bool("list", False, "Print all sources that are known.")
 
 
 def main(argv: list[str]) -> None:
-    """Prints where the weights lie, their licence, and how their network saw images."""
+    """Prints where weights and data sets lie, their licence and what else a run has to know of them."""
     distributed.set_up_process()
     names = [name for given in _WEIGHTS.value for name in ([given] if downloads.is_url(given) else given.split(","))]
     if argv[1:]:
-        sys.exit(f"error: {' '.join(argv[1:])}: what to prepare is given as --weights=NAME")
+        sys.exit(f"error: {' '.join(argv[1:])}: what to prepare is given as --weights=NAME or --data=NAME")
     if _LIST.value:
         _list_sources()
-    elif not names:
-        sys.exit("error: nothing to prepare; give --weights=NAME, or --list to see the names")
+    elif not names and not _DATA.value:
+        sys.exit("error: nothing to prepare; give --weights=NAME, or --list to see their names, or --data=NAME")
     try:
         for name in filter(None, map(str.strip, names)):
             _prepare_weights(name)
-    except WeightsError as error:
+        for name in filter(None, map(str.strip, ",".join(_DATA.value).split(","))):
+            _prepare_data(name)
+    except (WeightsError, data.DataError) as error:
         sys.exit(f"error: {error}")
 
 
 def _prepare_weights(name: str) -> None:
-    with logs.transfer("fetching") as progress:
+    with logs.transfer("fetching", "kB", 1000) as progress:
         path, source = locate(name, progress)
     lines = [downloads.shown(name) if downloads.is_url(name) else name, f"  file           {path}"]
     if source:
@@ -52,6 +60,30 @@ def _prepare_weights(name: str) -> None:
     if not source:
         lines += ["  preprocessing  not known for weights without a name; the run takes that of its network"]
     logs.say("\n".join(lines))
+
+
+def _prepare_data(name: str) -> None:
+    with logs.transfer("fetching", "kB", 1000) as fetched, logs.transfer("preparing", "images", 1) as read:
+        made = data.prepare(
+            name, data_dir=_DATA_DIR.value, manual_dir=_MANUAL_DIR.value, on_fetch=fetched, on_image=read
+        )
+    for remark in made.remarks:
+        logs.say(f"note: {remark}")
+    splits = ", ".join(f"{split} {count:,}" for split, count in made.counts.items())
+    facts = [
+        ("folder", str(made.folder)),
+        ("images", f"{splits}, of {made.classes} classes"),
+        ("licence", made.licence),
+        ("from", made.homepage),
+        ("cite", made.citation),
+        ("use", f"--config.data.name=tfds/{made.name.rpartition('/')[0]}" + _root()),
+        *([("may be deleted", str(made.fetched))] if made.fetched.exists() else []),
+    ]
+    logs.say("\n".join([made.name, *(f"  {what:14} {value}" for what, value in facts)]))
+
+
+def _root() -> str:
+    return f" --config.data.root={_DATA_DIR.value}" if _DATA_DIR.value else ""
 
 
 def _facts(source: WeightsSource) -> list[tuple[str, str]]:

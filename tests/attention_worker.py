@@ -47,7 +47,7 @@ def run(folder: Path):
 
 
 if __name__ == "__main__":
-    port, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    port, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[4])
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=rank, initialization_timeout=60)
     arrays = run(folder / f"table{rank}")
     assert jax.device_count() == 4

@@ -149,14 +149,13 @@ def photos(tmp_path, monkeypatch) -> Path:
     spec = models.spec("efficientnet_lite0")
     stages = spec.arguments["stages"][:3]
     torch_taps = {name: tap for name, tap in spec.torch_taps.items() if tap in TAPS}
-    short = dataclasses.replace(spec, arguments={**spec.arguments, "stages": stages}, torch_taps=torch_taps)
+    short = dataclasses.replace(spec, arguments={**spec.arguments, "stages": stages}, torch_taps=torch_taps, taps=())
     monkeypatch.setitem(registry._SPECS, spec.name, short)
 
-    def random_weights(name, arch, num_classes):
+    def random_weights(name, arch, num_classes, **_):
         return jax.jit(models.create(arch, num_classes=num_classes).init)(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
 
     monkeypatch.setattr(weights, "load", random_weights)
-    monkeypatch.setattr(weights, "locate", lambda name: (None, None))
     monkeypatch.setenv("DELTA_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "as conftest.py says")  # only whether it is set is looked at
     make_photos(tmp_path / "photos" / "train", per_class=8)

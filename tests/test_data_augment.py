@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delta_jax.data import center_crop, normalize, random_crop_mirror, ten_crop
+from delta_jax.data import (
+    center_crop,
+    color_jitter,
+    normalize,
+    random_crop_mirror,
+    random_resized_crop,
+    random_view,
+    ten_crop,
+)
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -41,6 +49,41 @@ def test_the_key_decides():
     first = random_crop_mirror(jax.random.key(1), jnp.asarray(images), 6)
     np.testing.assert_array_equal(random_crop_mirror(jax.random.key(1), jnp.asarray(images), 6), first)
     assert (random_crop_mirror(jax.random.key(2), jnp.asarray(images), 6) != first).any()
+
+
+def test_known_crops():
+    # Recorded once, with the crops of version 0.1: a run resumed with another version must see the same crops.
+    images = np.arange(8 * 5 * 6, dtype=np.uint8).reshape(8, 5, 6, 1)
+    crops = np.asarray(jax.jit(random_view, static_argnums=2)(jax.random.key(5), images, 3))
+    np.testing.assert_array_equal(crops[:, 0, 0, 0] - images[:, 0, 0, 0], [6, 14, 11, 14, 13, 16, 0, 13])
+    np.testing.assert_array_equal(np.flatnonzero(crops[:, 0, 0, 0] > crops[:, 0, 1, 0]), [2, 5])
+
+
+def test_views_by_name():
+    images, key = noise(8, 8, 9, 3), jax.random.key(2)
+
+    @jax.jit
+    def both(images):
+        crop = random_crop_mirror(key, images, 6)
+        resized = random_resized_crop(key, images, 6, interpolation="bicubic", least_area=0.5)
+        return [
+            (random_view(key, images, 6, augment="none"), center_crop(images, 6)),
+            (random_view(key, images, 6), crop),
+            (random_view(key, images, 6, mirror=False), random_crop_mirror(key, images, 6, mirror=False)),
+            (
+                random_view(key, images, 6, jitter=(0.4, 0, 0, 0)),
+                color_jitter(jax.random.fold_in(key, 1), crop, (0.4, 0, 0, 0)),
+            ),
+            (random_view(key, images, 6, augment="resized_crop", interpolation="bicubic", least_area=0.5), resized),
+        ]
+
+    found = jax.tree.map(np.asarray, both(images))
+    for view, expected in found:
+        np.testing.assert_array_equal(view, expected)
+    plain, straight = found[1][0], found[2][0]
+    mirrored = (straight != plain).any((1, 2, 3))
+    assert 0 < mirrored.sum() < 8
+    np.testing.assert_array_equal(straight[mirrored][:, :, ::-1], plain[mirrored])
 
 
 def test_sharded_batches_get_the_same_crops():

@@ -278,3 +278,77 @@ def test_pixels_come_through_unchanged(tmp_path):
     np.testing.assert_array_equal(decode(catalogue, 5, cache_dir=tmp_path / "~ ü").array, pixels)
     taken = dataclasses.replace(catalogue, name="taken").take(np.array([4, 1]))
     np.testing.assert_array_equal(decode(taken, 5, cache_dir=tmp_path).array, pixels[[4, 1]])
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """Images of one color each, wide, high, square and very long: class a (colors 0..9) and b (100..109)."""
+    sides = [(6, 9), (9, 6), (7, 7), (30, 5), (12, 17)]
+    for name, first in (("a", 0), ("b", 100)):
+        (tmp_path / "mixed" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = np.full((*sides[i % 5], 3), first + i, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mixed" / name / f"{i}.png")
+    return tmp_path / "mixed"
+
+
+# Of each of the five shapes at size 5: long side (5 * 9 // 6, ..., capped at 10, 5 * 17 // 12), wider than high.
+LENGTHS, WIDE = np.array([7, 7, 5, 10, 7]), np.array([True, False, False, False, True])
+
+
+def require_whole(images: cache.Images) -> None:
+    """Every image whole: its color from start to end, nothing beyond, and as one strip."""
+    colors = np.array(colours(images.catalogue))
+    assert images.lengths is not None
+    np.testing.assert_array_equal(images.lengths, LENGTHS[colors % 5])
+    np.testing.assert_array_equal(images.transposed, WIDE[colors % 5])
+    assert images.array.shape == (len(colors), 10, 5, 3)
+    rows = np.arange(len(colors))[::-1]
+    taken, strip = images.take(rows), images.strip(rows)
+    assert images.nbytes(rows) == images.lengths.sum() * 5 * 3
+    assert taken.pixels.shape == (len(colors), *images.shape)
+    for n, row in enumerate(rows):
+        length = images.lengths[row]
+        expected = np.where(np.arange(images.shape[0]) < length, colors[row], 0)
+        np.testing.assert_array_equal(taken.pixels[n], np.broadcast_to(expected[:, None, None], images.shape))
+        assert (strip.pixels[strip.starts[n] : strip.starts[n] + length] == colors[row]).all()
+    assert len(strip.pixels) == images.lengths.sum() + images.shape[0]
+    for found in (taken, strip):
+        np.testing.assert_array_equal(found.lengths, images.lengths[rows])
+        np.testing.assert_array_equal(found.transposed, images.transposed[rows])
+
+
+def test_images_that_keep_their_aspect(mixed, tmp_path, monkeypatch):
+    found = find("folder", root=str(mixed))
+    require_whole(decode(found, 5, aspect="keep", cache_dir=tmp_path / "cache"))
+    monkeypatch.setattr(cache, "decode_image", None)
+    require_whole(decode(found, 5, aspect="keep", cache_dir=tmp_path / "cache"))
+    monkeypatch.undo()
+    squares = decode(found, 5, cache_dir=tmp_path / "cache")
+    require_right(squares, 5)
+    assert squares.lengths is None
+    assert squares.shape == (5, 5, 3)
+    assert squares.nbytes(np.arange(4)) == 4 * 5 * 5 * 3
+
+
+def test_broken_ones_among_images_that_keep_their_aspect(mixed, tmp_path):
+    for name in ("a/3.png", "b/0.png"):  # a long one, whose place a short one takes
+        (mixed / name).write_bytes(b"?")
+    found = find("folder", root=str(mixed))
+    with pytest.raises(DataError, match="2 of 20 images"):
+        decode(found, 5, aspect="keep", cache_dir=tmp_path / "cache")
+    for _ in range(2):
+        images = decode(found, 5, aspect="keep", cache_dir=tmp_path / "cache", on_broken="skip")
+        assert len(images.catalogue) == 18
+        require_whole(images)
+
+
+def test_a_killed_process_leaves_lengths_behind(mixed, tmp_path):
+    script = KILLED.replace("5, cache_dir", '5, aspect="keep", cache_dir')
+    killed = subprocess.run([sys.executable, "-c", script, str(mixed), str(tmp_path / "cache")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    finished: list[int] = []
+    found = find("folder", root=str(mixed))
+    images = decode(found, 5, aspect="keep", cache_dir=tmp_path / "cache", progress=finished.append)
+    assert finished == [8] + [1] * 12
+    require_whole(images)

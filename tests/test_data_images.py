@@ -32,13 +32,30 @@ def test_lossless_rgb_of_the_right_size_is_unchanged(form):
     np.testing.assert_array_equal(decoded, pixels)
 
 
-@pytest.mark.parametrize(("shape", "scaled", "start"), [((30, 41), (20, 27), (0, 4)), ((90, 40), (45, 20), (12, 0))])
-def test_keeping_the_aspect_takes_the_middle_of_the_scaled_image(shape, scaled, start):
-    # torchvision's Resize(20): the longer side is int(20 * 41 / 30) = 27; its CenterCrop(20) starts at round(7 / 2).
+@pytest.mark.parametrize(("shape", "scaled"), [((30, 41), (20, 27)), ((70, 40), (35, 20)), ((40, 80), (20, 40))])
+def test_keeping_the_aspect_scales_the_shorter_side(shape, scaled):
+    # torchvision's Resize(20): the longer side is int(20 * 41 / 30) = 27.
     pixels = noise(*shape, 3)
     found = decode_image(encode(Image.fromarray(pixels)), 20, interpolation="bicubic", aspect="keep")
-    whole = np.asarray(Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(found, whole[start[0] : start[0] + 20, start[1] : start[1] + 20])
+    np.testing.assert_array_equal(found, Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BICUBIC))
+
+
+def test_of_an_image_more_than_twice_as_long_the_middle_is_kept():
+    pixels = noise(40, 100, 3)
+    whole = np.asarray(Image.fromarray(pixels).resize((50, 20), Image.Resampling.BILINEAR)).astype(int)
+    for turned, expected in ((pixels, whole[:, 5:45]), (pixels.swapaxes(0, 1), whole[:, 5:45].swapaxes(0, 1))):
+        found = decode_image(encode(Image.fromarray(turned)), 20, aspect="keep")
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1  # Pillow's order of the two sides is not turned
+    # Scaled as a whole it would be 5 million pixels long.
+    assert decode_image(encode(Image.fromarray(noise(1, 20000, 3))), 256, aspect="keep").shape == (256, 512, 3)
+
+
+def test_exif_orientation_comes_before_the_aspect():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(noise(30, 45, 3)), "JPEG", exif=exif)
+    assert decode_image(data, 20, aspect="keep").shape == (30, 20, 3)
 
 
 def test_grey_becomes_three_equal_channels():

@@ -4,9 +4,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics
 
+from delta_jax import data
 from delta_jax.training import evaluation
+from delta_jax.training.classifier import Classifier, Preprocessing
 
 CROP, SIDE = 6, 10
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -96,3 +99,49 @@ def test_one_crop_is_the_centre(network):
     predict = evaluation.make_predict(model, evaluation.make_views(CROP, MEAN, STD))
     expected = one_crop(model, variables, images[:, 2:8, 2:8])
     np.testing.assert_allclose(jax.jit(predict)(variables, images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("crops", [1, 10])
+def test_photos_by_themselves_get_the_probabilities_of_those_in_a_data_set(network, tmp_path, crops):
+    """Whole photos, wide and high, and a last batch that is not full."""
+    model, variables, _ = network
+    rng = np.random.default_rng(3)
+    files = []
+    for i, shape in enumerate([(12, 19), (23, 11), (10, 10), (10, 20), (13, 17)]):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(files[-1])
+    classifier = object.__new__(Classifier)  # without a workdir
+    classifier.preprocessing = Preprocessing(SIDE, "bicubic", CROP, crops, MEAN, STD, aspect="keep")
+    classifier.variables = variables
+    classifier._predict = jax.jit(evaluation.make_predict(model, classifier.preprocessing.views))
+    found = classifier.probabilities([classifier.decode(file) for file in files])
+
+    expected = []
+    for file in files:
+        image = Image.open(file)
+        width, height = (SIDE * side // min(image.size) for side in image.size)
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        corners = [(0, 0), (0, width - CROP), (height - CROP, 0), (height - CROP, width - CROP)]
+        middle = (round((height - CROP) / 2), round((width - CROP) / 2))
+        places = [*corners, middle] if crops == 10 else [middle]
+        views = [pixels[y : y + CROP, x : x + CROP] for y, x in places]
+        views += [pixels[:, ::-1][y : y + CROP, x : x + CROP] for y, x in places] if crops == 10 else []
+        expected.append(one_crop(model, variables, np.stack(views)).mean(0))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    catalogue = data.Catalogue(
+        name="photos",
+        files=tuple(map(str, files)),
+        labels=np.zeros(5, np.int32),
+        split=np.array(["test"] * 5),
+        class_names=("only",),
+        licence="none",
+        read=lambda i: files[i].read_bytes(),
+        sizes=np.arange(5),
+    )
+    images = data.decode(catalogue, SIDE, interpolation="bicubic", aspect="keep", cache_dir=tmp_path / "decoded")
+    batches = [
+        np.asarray(classifier._predict(variables, images.take(rows)))[: int(mask.sum())]
+        for rows, mask in data.padded_batches(5, 2)
+    ]
+    np.testing.assert_allclose(np.concatenate(batches), found, atol=1e-6)

@@ -77,9 +77,6 @@ def test_the_command_says_how_to_load_what_it_wrote(workdir, trained):
     again = run("export", f"--workdir={workdir}", "--format=safetensors")
     assert again.returncode == 1
     assert again.stderr == f"error: {out} holds an export already; replace it with --overwrite, or name another --out\n"
-    without = run("export", f"--workdir={workdir / 'nothing'}", "--format=timm")
-    assert without.returncode == 1
-    assert without.stderr.startswith(f"error: {workdir / 'nothing'} holds no finished classifier")
 
 
 def test_safetensors_describe_themselves(trained, tmp_path):
@@ -114,12 +111,15 @@ def test_what_timm_is_told(tmp_path):
     assert "timm.create_model('tf_efficientnet_lite0', num_classes=3, checkpoint_path=" in usage
     facts = json.loads((tmp_path / "out" / "config.json").read_text())
     assert facts["architecture"] == "tf_efficientnet_lite0"
+    assert facts["num_classes"] == 3
     told = facts["pretrained_cfg"]
     assert told["num_classes"] == 3
     assert told["input_size"] == [3, 64, 64]
     assert told["crop_mode"] == "squash"
     assert told["mean"] == [0.485, 0.456, 0.406]
     assert (told["first_conv"], told["classifier"]) == ("conv_stem", "classifier")
+    trained.preprocessing = dataclasses.replace(SEEN, aspect="keep")
+    assert exporting._timm_config(trained)["pretrained_cfg"]["crop_mode"] == "center"
     with pytest.raises(weights.WeightsError, match="no names of torchvision for efficientnet_lite0"):
         exporting.export(trained, "torchvision", tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -184,6 +184,25 @@ def test_other_padding_in_timm_is_told(crop, differs, monkeypatch, trained, tmp_
     trained.preprocessing = dataclasses.replace(SEEN, crop=crop)
     assert ("expect other logits" in exporting._usage(trained, "timm", tmp_path)) == differs
     trained.preprocessing = SEEN
+
+
+def own_network():
+    return dataclasses.replace(models.spec("resnet18"), name=OWN, family="none")
+
+
+OWN = f"{__name__}:own_network"
+
+
+def test_a_network_of_ones_own_has_flaxs_names_only(tmp_path):
+    run_of_own = finished(tmp_path / "run", "resnet18")
+    report.write_json(run_of_own / classifier.FACTS, classifier.describe(OWN, CLASSES, SEEN))
+    trained = Classifier(run_of_own)
+    images = jnp.asarray(recipe.images("delta", "resnet18", "export", 1, 64, 64))
+    names = executed(exporting.export(trained, "safetensors", tmp_path / "out"), images=images)
+    assert_equal(names["variables"], trained.variables)
+    for form in ("torchvision", "timm"):
+        with pytest.raises(weights.WeightsError, match=f"no names of {form} for .*:own_network; no scheme is known"):
+            exporting.export(trained, form, tmp_path / form)
 
 
 WITH_AUXILIARY = [arch for arch in models.names() if models.spec(arch).auxiliary]

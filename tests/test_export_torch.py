@@ -57,15 +57,17 @@ def test_loads_strictly_and_computes_the_same_logits(tmp_path, arch, form):
         assert all(torch.equal(state[key], other[key]) for key in state)
 
 
-def test_timm_prepares_photos_as_the_run_did(tmp_path):
-    # A photo that is not square: squashed, not cut, and then the centre.
-    trained = Classifier(finished(tmp_path / "run", "resnet18"))
+@pytest.mark.parametrize("aspect", ["squash", "keep"])
+def test_timm_prepares_photos_as_the_run_did(tmp_path, aspect):
+    # A photo that is not square.
+    seen = dataclasses.replace(SEEN, aspect=aspect)
+    trained = Classifier(finished(tmp_path / "run", "resnet18", seen))
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
     photo.save(tmp_path / "photo.png")
     names = executed(exporting.export(trained, "timm", tmp_path / "out"), photo=photo)
-    seen = names["preprocess"](photo).numpy().transpose(1, 2, 0)
-    expected = SEEN.views(trained.decode(tmp_path / "photo.png")[None])[0, 0]
-    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    found = names["preprocess"](photo).numpy().transpose(1, 2, 0)
+    expected = seen.views(trained.decode(tmp_path / "photo.png")[None])[0, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     found = torch.softmax(names["logits"], -1).detach().numpy()
     np.testing.assert_allclose(found, trained.probabilities([trained.decode(tmp_path / "photo.png")]), rtol=1e-4)
 

@@ -1,8 +1,10 @@
 """The images of a split on the device and streamed: the same batches."""
 
+import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
 
 from delta_jax import data
 from delta_jax.training import distributed, image_sets
@@ -53,11 +55,60 @@ def test_batches_cover_a_split_once_in_order(images, mesh, on_device):
     assert len(train.files) == len(train) == len(train.labels)
 
 
+@pytest.fixture(scope="module")
+def whole_images(tmp_path_factory):
+    """Photos of other shapes, which keep them: wide, high, square."""
+    base = tmp_path_factory.mktemp("whole_images")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (base / "photos" / name).mkdir(parents=True)
+        for i in range(9):
+            pixels = rng.integers(0, 256, [(20, 27, 3), (31, 20, 3), (20, 20, 3)][i % 3], np.uint8)
+            Image.fromarray(pixels).save(base / "photos" / name / f"{i}.png")
+    catalogue = data.find("folder", root=str(base / "photos"), validation_fraction=0.25, test_fraction=0.25)
+    return data.decode(catalogue, 10, aspect="keep", cache_dir=base / "decoded")
+
+
+def test_whole_images_are_the_same_on_the_device_and_streamed(whole_images, mesh):
+    held, streamed = (ImageSet(whole_images, "train", mesh, on_device=answer) for answer in ("yes", "no"))
+    picked = np.array([5, 0, 3, 3, 1, 8, 2, len(held) - 1], np.int32)
+    batch = held.batch(picked)
+    # The longest is 31 : 20, so 15 pixels long.
+    assert batch["image"].pixels.shape == (8, 15, 10, 3)
+    for one, other, axis in zip(batch["image"], streamed.batch(picked)["image"], (4, 1, 1), strict=True):
+        np.testing.assert_array_equal(one, other)
+        split = NamedSharding(mesh, PartitionSpec("data"))
+        assert one.sharding.is_equivalent_to(split, axis)
+        assert other.sharding.is_equivalent_to(split, axis)
+    rows = np.flatnonzero(whole_images.catalogue.split == "train")[picked]
+    for pixels, length, turned, row in zip(*map(np.asarray, batch["image"]), rows, strict=True):
+        content = whole_images.catalogue.read(row)
+        image = pixels[:length].swapaxes(0, 1) if turned else pixels[:length]
+        np.testing.assert_array_equal(image, data.decode_image(content, 10, aspect="keep"))
+
+
 def test_auto_streams_what_does_not_fit(images, mesh, monkeypatch):
     assert ImageSet(images, "train", mesh, on_device="auto").resident
-    size = len(images.catalogue.rows("train")) * 8 * 8 * 3
-    monkeypatch.setattr(image_sets, "_budget", lambda: size - 1)
+    size = len(images.catalogue) * 8 * 8 * 3
+    monkeypatch.setattr(image_sets, "_memory", lambda: int(size / image_sets.SHARE_OF_MEMORY) - 1)
     assert not ImageSet(images, "train", mesh, on_device="auto").resident
+    assert ImageSet(images, "train", mesh, on_device="yes").resident
+    monkeypatch.setattr(image_sets, "_memory", lambda: size - 1)
+    with pytest.raises(data.DataError, match=r"on_device=yes: the decoded images take 4,608 bytes, and a device has"):
+        ImageSet(images, "train", mesh, on_device="yes")
+
+
+def test_a_stream_is_the_batches_of_its_table_in_order(images, whole_images, mesh):
+    for source in (images, whole_images):
+        held, streamed = (ImageSet(source, "train", mesh, on_device=answer) for answer in ("yes", "no"))
+        table = data.batch_table(3, 20, len(held), 4)
+        found = list(zip(held.stream(table), streamed.stream(table), table, strict=True))
+        assert len(found) == 20
+        for one, other, rows in found:
+            np.testing.assert_array_equal(one["index"], rows)
+            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+                np.testing.assert_array_equal(a, b)
+                assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
 
 
 def test_an_empty_split_has_no_batches(images, mesh):

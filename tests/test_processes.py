@@ -1,14 +1,42 @@
-"""The same attention on four devices of one process and on two processes with two devices each."""
+"""The same attention, and the same streamed batches, on one process and on several."""
 
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
-from tests import attention_worker
+from tests import attention_worker, stream_worker
 from tests.small_run import ROOT, environment
+
+
+def start(module: str, count: int, folder: Path, *, devices: int) -> int:
+    """Runs the module in `count` processes that find each other, each with so many devices; all have to succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, port, str(rank), str(count), str(folder)],
+            cwd=ROOT,
+            env=environment(devices=devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, text in zip(processes, said, strict=True):
+        assert process.returncode == 0, text
+    return count
 
 
 def test_two_processes_measure_the_attention_of_one(tmp_path):
@@ -18,29 +46,22 @@ def test_two_processes_measure_the_attention_of_one(tmp_path):
     # The first process goes on from a table of 5 rows, of which the second knows nothing.
     (tmp_path / "table0").mkdir()
     (tmp_path / "table0" / "gaps.f32").write_bytes(whole[: 5 * 20 * 4])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.attention_worker", port, str(rank), str(tmp_path)],
-            cwd=ROOT,
-            env=environment(devices=2),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for rank, process in enumerate(processes):
-        assert process.returncode == 0, said[rank]
+    started = start("tests.attention_worker", 2, tmp_path, devices=2)
+    for rank in range(started):
         with np.load(tmp_path / f"found{rank}.npz") as found:
             for name, array in expected.items():
                 np.testing.assert_allclose(found[name.replace("/", "|")], array, atol=1e-6, err_msg=name)
     assert (tmp_path / "table0" / "gaps.f32").stat().st_size == len(whole)
     assert not (tmp_path / "table1" / "gaps.f32").exists()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_that_each_read_their_part_see_the_batches_of_one(tmp_path, count):
+    expected = stream_worker.run(on_device="yes")
+    start("tests.stream_worker", count, tmp_path, devices=1)
+    for rank in range(count):
+        with np.load(tmp_path / f"found{rank}.npz") as found:
+            for name in ("image", "label", "index"):
+                np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+            # Every image is read by one process only.
+            assert int(found["read"]) == stream_worker.STEPS * stream_worker.BATCH // count

@@ -59,7 +59,7 @@ def overview(arch: str, *, size: int | None = None, num_classes: int = 1000, bat
       batch: images per training step.
 
     Raises:
-      ValueError: no such network, or it does not run on such images; see `models.check`.
+      ValueError: no such network, or it does not run on such images (see `models.check`), or lacks a default tap.
     """
     if batch < 1 or num_classes < 1 or (size is not None and size < 1):
         raise ValueError(f"size {size}, batch {batch} and classes {num_classes} have to be 1 or more")
@@ -68,6 +68,8 @@ def overview(arch: str, *, size: int | None = None, num_classes: int = 1000, bat
     models.check(network, spec.head, num_classes, size=size)
     variables = init_shapes(network, size)
     image: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    if spec.taps:
+        features.check_taps(network, variables, image, spec.taps)
     shapes = features.list_taps(network, variables, image)
     return Overview(
         arch=arch,
@@ -89,7 +91,7 @@ def step_memory(arch: str, variables: Any, *, size: int, num_classes: int, batch
     """`Overview.memory`; `variables` of the network, or their shapes."""
     spec, network = models.spec(arch), models.create(arch, num_classes=num_classes)
     # Without taps there are no feature maps to compare.
-    method = methods.create("delta" if spec.taps else "l2_sp")
+    method = methods.create("delta" if spec.taps else "l2")
     loss = steps.make_loss(network, network, method, taps=spec.taps, head=spec.head, alpha=1.0, beta=1.0)
     images: Any = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     labels: Any = jax.ShapeDtypeStruct((batch,), jnp.int32)

@@ -1,38 +1,66 @@
 """Data sets by name, decoded once to one uint8 array; batches by number; augmentation on the device."""
 
-from delta_jax.data.augment import center_crop, normalize, random_crop_mirror, ten_crop
+# First: `tfds.builder("caltech256/l2sp-30")` is to work after `import delta_jax.data`.
+from delta_jax.data import builders  # isort: skip
+from delta_jax.data.augment import (
+    AUGMENTATIONS,
+    center_crop,
+    normalize,
+    random_crop_mirror,
+    random_resized_crop,
+    random_view,
+    ten_crop,
+)
 from delta_jax.data.batches import balanced_table, batch_rows, batch_table, padded_batches
-from delta_jax.data.cache import Images, decode
+from delta_jax.data.cache import decode
+from delta_jax.data.canvas import Canvas, Pixels, Strip, from_strip, to_canvas
 from delta_jax.data.catalogue import SPLITS, Catalogue
+from delta_jax.data.color import color_jitter
+from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import image_files
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
 from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
+from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
+from delta_jax.data.streaming import stream
 
 __all__ = [
     "ASPECTS",
+    "AUGMENTATIONS",
     "INTERPOLATIONS",
     "SPLITS",
     "BrokenImageError",
+    "Canvas",
     "Catalogue",
     "DataError",
     "Images",
+    "Pixels",
+    "Prepared",
+    "Strip",
     "balanced_table",
     "batch_rows",
     "batch_table",
+    "builders",
     "center_crop",
+    "color_jitter",
     "decode",
     "decode_image",
     "describe_leaks",
     "find",
     "find_leaks",
     "find_other",
+    "from_strip",
     "image_files",
     "kept_leaks",
     "normalize",
     "padded_batches",
+    "prepare",
     "random_crop_mirror",
+    "random_resized_crop",
+    "random_view",
+    "stream",
     "suspects",
     "ten_crop",
+    "to_canvas",
 ]

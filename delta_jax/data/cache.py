@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from delta_jax.data.canvas import LONGEST, long_side_first
 from delta_jax.data.catalogue import Catalogue
+from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
 
@@ -24,21 +27,6 @@ DECODER = 1
 CHUNK = 512
 # The marks begin with the `newest_ns` of the images they speak of.
 STAMP_BYTES = 8
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Images:
-    """A decoded data set.
-
-    Attributes:
-      array: uint8 [N, size, size, 3], RGB, read-only and on disk; row i is example i of the catalogue.
-      catalogue: the N examples that could be decoded.
-      broken: (file, reason) for each example left out.
-    """
-
-    array: np.memmap
-    catalogue: Catalogue
-    broken: tuple[tuple[str, str], ...]
 
 
 def decode(
@@ -58,10 +46,11 @@ def decode(
 
     Args:
       catalogue: the examples.
-      size: side of the squares in pixels.
+      size: side of the squares, or the shorter side of the images, in pixels.
       interpolation: "bilinear" or "bicubic".
-      aspect: "squash" or "keep", how they become squares, see `decode_image`.
-      cache_dir: folder for the array, made if need be; N * size * size * 3 bytes of it are used.
+      aspect: "squash" to squares or "keep", see `decode_image`.
+      cache_dir: folder for the array, made if need be; N * size * size * 3 bytes of it are used, times the mean ratio
+        of the sides where images keep their aspect.
       on_broken: "stop" raises and names the images that cannot be decoded, "skip" leaves them out.
       progress: called with a number of images each time that many more are ready; not called when all of them were.
 
@@ -80,25 +69,27 @@ def decode(
     name = re.sub(r"[^\w.-]+", "_", catalogue.name)
     files = _CacheFiles(Path(cache_dir).expanduser(), f"{name}-{size}-{interpolation}-{aspect}-{key}")
 
-    def to_square(content: bytes) -> np.ndarray:
+    row_shape = (size if aspect == "squash" else LONGEST * size, size, 3)
+
+    def to_pixels(content: bytes) -> np.ndarray:
         return decode_image(content, size, interpolation=interpolation, aspect=aspect)
 
-    images = _open(files, catalogue, size)
+    images = _open(files, catalogue, row_shape)
     if images is None:
         try:
             files.folder.mkdir(parents=True, exist_ok=True)
             with _lock(files.lock):
-                images = _open(files, catalogue, size)  # another process may have made it while this one waited
+                images = _open(files, catalogue, row_shape)  # another process may have made it while this one waited
                 if images is None:
-                    broken = _decode_rows(files, catalogue, size, to_square, progress)
+                    broken = _decode_rows(files, catalogue, row_shape, to_pixels, progress)
                     if broken and on_broken == "stop":
                         raise _broken_error(catalogue, [(catalogue.files[row], why) for row, why in broken.items()])
                     _complete(files, catalogue, broken)
-                    images = _open(files, catalogue, size)
+                    images = _open(files, catalogue, row_shape)
         except OSError as error:
             raise DataError(
                 f"cannot write the image cache in {files.folder} ({error.strerror or error}); it takes "
-                f"{_megabytes(len(catalogue) * size * size * 3)}: choose a folder with --config.data.cache_dir"
+                f"{_megabytes(_disk_space(len(catalogue), row_shape))}: choose a folder with --config.data.cache_dir"
             ) from error
         if images is None:
             raise DataError(f"the image cache {files.array} changed while it was made; run again")
@@ -130,7 +121,7 @@ class _CacheFiles:
 
     @property
     def done(self) -> Path:
-        """Marks: one byte per row of the partial array, 1 when it is filled."""
+        """Marks: int32 per row of the partial array, see `_mark`; 0 until it is filled."""
         return self.folder / f"{self.stem}.partial.done"
 
     @property
@@ -139,37 +130,47 @@ class _CacheFiles:
         return self.folder / f".{self.stem}.lock"
 
 
-def _open(files: _CacheFiles, catalogue: Catalogue, size: int) -> Images | None:
+def _mark(pixels: np.ndarray) -> tuple[np.ndarray, int]:
+    """An image with its long side first, and how long that is, negative where rows and columns were exchanged."""
+    pixels, transposed = long_side_first(pixels)
+    return pixels, -len(pixels) if transposed else len(pixels)
+
+
+def _open(files: _CacheFiles, catalogue: Catalogue, row_shape: tuple[int, ...]) -> Images | None:
     """What is on disk, or None where it is absent, damaged or older than the images."""
     try:
         index = json.loads(files.index.read_text("utf-8"))
         array = np.load(files.array, mmap_mode="r")
         broken_rows, newest_ns = dict(index["broken"]), index["newest_ns"]
+        marks = np.array(index["marks"], np.int32) if row_shape[0] != row_shape[1] else None
     except (OSError, ValueError, KeyError):
         return None
-    if array.shape != (len(catalogue), size, size, 3) or array.dtype != np.uint8 or newest_ns < catalogue.newest_ns:
+    if array.shape != (len(catalogue), *row_shape) or array.dtype != np.uint8 or newest_ns < catalogue.newest_ns:
         return None
-    if not broken_rows:
-        return Images(array, catalogue, ())
     good = np.setdiff1d(np.arange(len(catalogue)), list(broken_rows))
+    if marks is not None and len(marks) != len(good):
+        return None
     broken = tuple((catalogue.files[row], reason) for row, reason in broken_rows.items())
-    return Images(array[: len(good)], catalogue.take(good), broken)
+    kept = catalogue.take(good) if broken else catalogue
+    if marks is None:
+        return Images(array[: len(good)], kept, broken)
+    return Images(array[: len(good)], kept, broken, np.abs(marks), marks < 0)
 
 
 def _decode_rows(
     files: _CacheFiles,
     catalogue: Catalogue,
-    size: int,
-    to_square: Callable[[bytes], np.ndarray],
+    row_shape: tuple[int, ...],
+    to_pixels: Callable[[bytes], np.ndarray],
     progress: Callable[[int], None] | None,
 ) -> dict[int, str]:
     """Fills the partial array; returns the reason for each row that stays empty."""
-    row_bytes = size * size * 3
-    done, offset = _resume_or_start(files, catalogue, size)
+    row_bytes = math.prod(row_shape)
+    done, offset = _resume_or_start(files, catalogue, row_shape)
     todo = np.flatnonzero(done == 0)
     if progress is not None and len(todo) < len(done):
         progress(len(done) - len(todo))
-    needed, free = len(todo) * row_bytes, shutil.disk_usage(files.folder).free
+    needed, free = _disk_space(len(todo), row_shape), shutil.disk_usage(files.folder).free
     if needed > free:
         raise DataError(
             f"the image cache needs {_megabytes(needed)} more in {files.folder}, which has {_megabytes(free)} free; "
@@ -182,26 +183,26 @@ def _decode_rows(
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
 
-        def decode_row(row: int) -> str | None:
+        def decode_row(row: int) -> int | str:
             try:
                 data = catalogue.read(row)
             except OSError as error:
                 return f"cannot be read ({error.strerror or error})"
             try:
-                pixels = to_square(data)
+                pixels, mark = _mark(to_pixels(data))
             except BrokenImageError as error:
                 return str(error)
             _write(array.fileno(), pixels.tobytes(), offset + row * row_bytes)
-            return None
+            return mark
 
         # Chunk by chunk, so that an interrupt waits for one chunk only and not for all that is queued.
         for start in range(0, len(todo), CHUNK):
             rows = todo[start : start + CHUNK].tolist()
-            for row, reason in zip(rows, pool.map(decode_row, rows), strict=True):
-                if reason is None:
-                    done[row] = 1
+            for row, result in zip(rows, pool.map(decode_row, rows), strict=True):
+                if isinstance(result, int):
+                    done[row] = result
                 else:
-                    broken[row] = reason
+                    broken[row] = result
                 if progress is not None:
                     progress(1)
             os.fsync(array.fileno())  # before the marks, or a power cut leaves rows marked that are not on disk
@@ -209,38 +210,43 @@ def _decode_rows(
     return broken
 
 
-def _resume_or_start(files: _CacheFiles, catalogue: Catalogue, size: int) -> tuple[np.ndarray, int]:
-    """Which rows of the partial array are done, uint8 [N], and the position of its first byte in the file."""
-    shape = (len(catalogue), size, size, 3)
+def _resume_or_start(files: _CacheFiles, catalogue: Catalogue, row_shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """The marks of the rows, int32 [N], and the position of the first byte of the partial array in its file."""
+    shape = (len(catalogue), *row_shape)
+    none = np.zeros(len(catalogue), np.int32)
     stamp = catalogue.newest_ns.to_bytes(STAMP_BYTES, "little")
     try:
         marks = files.done.read_bytes()
         array = np.load(files.partial, mmap_mode="r")
-        if marks[:STAMP_BYTES] == stamp and len(marks) == STAMP_BYTES + len(catalogue) and array.shape == shape:
-            return np.frombuffer(marks, np.uint8, offset=STAMP_BYTES).copy(), array.offset
+        if marks[:STAMP_BYTES] == stamp and len(marks) == STAMP_BYTES + none.nbytes and array.shape == shape:
+            return np.frombuffer(marks, np.int32, offset=STAMP_BYTES).copy(), array.offset
     except (OSError, ValueError):
         pass
     files.done.unlink(missing_ok=True)  # first: these marks must never be taken for those of the new array
     files.array.unlink(missing_ok=True)  # only there when it is damaged or older than the images
     array = np.lib.format.open_memmap(files.partial, mode="w+", dtype=np.uint8, shape=shape)
-    files.done.write_bytes(stamp + bytes(len(catalogue)))
-    return np.zeros(len(catalogue), np.uint8), array.offset
+    files.done.write_bytes(stamp + none.tobytes())
+    return none, array.offset
 
 
 def _complete(files: _CacheFiles, catalogue: Catalogue, broken: dict[int, str]) -> None:
     """Moves the rows together where some are broken and gives the array its final name."""
+    marks = np.frombuffer(files.done.read_bytes(), np.int32, offset=STAMP_BYTES)
     files.done.unlink()  # rows are about to move
+    good = np.setdiff1d(np.arange(len(catalogue)), list(broken))
+    partial = np.load(files.partial, mmap_mode="r")
     if broken:
-        partial = np.load(files.partial, mmap_mode="r")
         offset, row_bytes = partial.offset, partial[0].nbytes
-        good = np.setdiff1d(np.arange(len(catalogue)), list(broken)).tolist()
         with files.partial.open("r+b") as array:
-            for to, row in enumerate(good):
+            for to, row in enumerate(good.tolist()):
                 if to != row:
-                    data = os.pread(array.fileno(), row_bytes, offset + row * row_bytes)
+                    filled = abs(int(marks[row])) * partial[0, 0].nbytes
+                    data = os.pread(array.fileno(), filled, offset + row * row_bytes)
                     _write(array.fileno(), data, offset + to * row_bytes)
             os.fsync(array.fileno())
     index = {"newest_ns": catalogue.newest_ns, "broken": sorted(broken.items())}
+    if partial.shape[1] != partial.shape[2]:
+        index["marks"] = marks[good].tolist()
     files.index.write_text(json.dumps(index), "utf-8")
     files.partial.replace(files.array)
 
@@ -285,6 +291,12 @@ def _require_every_class(before: Catalogue, images: Images) -> None:
             f"without the {len(images.broken)} broken images nothing is left of {', '.join(lost)} in {before.name}; "
             f"the first: {images.broken[0][0]}: {images.broken[0][1]}"
         )
+
+
+def _disk_space(count: int, row_shape: tuple[int, ...]) -> int:
+    """Bytes, for images that keep their aspect about: most photos are 3 : 2 or 4 : 3, and what is empty takes none."""
+    length = row_shape[0] if row_shape[0] == row_shape[1] else 1.5 * row_shape[1]
+    return round(count * length) * math.prod(row_shape[1:])
 
 
 def _megabytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""One encoded image to one square uint8 array."""
+"""One encoded image to one uint8 array: a square, or as long as it is."""
 
 import io
 import threading
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from delta_jax.data.canvas import LONGEST
 from delta_jax.data.errors import DataError
 
 ASPECTS = ("squash", "keep")
@@ -27,7 +28,7 @@ class BrokenImageError(DataError):
 
 
 def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", aspect: str = "squash") -> np.ndarray:
-    """Decodes an image as a viewer would show it, and makes it a square.
+    """Decodes an image as a viewer would show it, and scales it.
 
     EXIF orientation is applied, 16-bit grey is scaled (65535 to 255), CMYK, palettes and grey become RGB, the first
     frame is taken of an animation. What is transparent shows white: the colours stored below it are arbitrary, often
@@ -35,13 +36,14 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", asp
 
     Args:
       data: the encoded image.
-      size: side of the square in pixels.
+      size: side of the square, or the shorter side, in pixels.
       interpolation: "bilinear" or "bicubic", both with the antialiasing of Pillow.
-      aspect: "squash" scales both sides to `size`; "keep" scales the shorter side to it, the longer one in proportion,
-        rounded down, and cuts the square out of the middle, as torchvision's Resize and CenterCrop do.
+      aspect: "squash" scales both sides to `size`; "keep" scales the shorter side to it and the longer one in
+        proportion, rounded down, as torchvision's Resize does. Of an image more than twice as long as it is wide only
+        the middle is kept, twice as long.
 
     Returns:
-      uint8 [size, size, 3], RGB.
+      uint8, RGB: [size, size, 3], or with "keep" [H, W, 3].
 
     Raises:
       BrokenImageError: not an image, truncated, too large, or of a kind without a known range.
@@ -50,8 +52,8 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", asp
         raise BrokenImageError("empty (0 bytes)")
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            rgb = _to_rgb(ImageOps.exif_transpose(opened))
-            return np.asarray(_square(rgb, size, INTERPOLATIONS[interpolation], aspect))
+            ImageOps.exif_transpose(opened, in_place=True)  # without in_place even upright images are copied
+            return np.asarray(_scale(_to_rgb(opened), size, INTERPOLATIONS[interpolation], aspect))
     except UnidentifiedImageError:
         raise BrokenImageError(f"not one of {', '.join(FORMATS)} (begins with {data[:8]!r})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -64,12 +66,20 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", asp
         raise BrokenImageError(str(error) or type(error).__name__) from error
 
 
-def _square(image: Image.Image, size: int, interpolation: Image.Resampling, aspect: str) -> Image.Image:
+def _scale(image: Image.Image, size: int, interpolation: Image.Resampling, aspect: str) -> Image.Image:
     if aspect == "squash":
         return image.resize((size, size), interpolation)
-    width, height = (size * side // min(image.size) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.resize((width, height), interpolation).crop((left, top, left + size, top + size))
+    # Only what is kept is scaled: a picture of a single row of pixels would fill the memory.
+    (width, left, right), (height, top, bottom) = (_kept(side, min(image.size), size) for side in image.size)
+    return image.resize((width, height), interpolation, box=(left, top, right, bottom))
+
+
+def _kept(side: int, shorter: int, size: int) -> tuple[int, float, float]:
+    """How long a side becomes when the shorter one becomes `size`, and from where to where it is kept."""
+    whole = size * side // shorter
+    kept = min(whole, LONGEST * size)
+    start = (whole - kept) // 2
+    return kept, start * side / whole, (start + kept) * side / whole
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -84,7 +94,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 @contextmanager

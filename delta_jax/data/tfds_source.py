@@ -37,10 +37,13 @@ def find(
     import tensorflow_datasets as tfds
 
     builder = _builder(name, root)
-    prepare = (
-        f"prepare it once, on a machine with tensorflow: tfds.builder({name!r}, file_format='array_record'"
-        f"{f', data_dir={root!r}' if root else ''}).download_and_prepare()"
-    )
+    if _is_own(name):
+        prepare = f"run: python -m delta_jax.prepare --data={name}{f' --data_dir={root}' if root else ''}"
+    else:
+        prepare = (
+            f"prepare it once, on a machine with tensorflow: tfds.builder({name!r}, file_format='array_record'"
+            f"{f', data_dir={root!r}' if root else ''}).download_and_prepare()"
+        )
     features = dict(builder.info.features.items())
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
@@ -52,6 +55,7 @@ def find(
     if not builder.info.splits:
         raise DataError(f"tfds/{name} is not prepared in {builder.data_dir}; {prepare}")
 
+    named = isinstance(features.get("file"), tfds.features.Text)
     sources, labels, sizes, files, split_names = [], [], [], [], []
     for split, tfds_split in _split_names(name, list(builder.info.splits)).items():
         try:
@@ -65,7 +69,7 @@ def find(
             example = source[i]
             labels.append(int(example["label"]))
             sizes.append(len(example["image"]))
-            files.append(f"{tfds_split}[{i}]")
+            files.append(example["file"].decode() if named else f"{tfds_split}[{i}]")
             split_names.append(split)
             sources.append((source, i))
     label_array = np.array(labels, np.int32)
@@ -110,8 +114,18 @@ def find(
 def _builder(name: str, root: str):
     import tensorflow_datasets as tfds
 
+    from delta_jax.data import builders
+
     try:
-        return tfds.builder(name, data_dir=root or None)
+        if not _is_own(name):
+            return tfds.builder(name, data_dir=root or None)
+        base, _, config = name.partition("/")
+        own = builders.BUILDERS[base](config=config or None, data_dir=root or None)
+        if not own.info.splits:
+            # tfds has builders of its own for stanford_dogs and food101, which may have been used.
+            theirs = tfds.builder(name, data_dir=root or None)
+            return theirs if theirs.info.splits else own
+        return own
     except tfds.core.DatasetNotFoundError:
         base = name.split("/")[0].split(":")[0]
         near = difflib.get_close_matches(base, tfds.list_builders(with_community_datasets=False), n=3)
@@ -122,6 +136,12 @@ def _builder(name: str, root: str):
         ) from None
     except (ValueError, AssertionError) as error:
         raise DataError(f"tfds/{name} cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def _is_own(name: str) -> bool:
+    from delta_jax.data import builders
+
+    return name.split("/")[0] in builders.BUILDERS
 
 
 def _split_names(name: str, found: list[str]) -> dict[str, str]:

@@ -64,14 +64,12 @@ def check(
             f"{called} needs the collection {', '.join(lacking)}{what}, and the variables hold only "
             f"{', '.join(variables) or 'nothing'}; take it from where the parameters come from, or fresh from init()"
         )
-    given = check_head(variables["params"], head)
-    for leaf in expected.keys() | given.keys():
-        ours, theirs = (tuple(node[leaf].shape) if leaf in node else None for node in (expected, given))
-        if ours != theirs:
-            raise ValueError(
-                f"the head {head!r} of the variables has {leaf} {theirs}, expected {ours}; training.head.new_head "
-                "makes one of another number of classes, and weights.load does so by itself"
-            )
+    ours, theirs = (_shapes(node) for node in (expected, check_head(variables["params"], head)))
+    if ours != theirs:
+        raise ValueError(
+            f"the head {head!r} of the variables has {theirs}, expected {ours}; training.head.new_head makes one of "
+            "another number of classes, and weights.load does so by itself"
+        )
 
 
 def check_head(params: Mapping[str, Any], head: str, num_classes: int | None = None) -> Mapping[str, Any]:
@@ -95,10 +93,9 @@ def check_head(params: Mapping[str, Any], head: str, num_classes: int | None = N
         )
     found = modules[head]
     if not _is_dense(found):
-        held = {name: getattr(value, "shape", "a module") for name, value in found.items()}
         raise ValueError(
-            f"the head {head!r} is no Dense layer with a kernel [D, K] and a bias [K]: it holds {held}; Dense layers "
-            f"are {', '.join(dense) or 'not to be found'}"
+            f"the head {head!r} is no Dense layer with a kernel [D, K] and a bias [K]: it holds {_shapes(found)}; "
+            f"Dense layers are {', '.join(dense) or 'not to be found'}"
         )
     outputs = found["kernel"].shape[1]
     if num_classes is not None and outputs != num_classes:
@@ -115,3 +112,7 @@ def _is_dense(node: Mapping[str, Any]) -> bool:
         return False
     kernel = node["kernel"].shape
     return len(kernel) == 2 and ("bias" not in node or node["bias"].shape == (kernel[1],))
+
+
+def _shapes(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "a module" if isinstance(leaf, Mapping) else tuple(leaf.shape) for name, leaf in node.items()}

@@ -26,8 +26,8 @@ class ModelSpec:
       interpolation: of the resize its published accuracy was measured with.
       auxiliary: path of the Dense layer of a second classifier that is trained along, "" where the network has none.
       torch_name: path of a module here -> its name in PyTorch's network; None where the family's table applies.
-      taps: default module paths whose feature maps DELTA compares, from the input to the output; those of
-        `torch_taps` where none are given.
+      taps: default module paths whose feature maps DELTA compares, from the input to the output; not needed beside
+        `torch_taps`.
       train_argument: keyword of the module's call that is True in training. "deterministic" and
         "use_running_average" are taken to mean the opposite; "" for a module that is the same in both.
     """
@@ -48,7 +48,13 @@ class ModelSpec:
     train_argument: str = "train"
 
     def __post_init__(self):
-        object.__setattr__(self, "taps", tuple(self.taps or self.torch_taps.values()))
+        named = tuple(self.torch_taps.values())
+        if self.taps and named and self.taps != named:
+            raise ValueError(
+                f"{self.name}: taps {self.taps} are not those of torch_taps, {named}; give one of them, and the other "
+                "empty: torch_taps={} or taps=()"
+            )
+        object.__setattr__(self, "taps", tuple(self.taps) or named)
 
     @property
     def resize(self) -> int:

@@ -19,7 +19,7 @@ _WITHOUT = {
     "dropout": "dropout=0",
     "frozen_norm": "batch_norm=train",
     "dtype": "compute_dtype=float32",
-    "auxiliary": "auxiliary=0",
+    "auxiliary": "auxiliary_weight=0",
 }
 
 
@@ -118,7 +118,7 @@ def create(
     if auxiliary and not found.auxiliary:
         others = [other.name for other in _SPECS.values() if other.auxiliary]
         raise ValueError(
-            f"{name} has no second classifier to train along (auxiliary); leave it out"
+            f"{name} has no second classifier to train along; leave auxiliary out (--config.auxiliary_weight=0)"
             + (f", or take {' or '.join(others)}" if others else "")
         )
     asked = {"dropout": dropout, "frozen_norm": frozen_norm, "auxiliary": auxiliary}
@@ -126,21 +126,24 @@ def create(
     if dtype is not None:
         asked["dtype"] = dtype
     takes = inspect.signature(found.module).parameters
-    lacking = [option for option in ("num_classes", *asked) if option not in takes]
-    if lacking == ["frozen_norm"]:
-        # Without running statistics there is nothing to freeze: GroupNorm and LayerNorm are the same in training.
-        plain = create(name, num_classes=num_classes, dropout=dropout, dtype=dtype, auxiliary=auxiliary)
-        if "batch_stats" not in init_shapes(plain, found.input_size):
-            return plain
-    if lacking and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        option = lacking[0]
-        way_out = f"add it to the module, or set --config.{_WITHOUT.get(option)}"
-        if option == "num_classes":
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    lacking = [option for option in ("num_classes", *asked) if option not in takes and not takes_all]
+
+    def build(options: dict[str, Any]) -> nn.Module:
+        network = found.module(**{**found.arguments, "num_classes": num_classes, **options})
+        return adapt(network, found.train_argument)
+
+    # Without running statistics there is nothing to freeze: GroupNorm and LayerNorm are the same in training.
+    may_ignore = "frozen_norm" in lacking and "num_classes" not in lacking
+    if may_ignore and "batch_stats" not in init_shapes(build({}), found.input_size):
+        lacking.remove("frozen_norm")
+        del asked["frozen_norm"]
+    if lacking:
+        way_out = f"add it to the module, or set --config.{_WITHOUT.get(lacking[0])}"
+        if lacking[0] == "num_classes":
             way_out = "let ModelSpec.module be a function of num_classes that returns the module"
-        raise ValueError(f"{name}: {_name_of(found.module)} takes {', '.join(takes)}, but no {option}; {way_out}")
-    network = found.module(**{**found.arguments, "num_classes": num_classes, **asked})
-    return adapt(network, found.train_argument)
-
-
-def _name_of(module: Any) -> str:
-    return getattr(module, "__name__", repr(module))
+        own = ", ".join(option for option in takes if option not in ("parent", "name"))
+        raise ValueError(
+            f"{getattr(found.module, '__name__', found.module)} takes {own}, but no {lacking[0]}; {way_out}"
+        )
+    return build(asked)

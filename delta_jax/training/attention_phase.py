@@ -182,7 +182,7 @@ def _depends_on(setup: Setup, l2_fe: Variables) -> dict[str, Any]:
     config = setup.config
     facts = {
         "version": VERSION,
-        "arch": config.arch,
+        "arch": provenance.of_network(setup),
         "variables": provenance.of_variables(l2_fe),
         "examples": provenance.of_examples(setup.train),
         "taps": list(config.taps),

@@ -26,8 +26,8 @@ class Preprocessing:
     """From a photo to what the network sees.
 
     Attributes:
-      aspect: how the photo becomes a square, see `data.decode_image`.
-      resize: side of that square, pixels.
+      aspect: whether the photo becomes a square, see `data.decode_image`.
+      resize: side of that square, or the shorter side, pixels.
       interpolation: of that resize.
       crop: pixels, of the square cut out.
       crops: 1 for the centre, 10 for corners and centre, mirrored.
@@ -42,8 +42,8 @@ class Preprocessing:
     std: tuple[float, float, float]
     aspect: str = "squash"
 
-    def views(self, images: jax.Array) -> jax.Array:
-        """uint8 [B, resize, resize, 3] -> normalised float32 [crops, B, crop, crop, 3]."""
+    def views(self, images: data.Pixels) -> jax.Array:
+        """uint8 [B, resize, resize, 3] or a Canvas -> normalised float32 [crops, B, crop, crop, 3]."""
         return evaluation.make_views(self.crop, self.mean, self.std, crops=self.crops)(images)
 
 
@@ -88,11 +88,13 @@ class Classifier:
         return jax.jit(evaluation.make_predict(model, self.preprocessing.views))
 
     def probabilities(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """uint8 [B, resize, resize, 3], as `decode` gives them -> [B, K] in float32."""
-        return np.asarray(self._predict(self.variables, jnp.asarray(np.stack(list(images)))))
+        """B images, as `decode` gives them -> [B, K] in float32."""
+        squares = self.preprocessing.aspect == "squash"
+        batch = np.stack(list(images)) if squares else data.to_canvas(list(images))
+        return np.asarray(self._predict(self.variables, jax.tree.map(jnp.asarray, batch)))
 
     def decode(self, path: Path) -> np.ndarray:
-        """The photo at `path` as uint8 [resize, resize, 3]; raises DataError when it is none."""
+        """The photo at `path` as uint8, see `data.decode_image`; raises DataError when it is none."""
         try:
             content = Path(path).read_bytes()
         except OSError as error:

@@ -59,6 +59,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.on_device": ("auto", "yes", "no"),
     "data.aspect": data.ASPECTS,
     "data.interpolation": tuple(data.INTERPOLATIONS),
+    "data.augment": data.AUGMENTATIONS,
 }
 _AT_LEAST = {
     "seed": 0,
@@ -153,6 +154,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     _require(0 < decay_at <= 1, "decay_at", decay_at, "in (0, 1]")
     crop, resize = values["data"]["crop"], values["data"]["resize"]
     _require(crop <= resize, "data.crop", crop, f"at most data.resize = {resize}")
+    _check_augmentation(values["data"], values["eval_crops"])
     _require(
         values["warmup_steps"] < values["steps"],
         "warmup_steps",
@@ -184,6 +186,19 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     if values["attention_file"]:
         per = values["attention_per"]
         _require(per == "data_set", "attention_per", per, "data_set: attention_file has one gap per filter")
+
+
+def _check_augmentation(settings: Mapping[str, Any], eval_crops: int) -> None:
+    least = settings["least_area"]
+    _require(0 < least <= 1, "data.least_area", least, "more than 0 and at most 1, a share of the image")
+    jitter = settings["color_jitter"]
+    known = len(jitter) == 4 and all(strength >= 0 for strength in jitter) and jitter[3] <= 0.5
+    strengths = "four strengths of 0 or more, of brightness, contrast, saturation and hue, that of the hue at most 0.5"
+    _require(known, "data.color_jitter", jitter, strengths)
+    if settings["augment"] == "none":
+        _require(not any(jitter), "data.color_jitter", jitter, "(0.0, 0.0, 0.0, 0.0): data.augment is none")
+    if not settings["mirror"]:
+        _require(eval_crops == 1, "eval_crops", eval_crops, "1: five of the ten are mirrored, and data.mirror is off")
 
 
 def _field(values: Mapping[str, Any], dotted: str) -> Any:

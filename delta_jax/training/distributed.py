@@ -47,6 +47,24 @@ def split(tree: Any, mesh: Mesh) -> Any:
     return _put(tree, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def local_part(n: int, mesh: Mesh) -> np.ndarray:
+    """Which of the n positions of a batch the devices of this process hold, ascending."""
+    places = NamedSharding(mesh, PartitionSpec("data")).addressable_devices_indices_map((n,))
+    return np.unique(np.concatenate([np.arange(n)[index] for index in places.values() if index is not None]))
+
+
+def split_of_parts(tree: Any, mesh: Mesh) -> Any:
+    """As `split`, of arrays of which every process has only its `local_part`."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    processes = jax.process_count()
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(
+            sharding, np.asarray(leaf), (len(leaf) * processes, *np.shape(leaf)[1:])
+        ),
+        tree,
+    )
+
+
 def _put(tree: Any, sharding: NamedSharding) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

@@ -15,20 +15,25 @@ from delta_jax import data
 
 def make_views(
     crop: int, mean: Sequence[float], std: Sequence[float], *, crops: int = 1
-) -> Callable[[jax.Array], jax.Array]:
-    """uint8 [B, S, S, 3] -> normalised [crops, B, crop, crop, 3]: the centre, or the ten crops of the paper."""
+) -> Callable[[data.Pixels], jax.Array]:
+    """Decoded images -> normalised [crops, B, crop, crop, 3]: the centre, or the ten crops of the paper."""
 
-    def views(images: jax.Array) -> jax.Array:
+    def views(images: data.Pixels) -> jax.Array:
         cut = data.ten_crop(images, crop) if crops == 10 else data.center_crop(images, crop)[None]
         return data.normalize(cut, mean, std)
 
     return views
 
 
-def make_predict(model: nn.Module, views: Callable[[jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
-    """(variables, uint8 images [B, S, S, 3]) -> probabilities [B, K], float32, averaged over the views."""
+def make_predict(
+    model: nn.Module, views: Callable[[data.Pixels], jax.Array]
+) -> Callable[[Any, data.Pixels], jax.Array]:
+    """(variables, decoded images) -> probabilities [B, K], float32, averaged over the views.
 
-    def predict(variables: Any, images: jax.Array) -> jax.Array:
+    The images are uint8 [B, S, S, 3], or a Canvas.
+    """
+
+    def predict(variables: Any, images: data.Pixels) -> jax.Array:
         def one(view: jax.Array) -> jax.Array:
             logits: Any = model.apply(variables, view)
             return jax.nn.softmax(logits.astype(jnp.float32))

@@ -118,9 +118,9 @@ def _timm_config(trained: Classifier) -> dict[str, Any]:
         **_classes(trained),
         "input_size": [3, seen.crop, seen.crop],
         "interpolation": seen.interpolation,
-        # timm resizes to floor(crop / crop_pct): half a pixel more, so that rounding cannot take one away.
+        # timm resizes a side to floor(crop / crop_pct): half a pixel more, so that rounding cannot take one away.
         "crop_pct": seen.crop / (seen.resize + 0.5),
-        "crop_mode": "squash",
+        "crop_mode": {"squash": "squash", "keep": "center"}[seen.aspect],
         "mean": seen.mean,
         "std": seen.std,
         "first_conv": first,
@@ -151,8 +151,8 @@ def _usage(trained: Classifier, form: str, out: Path) -> str:
             "import timm",
             f"model = timm.create_model({f'local-dir:{out}'!r}, pretrained=True).eval()",
             "preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-            # timm runs the auxiliary classifier in evaluation, too.
-            f"logits{', auxiliary' if trained.auxiliary else ''} = model(preprocess(photo)[None])  # an RGB image of PIL",
+            # timm runs the auxiliary classifier in evaluation, too. The photo is an RGB image of PIL.
+            f"logits{', auxiliary' if trained.auxiliary else ''} = model(preprocess(photo)[None])",
             f"# The weights alone: timm.create_model({_timm_name(trained.arch)!r}, num_classes={count}{auxiliary}, "
             f"checkpoint_path={model!r})",
         ],

@@ -96,8 +96,8 @@ def fine_tune(
         timer, timed_from = began, step
 
         with logs.progress(loop.steps * loop.batch_size, "fine-tune", initial=step * loop.batch_size) as bar:
-            for rows in order:
-                state, metrics = train_step(state, images.batch(rows))
+            for batch in images.stream(order):
+                state, metrics = train_step(state, batch)
                 step += 1
                 waiting.append(metrics)
                 if len(waiting) == 1 and timer == began:

@@ -46,7 +46,7 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
     like = get_head(setup.source["params"], setup.spec.head)
     depends = {
         "version": VERSION,
-        "arch": setup.config.arch,
+        "arch": provenance.of_network(setup),
         "variables": provenance.of_variables(setup.source),
         "classes": setup.num_classes,
         "train": provenance.of_examples(setup.train),
@@ -54,6 +54,8 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
         "strengths": list(_strengths(setup)),
         **provenance.of_pixels(setup),
     }
+    if not setup.config.data.mirror:
+        depends["mirror"] = False
     folder = setup.cache_dir / "heads" / provenance.key(depends)
     if (folder / HEAD).exists():
         facts = json.loads((folder / FACTS).read_text())
@@ -61,7 +63,7 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
         return load_variables(folder / HEAD, like), facts
     began = time.monotonic()
     views, validation = _features(setup)
-    labels = distributed.replicate(np.tile(setup.train.labels, 2), setup.mesh)
+    labels = distributed.replicate(np.tile(setup.train.labels, len(views)), setup.mesh)
     views = distributed.replicate(views.reshape(-1, views.shape[-1]), setup.mesh)
     held_out = (validation[0], setup.validation.labels) if len(setup.validation) else None
     head, l2, measures = choose(views, labels, held_out, _strengths(setup), like)
@@ -111,7 +113,7 @@ def _strengths(setup: Setup) -> tuple[float, ...]:
 
 
 def _features(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
-    """[2, M, D] of the training and of the validation images: as they are, and mirrored."""
+    """[V, M, D] of the training and of the validation images: as they are and, if that is on, mirrored."""
     compute = setup.head_features()
 
     def of(images: ImageSet) -> np.ndarray:

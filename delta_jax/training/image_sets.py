@@ -1,7 +1,9 @@
 """The images of a run: whole on the device when they fit, else a batch at a time; the same batches either way."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,37 +29,59 @@ class ImageSet:
         self.rows = images.catalogue.rows(split)
         self.labels = images.catalogue.labels[self.rows].astype(np.int32)
         self.files = tuple(images.catalogue.files[row] for row in self.rows)
-        self._array, self._mesh = images.array, mesh
-        size = len(self.rows) * int(np.prod(images.array.shape[1:]))
-        self.resident = on_device == "yes" or (on_device == "auto" and size <= _budget())
-        self._held: jax.Array | None = None
+        self._images, self._mesh = images, mesh
+        size = images.nbytes(np.arange(len(images.catalogue)))  # the other splits want room, too
+        if on_device == "yes" and size > (memory := _memory()):
+            raise data.DataError(
+                f"--config.data.on_device=yes: the decoded images take {size:,} bytes, and a device has {memory:,}; "
+                "set auto or no"
+            )
+        self.resident = on_device == "yes" or (on_device == "auto" and size <= SHARE_OF_MEMORY * _memory())
+        self._held: jax.Array | data.Strip | None = None
         self._held_labels: jax.Array | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, picked: np.ndarray) -> dict[str, jax.Array]:
-        """image uint8 [B, S, S, 3], label and index int32 [B] of the examples `picked` [B], split over the devices."""
+    def batch(self, picked: np.ndarray) -> dict[str, Any]:
+        """The examples `picked` [B], split over the devices: image, label int32 [B] and index int32 [B].
+
+        The image is uint8 [B, S, S, 3], or a Canvas where images keep their aspect.
+        """
         index = distributed.split(np.asarray(picked, np.int32), self._mesh)
         if not self.resident:
-            pixels = np.asarray(self._array[self.rows[picked]])
+            pixels = self._images.take(self.rows[picked])
             return distributed.split({"image": pixels, "label": self.labels[picked]}, self._mesh) | {"index": index}
         if self._held is None:
-            whole = np.asarray(self._array[self.rows])
+            squares = self._images.lengths is None
+            whole = self._images.take(self.rows) if squares else self._images.strip(self.rows)
             self._held, self._held_labels = distributed.replicate((whole, self.labels), self._mesh)
-        return _gather(self._held, self._held_labels, index)
+        return _gather(self._held, self._held_labels, index, length=self._images.shape[0])
 
-    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, jax.Array]]]:
+    def stream(self, table: np.ndarray) -> Iterator[dict[str, Any]]:
+        """`batch` of each row of `table` [T, B]. What is not on the device is read ahead, by each process its part."""
+        if self.resident or not len(table):
+            yield from map(self.batch, table)
+            return
+        mine = distributed.local_part(table.shape[1], self._mesh)
+        for picked, pixels in zip(table, data.stream(self._images, self.rows, table[:, mine]), strict=True):
+            part = {"image": pixels, "label": self.labels[picked[mine]], "index": picked[mine].astype(np.int32)}
+            yield distributed.split_of_parts(part, self._mesh)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
         """Every example once, in order: (rows [B], mask [B], batch), the last one padded."""
-        for picked, mask in data.padded_batches(len(self), batch_size):
-            yield picked, mask, self.batch(picked)
+        covering = list(data.padded_batches(len(self), batch_size))
+        table = np.array([picked for picked, _ in covering], np.int32).reshape(len(covering), batch_size)
+        for (picked, mask), batch in zip(covering, self.stream(table), strict=True):
+            yield picked, mask, batch
 
 
-@jax.jit
-def _gather(images: jax.Array, labels: jax.Array, index: jax.Array) -> Mapping[str, jax.Array]:
-    return {"image": images[index], "label": labels[index], "index": index}
+@partial(jax.jit, static_argnames="length")
+def _gather(images: jax.Array | data.Strip, labels: jax.Array, index: jax.Array, *, length: int) -> dict[str, Any]:
+    whole = isinstance(images, data.Strip)
+    image = data.from_strip(images, index, length=length) if whole else images[index]
+    return {"image": image, "label": labels[index], "index": index}
 
 
-def _budget() -> float:
-    memory = distributed.device_memory_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return SHARE_OF_MEMORY * memory
+def _memory() -> int:
+    return distributed.device_memory_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

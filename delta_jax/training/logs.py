@@ -154,27 +154,33 @@ def progress(total: int, description: str, unit: str = "images", initial: int = 
 
 
 @contextmanager
-def transfer(description: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Yields what `downloads` tells the bytes so far and in all to; nothing is shown before the first ones."""
+def transfer(description: str, unit: str, per_unit: int) -> Iterator[Callable[[int, int | None], None]]:
+    """Yields what to tell how much is done, and how much there is in all (None: not known, nothing is shown).
+
+    The bar appears with the first word, and anew for each piece of work: where the count falls or the total changes.
+
+    Args:
+      description: what is being done, a word or two.
+      unit: shown.
+      per_unit: how much of what is told makes one of them.
+    """
     with ExitStack() as stack:
-        bars: list[Advance] = []
-        shown = 0
+        bar: Advance | None = None
+        shown = end = 0
 
         def tell(done: int, total: int | None) -> None:
-            nonlocal shown
+            nonlocal bar, shown, end
             if total is None:
                 return
-            if not bars:
-                shown = _kilobytes(done)
-                bars.append(stack.enter_context(progress(_kilobytes(total), description, unit="kB", initial=shown)))
-            bars[0].advance(_kilobytes(done) - shown)
-            shown = _kilobytes(done)
+            now, whole = -(-done // per_unit), -(-total // per_unit)
+            if bar is None or now < shown or whole != end:
+                stack.close()
+                shown, end = now, whole
+                bar = stack.enter_context(progress(end, description, unit=unit, initial=now))
+            bar.advance(now - shown)
+            shown = now
 
         yield tell
-
-
-def _kilobytes(count: int) -> int:
-    return -(-count // 1000)
 
 
 def say(text: str) -> None:

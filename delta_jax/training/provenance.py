@@ -2,15 +2,28 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from delta_jax.models.networks import NETWORKS
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
+
+
+def of_network(setup: Setup) -> str:
+    """The name of a network of the library; of a user's own, also the SHA-256 of the operations it consists of."""
+    if setup.spec in NETWORKS:
+        return setup.config.arch
+    image = jax.ShapeDtypeStruct((1, setup.preprocessing.crop, setup.preprocessing.crop, 3), jnp.float32)
+    operations = str(jax.make_jaxpr(setup.network().apply)(setup.source, image))
+    without_addresses = re.sub(r"0x[0-9a-f]+", "", operations)
+    return f"{setup.config.arch} {hashlib.sha256(without_addresses.encode()).hexdigest()}"
 
 
 def of_variables(variables: Variables) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import data, features
@@ -143,10 +142,10 @@ def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variab
     _, first = np.unique(setup.test.labels, return_index=True)
     rest = np.setdiff1d(np.arange(len(setup.test)), first)
     picked = np.sort(np.concatenate([first, rest])[: min(PHOTOS, len(setup.test))])
-    pixels = np.asarray(setup.images.array[setup.test.rows[picked]])
+    pixels = setup.images.take(setup.test.rows[picked])
 
     @jax.jit
-    def maps_of(variables: Variables, pixels: jax.Array) -> jax.Array:
+    def maps_of(variables: Variables, pixels: data.Pixels) -> jax.Array:
         return features.apply_with_taps(model, variables, setup.centre(pixels), (tap,))[1][tap]
 
     maps_before, maps_after = np.asarray(maps_of(before, pixels)), np.asarray(maps_of(after, pixels))
@@ -155,7 +154,7 @@ def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variab
     chosen = np.argsort(-(change if change.any() else activity))[:FILTERS]
     names = setup.catalogue.class_names
     pictures.filters(
-        np.asarray(data.center_crop(jnp.asarray(pixels), setup.config.data.crop)),
+        np.asarray(data.center_crop(pixels, setup.config.data.crop)),
         {tap: maps_before[..., chosen]},
         {tap: maps_after[..., chosen]},
         {tap: chosen.tolist()},

@@ -66,7 +66,7 @@ class Setup:
             aspect=config.data.aspect,
         )
         self._check_network()
-        with logs.transfer("fetching weights") as progress:
+        with logs.transfer("fetching weights", "kB", 1000) as progress:
             loaded = weights.load(
                 config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary, progress=progress
             )
@@ -218,8 +218,8 @@ class Setup:
     def _split(self, name: str) -> ImageSet:
         return ImageSet(self.images, name, self.mesh, on_device=self.config.data.on_device)
 
-    def centre(self, images: jax.Array) -> jax.Array:
-        """uint8 [B, S, S, 3] -> the centre crops, normalised float32 [B, crop, crop, 3]."""
+    def centre(self, images: data.Pixels) -> jax.Array:
+        """uint8 [B, S, S, 3] or a Canvas -> the centre crops, normalised float32 [B, crop, crop, 3]."""
         crops = data.center_crop(images, self.preprocessing.crop)
         return data.normalize(crops, self.preprocessing.mean, self.preprocessing.std)
 
@@ -227,21 +227,33 @@ class Setup:
         """The variables on every device."""
         return distributed.replicate(variables, self.mesh)
 
-    def augment(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """uint8 [B, S, S, 3] -> random crops, half of them mirrored, normalised [B, crop, crop, 3]."""
-        dtype = jnp.dtype(self.config.compute_dtype)
-        crops = data.random_crop_mirror(key, images, self.config.data.crop)
-        return data.normalize(crops, self.preprocessing.mean, self.preprocessing.std, dtype)
+    def augment(self, key: jax.Array, images: data.Pixels) -> jax.Array:
+        """uint8 [B, S, S, 3] or a Canvas -> random views, normalised [B, crop, crop, 3]; see `data.random_view`."""
+        dtype, settings = jnp.dtype(self.config.compute_dtype), self.config.data
+        views = data.random_view(
+            key,
+            images,
+            settings.crop,
+            augment=settings.augment,
+            mirror=settings.mirror,
+            interpolation=settings.interpolation,
+            least_area=settings.least_area,
+            jitter=settings.color_jitter,
+        )
+        return data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
 
     def head_features(self) -> Any:
-        """(variables, uint8 images [B, S, S, 3]) -> [2, B, D]: what the head sees of centre and mirror image."""
+        """(variables, uint8 images [B, S, S, 3] or a Canvas) -> [V, B, D]: what the head sees of the V views.
+
+        They are the centre and, unless `data.mirror` is off, its mirror image.
+        """
         model = self.network()
 
         @jax.jit
-        def compute(variables: Variables, images: jax.Array) -> jax.Array:
+        def compute(variables: Variables, images: data.Pixels) -> jax.Array:
             centre = self.centre(images)
-            both = jnp.stack([centre, centre[:, :, ::-1]])
-            return jax.lax.map(partial(features.head_inputs, model, variables, head=self.spec.head), both)
+            views = jnp.stack([centre, centre[:, :, ::-1]] if self.config.data.mirror else [centre])
+            return jax.lax.map(partial(features.head_inputs, model, variables, head=self.spec.head), views)
 
         return compute
 

@@ -13,7 +13,8 @@ from delta_jax import features, regularizers
 from delta_jax.methods import Method
 from delta_jax.training.state import TrainState, Variables
 
-Batch = Mapping[str, jax.Array]  # image [B, H, W, 3] (uint8 or normalised), label [B], index [B]: row in the data set
+# image (uint8 [B, H, W, 3], a data.Canvas, or normalised), label [B], index [B]: row in the data set.
+Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 Attention = Mapping[str, jax.Array]
 
@@ -116,7 +117,7 @@ def make_loss(
 
 
 def make_train_step(
-    loss: Callable, tx: optax.GradientTransformation, prepare: Callable[[jax.Array, jax.Array], jax.Array]
+    loss: Callable, tx: optax.GradientTransformation, prepare: Callable[[jax.Array, Any], jax.Array]
 ) -> Callable[[TrainState, Variables, Batch, Attention | None, jax.Array], tuple[TrainState, Metrics]]:
     """One optimizer step, to be jitted with its first argument donated.
 

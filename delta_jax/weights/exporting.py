@@ -7,9 +7,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from delta_jax import models
-from delta_jax.weights import name_tables
+from delta_jax.weights import merging, name_tables
 from delta_jax.weights.errors import WeightsError
-from delta_jax.weights.merging import variable_shapes
 
 
 def to_torch(variables: Mapping[str, Any], arch: str, scheme: str) -> dict[str, np.ndarray]:
@@ -52,7 +51,7 @@ def has_auxiliary(paths: Mapping[name_tables.Path, Any], spec: models.ModelSpec)
 def _check(flat: Mapping[name_tables.Path, np.ndarray], spec: models.ModelSpec) -> None:
     kernel = flat.get(("params", *spec.head.split("/"), "kernel"))
     num_classes = 1 if kernel is None else kernel.shape[-1]
-    expected = variable_shapes(spec.name, num_classes, has_auxiliary(flat, spec))
+    expected = merging.variable_shapes(spec.name, num_classes, has_auxiliary(flat, spec))
     found = {path: array.shape for path, array in flat.items()}
     wrong = {path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path)}
     if wrong:

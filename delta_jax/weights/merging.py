@@ -23,7 +23,8 @@ def variable_shapes(arch: str, num_classes: int, auxiliary: bool = False) -> dic
     static: dict[str, Any] = {"auxiliary": True} if auxiliary else {}
     spec, model = models.spec(arch), models.create(arch, num_classes=num_classes, **static)
     images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), jnp.float32)
-    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    key = jax.eval_shape(jax.random.key, 0)  # a real one would start the accelerator and take its memory
+    variables = jax.eval_shape(model.init, key, images)
     return {path: tuple(leaf.shape) for path, leaf in flatten_dict(variables).items()}
 
 

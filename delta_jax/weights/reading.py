@@ -10,7 +10,8 @@ import safetensors
 from delta_jax.weights import torch_file
 from delta_jax.weights.errors import WeightsError
 
-WRAPPERS = ("module.", "model.", "backbone.")  # put before every name by DataParallel and by training scripts
+# Put before every name by torch.compile, by DataParallel and by training scripts.
+WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.")
 # What an honest file may hold: eight times its size leaves room for compression and for tensors that share storage.
 EXPANSION, EXPANSION_BASE = 8, 16 * 2**20  # times, bytes
 
@@ -20,11 +21,11 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
       path: a safetensors file, an .npz without pickled objects, or a .pth of torch.save: a state_dict, or a checkpoint
-        that keeps it under "state_dict", "model" or "model_state_dict".
+        that keeps it under one of `torch_file.NESTED_UNDER`.
 
     Returns:
       {name: array} of C-contiguous arrays in the file's layouts. Half precision becomes float32, other types stay. A
-      prefix "module.", "model." or "backbone." that all names share is taken off.
+      prefix of `WRAPPERS` that all names share is taken off, and a second one after it.
 
     Raises:
       WeightsError: whatever is wrong with the file, in one sentence that names it.
@@ -53,6 +54,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if head.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
+            # Others make no weights files, and their unpackers take memory by what the file claims.
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
+                raise WeightsError("is a zip archive packed by another method than deflate; unpack and save it again")
             if any(map(torch_file.is_program, members)):
                 return torch_file.read_zip(archive, budget=budget)
             if all(name.endswith(".npy") for name in members):

@@ -13,7 +13,8 @@ from delta_jax.weights.pickles import WAY_OUT, Storage, Tensor, decode
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older stream
 LEGACY_PROTOCOL = 1001  # the second
-NESTED_UNDER = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights in a checkpoint
+# Where training scripts put the weights in a checkpoint; averages of them (ema) only if there is nothing else.
+NESTED_UNDER = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema", "ema")
 
 
 def is_legacy(head: bytes) -> bool:
@@ -90,21 +91,26 @@ def _arrays(program: Any, stored: Callable[[Storage], bytes], budget: int) -> di
 
 
 def _named_tensors(program: Any) -> dict[str, Tensor]:
-    def tensors(value: Any) -> dict[str, Tensor]:
-        items = value.items() if isinstance(value, dict) else ()
-        return {key: item for key, item in items if isinstance(key, str) and isinstance(item, Tensor)}
-
     if not isinstance(program, dict):
         raise WeightsError(f"it holds no state_dict (a dict of named tensors); {WAY_OUT}")
-    # Nested first: checkpoints keep their best accuracy as a tensor beside the weights.
-    nested = [tensors(program.get(key)) for key in NESTED_UNDER]
-    found = next(filter(None, [*nested, tensors(program)]), None)
-    if found is None:
+    found = _innermost(program)
+    if not found:
         keys = ", ".join(str(key)[:40] for key in list(program)[:8]) or "nothing"
         raise WeightsError(
             f"it has no named tensors at the top or under {', '.join(NESTED_UNDER)}, but {keys}; {WAY_OUT}"
         )
     return found
+
+
+def _innermost(value: Any, levels: int = 2) -> dict[str, Tensor]:
+    """The tensors nested in a dict, down to so many levels, or else its own; {} where there are none."""
+    if not isinstance(value, dict):
+        return {}
+    # Nested first: checkpoints keep their best accuracy as a tensor beside the weights.
+    for key in NESTED_UNDER if levels else ():
+        if found := _innermost(value.get(key), levels - 1):
+            return found
+    return {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, Tensor)}
 
 
 def _array(name: str, tensor: Tensor, raw: bytes) -> np.ndarray:
