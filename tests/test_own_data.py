@@ -108,6 +108,7 @@ class Unequal(ImageSet):
 
     def __init__(self):
         self.labels = np.array([0] * 10 + [1] * 2, np.int32)
+        self.resident = True
 
     def __len__(self):
         return 12
