@@ -2,6 +2,9 @@
 
 python -m delta_jax.train --config=configs/folder.py --workdir=runs/mine --config.data.root=photos
 
+Or of images that a table lists, a .csv file with the columns path,label[,split] or the same as JSON lines:
+add --config.data.name=manifest --config.data.root=labels.csv.
+
 On CPUs add --config.data.resize=144 --config.data.crop=128 --config.steps=300.
 """
 

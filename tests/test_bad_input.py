@@ -177,7 +177,7 @@ LOOP = fine_tune.Loop(steps=12, batch_size=4, seed=0, log_every=2, checkpoint_ev
 
 class FourImages(ImageSet):
     def __init__(self):
-        pass
+        self.resident = True
 
     def __len__(self):
         return 4

@@ -108,6 +108,7 @@ class Unequal(ImageSet):
 
     def __init__(self):
         self.labels = np.array([0] * 10 + [1] * 2, np.int32)
+        self.resident = True
 
     def __len__(self):
         return 12
@@ -141,6 +142,20 @@ def test_balanced_sampling_goes_on_where_it_stopped(tmp_path):
     np.testing.assert_array_equal(np.bincount(Unequal().labels[np.array(whole).ravel()]), [24, 24])
     first = drawn(tmp_path / "parts", 6)
     assert first + drawn(tmp_path / "parts", 99) == whole
+
+
+@pytest.mark.parametrize("imbalance", configs.IMBALANCE)
+def test_the_field_reaches_the_loop(table, tmp_path, monkeypatch, imbalance):
+    seen = []
+
+    def stop(loop, *_):
+        seen.append(loop.balanced)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "fine_tune", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(config_of(table, imbalance=imbalance), tmp_path)
+    assert seen == [imbalance == "balanced_sampling"]
 
 
 def test_an_unknown_way_with_imbalance_is_refused(table):

@@ -141,7 +141,8 @@ def fill(
       fold: which of the validation folds, see `fold_of`.
       shots: images per class to train and validate on; 0 for all.
       train_fraction: of the images to train and validate on; 1 for all.
-      strata: int [N], what test and validation images are spread over; the labels when not given.
+      strata: int [N], what test and validation images are spread over; the labels when not given,
+        and for the validation images of `shots` or `train_fraction`.
     """
     split, strata = split.astype("<U10"), labels if strata is None else strata
     missing = {name for name in ("validation", "test") if name not in split}
@@ -162,6 +163,7 @@ def fill(
         rows = np.flatnonzero(split == "train")
         chosen = draw(labels[rows], class_names, seed=seed, shots=shots, fraction=train_fraction)
         split[rows[~chosen]] = UNUSED
+        strata = labels  # of finer ones a few shots hold one image or none
         left = np.bincount(labels[rows[chosen]], minlength=len(class_names))
         if left.min() < 2 and validation_fraction > 0 and "validation" in missing:
             raise DataError(
