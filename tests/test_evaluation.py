@@ -1,5 +1,7 @@
 """Measures, padding and the ten crops, against numpy and scikit-learn."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from sklearn import metrics
 from delta_jax import data
 from delta_jax.training import evaluation
 from delta_jax.training.classifier import Classifier, Preprocessing
+from delta_jax.training.setup import Setup
 
 CROP, SIDE = 6, 10
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -145,3 +148,18 @@ def test_photos_by_themselves_get_the_probabilities_of_those_in_a_data_set(netwo
         for rows, mask in data.padded_batches(5, 2)
     ]
     np.testing.assert_allclose(np.concatenate(batches), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_the_head_sees_mirror_images_where_images_may_be_mirrored(network, mirror):
+    model, variables, images = network
+    settings = SimpleNamespace(data=SimpleNamespace(mirror=mirror))
+    setup = SimpleNamespace(
+        network=lambda: model, centre=lambda x: x, spec=SimpleNamespace(head="Dense_0"), config=settings
+    )
+    pixels = images[:, :CROP, :CROP].astype(np.float32)
+    found = Setup.head_features(setup)(variables, pixels)
+    head = jax.tree.map(np.asarray, variables["params"]["Dense_0"])
+    views = [pixels, pixels[:, :, ::-1]] if mirror else [pixels]
+    expected = [np.asarray(model.apply(variables, view)) for view in views]
+    np.testing.assert_allclose(np.asarray(found) @ head["kernel"] + head["bias"], expected, rtol=1e-4, atol=1e-3)
