@@ -193,7 +193,10 @@ def test_exact_and_first_order_agree_where_the_loss_is_linear(tap):
         ({"chunk": 0}, "chunk 0 is not a number of filters"),
         ({"exact_filters": 0, "estimator": "mixed"}, "exact_filters 0 is not a number of filters"),
         ({"taps": ("frist",)}, "no tap called 'frist' in the network; did you mean .*first"),
-        ({"taps": ("frist",), "estimator": "first_order"}, "no tap called 'frist' in the network; did you mean .*first"),
+        (
+            {"taps": ("frist",), "estimator": "first_order"},
+            "no tap called 'frist' in the network; did you mean .*first",
+        ),
     ],
 )
 def test_what_cannot_be_asked_for(variables, arguments, message):

@@ -148,3 +148,14 @@ def test_heads_that_do_not_fit():
     for wrong in (head | {"kernel": jnp.ones((7, 2))}, {"kernel": head["kernel"]}):
         with pytest.raises(ValueError, match=r"the head 'classifier/logits' is .*\(8, 5\).* does not fit in"):
             put_head(PARAMS, "classifier/logits", wrong)
+
+
+def test_a_weight_of_a_class_is_that_many_of_its_examples():
+    # Written down m_k times, the examples of class k have m_k / (sum of all m) of the mean: weight m_k * N / sum m.
+    times = np.array([1, 3, 2, 1])[LABELS]
+    rows = np.repeat(np.arange(len(LABELS)), times)
+    weights = jnp.asarray(np.array([1, 3, 2, 1]) * len(LABELS) / times.sum(), jnp.float32)
+    expected = fit_head(FEATURES[rows], LABELS[rows], ZEROS, jnp.float32(0.01))
+    found = fit_head(FEATURES, LABELS, ZEROS, jnp.float32(0.01), weights)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, atol=2e-4)

@@ -264,7 +264,7 @@ def test_runs_that_need_the_same_head_train_it_once(run, photos, tmp_path, monke
     trainer.fit(small_config(photos, seed=5, method="l2_fe"), tmp_path / "a")
     for name in ("head.safetensors", "head.json"):
         assert (tmp_path / "a" / name).read_bytes() == (run[0] / name).read_bytes()
-    for number, changed in enumerate(({"head_l2": (0.5,)}, {"data.crop": 24}, {"data.validation_fold": 1})):
+    for number, changed in enumerate(({"head_l2": (0.5,)}, {"data.crop": 36}, {"data.validation_fold": 1})):
         with pytest.raises(pytest.fail.Exception, match="in the cache"):
             trainer.fit(small_config(photos, method="l2_fe", **changed), tmp_path / str(number))
     assert len(asked) == 3
@@ -285,7 +285,7 @@ def test_runs_that_need_the_same_attention_measure_it_once(run, photos, tmp_path
         {"attention_estimator": "mixed"},
         {"taps": list(FILTERS)[:1]},
         {"head_l2": (0.5,)},
-        {"data.crop": 24},
+        {"data.crop": 36},
     ):
         config = small_config(photos, **changed)
         with pytest.raises(AssertionError, match="in the cache"):

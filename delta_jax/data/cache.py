@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from delta_jax.data.canvas import LONGEST, long_side_first
 from delta_jax.data.catalogue import Catalogue
@@ -64,7 +65,7 @@ def decode(
             f"cannot decode to size {size} with interpolation {interpolation!r} and aspect {aspect!r}; "
             f"expected 1 pixel or more, one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(ASPECTS)}"
         )
-    settings = f"{catalogue.fingerprint()} {size} {interpolation} {aspect} {DECODER}"
+    settings = f"{catalogue.fingerprint()} {size} {interpolation} {aspect} {DECODER} {PIL.__version__}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]+", "_", catalogue.name)
     files = _CacheFiles(Path(cache_dir).expanduser(), f"{name}-{size}-{interpolation}-{aspect}-{key}")

@@ -23,7 +23,9 @@ def logits(head: Mapping[str, Any], features: Any) -> Any:
 
 
 @jax.jit
-def fit_head(features: jax.Array, labels: jax.Array, start: Head, l2: jax.Array) -> Head:
+def fit_head(
+    features: jax.Array, labels: jax.Array, start: Head, l2: jax.Array, label_weights: jax.Array | None = None
+) -> Head:
     """The head that minimises mean cross-entropy + l2 * 1/2 ||head||^2 on fixed features: DELTA's L2-FE, section 3.4.
 
     The problem is convex and has one optimum, so there is no learning rate to choose: L-BFGS goes there from any start.
@@ -33,10 +35,13 @@ def fit_head(features: jax.Array, labels: jax.Array, start: Head, l2: jax.Array)
       labels: int32 [N].
       start: a head; the result has its shapes.
       l2: weight of the penalty, > 0.
+      label_weights: [K], weights of the cross-entropies by true class; all 1 where not given.
     """
 
     def loss(head):
         cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits(head, features), labels)
+        if label_weights is not None:
+            cross_entropy = cross_entropy * label_weights[labels]
         return jnp.mean(cross_entropy) + l2 * 0.5 * sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(head))
 
     tx = optax.lbfgs(memory_size=20)

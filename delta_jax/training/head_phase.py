@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from delta_jax.training import distributed, evaluation, logs, provenance, report
 from delta_jax.training.checkpoints import load_variables, save_variables
@@ -52,6 +53,7 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
         "train": provenance.of_examples(setup.train),
         "validation": provenance.of_examples(setup.validation),
         "strengths": list(_strengths(setup)),
+        "imbalance": setup.config.imbalance,
         **provenance.of_pixels(setup),
     }
     if not setup.config.data.mirror:
@@ -66,7 +68,7 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
     labels = distributed.replicate(np.tile(setup.train.labels, len(views)), setup.mesh)
     views = distributed.replicate(views.reshape(-1, views.shape[-1]), setup.mesh)
     held_out = (validation[0], setup.validation.labels) if len(setup.validation) else None
-    head, l2, measures = choose(views, labels, held_out, _strengths(setup), like)
+    head, l2, measures = choose(views, labels, held_out, _strengths(setup), like, setup.label_weights)
     facts = {"l2": l2, "validation": measures, "seconds": time.monotonic() - began}
     folder.mkdir(parents=True, exist_ok=True)
     report.write_json(folder / "depends_on.json", depends)
@@ -82,6 +84,7 @@ def choose(
     held_out: tuple[np.ndarray, np.ndarray] | None,
     strengths: Sequence[float],
     start: Head,
+    label_weights: np.ndarray | None = None,
 ) -> tuple[Head, float, dict[str, float]]:
     """Fits a head for every strength of the penalty and takes the one with the least loss on what was held out.
 
@@ -91,18 +94,21 @@ def choose(
       held_out: features [M, D] and labels [M]; None if there are none, then there is one strength.
       strengths: weights of 1/2 ||head||^2, > 0.
       start: of the strongest penalty's fit; each other one starts from the one before.
+      label_weights: [K], of the cross-entropies by true class, in the fit and in the choice.
 
     Returns:
       (head, its strength, its `evaluation.score` on what was held out).
     """
     tried = []
     for l2 in sorted(strengths, reverse=True):
-        start = fit_head(views, labels, start, jnp.float32(l2))
-        measures = {}
+        start = fit_head(views, labels, start, jnp.float32(l2), label_weights)
+        measures, loss = {}, 0.0
         if held_out:
             found = logits({name: np.asarray(leaf) for name, leaf in start.items()}, held_out[0])
             measures = evaluation.score(np.asarray(jax.nn.softmax(found)), held_out[1])
-        tried.append((measures.get("cross_entropy", 0.0), l2, start, measures))
+            each = np.asarray(optax.losses.softmax_cross_entropy_with_integer_labels(found, held_out[1]))
+            loss = float(np.average(each, weights=None if label_weights is None else label_weights[held_out[1]]))
+        tried.append((loss, l2, start, measures))
     _, l2, head, measures = min(tried, key=lambda one: one[0])
     return head, l2, measures
 

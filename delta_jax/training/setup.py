@@ -211,6 +211,13 @@ class Setup:
         """The training images."""
         return self._split("train")
 
+    @property
+    def label_weights(self) -> np.ndarray | None:
+        """[K] for a loss in which every class has the same part; None where classes count as they come."""
+        if self.config.imbalance == "ignore":
+            return None
+        return steps.class_weights(self.train.labels, self.num_classes)
+
     @cached_property
     def validation(self) -> ImageSet:
         """The validation images; may be empty."""

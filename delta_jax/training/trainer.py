@@ -160,9 +160,7 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
         beta=config.beta,
         auxiliary=spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
         auxiliary_weight=config.auxiliary_weight,
-        label_weights=(
-            steps.class_weights(setup.train.labels, setup.num_classes) if config.imbalance == "weighted_loss" else None
-        ),
+        label_weights=(setup.label_weights if config.imbalance == "weighted_loss" else None),
     )
     schedule = optim.learning_rate_schedule(
         config.schedule,
