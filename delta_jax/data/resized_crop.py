@@ -62,8 +62,9 @@ def resized_crop(images: Pixels, boxes: jax.Array, size: int, interpolation: str
       interpolation: "bilinear" or "bicubic", both with the antialiasing of Pillow.
 
     Returns:
-      uint8 [B, size, size, C]; within 1 grey level of Pillow's, but where a bicubic filter overshoots black or white
-      along both sides: Pillow rounds and clips after each side, here it is done once.
+      uint8 [B, size, size, C], within 1 grey level of Pillow's, but for single pixels where a bicubic filter overshoots
+      black or white: Pillow clips after each of the two sides, and since Pillow 13.0 their order depends on the shape
+      (https://github.com/python-pillow/Pillow/pull/9549); here it is done once, at the end.
     """
     top, left, height, width = boxes.T
     if not isinstance(images, Canvas):
