@@ -375,7 +375,7 @@ def test_what_cannot_be_a_tap_is_refused_everywhere(name, tap, hint):
         lambda: prefix.feature_maps(tap),
         lambda: prefix.continue_from(tap, X),
     ):
-        with pytest.raises(ValueError, match=rf"no tap called '{tap}' in Net.*{hint}"):
+        with pytest.raises(ValueError, match=rf"no tap called '{tap}' in the network.*{hint}"):
             attempt()
 
 

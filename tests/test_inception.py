@@ -47,7 +47,7 @@ def test_the_auxiliary_classifier_runs_in_training_only():
 
 
 def test_only_inception_has_an_auxiliary_classifier():
-    with pytest.raises(ValueError, match=r"resnet50 has no second classifier .*; leave it out, or take inception_v3"):
+    with pytest.raises(ValueError, match=r"resnet50 has no second classifier .*or take inception_v3"):
         models.create("resnet50", auxiliary=True)
 
 
