@@ -141,6 +141,12 @@ def test_a_value_that_cannot_work_is_refused_with_field_value_and_a_way_out(fiel
         assert part in str(caught.value)
 
 
+def test_a_password_is_neither_kept_nor_shown():
+    with pytest.raises(configs.ConfigError, match=r"weights: an address with a password.*netrc") as caught:
+        configs.resolve(changed(weights="https://me:secret@host.org/file.pth"))
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

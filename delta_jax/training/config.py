@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -168,6 +169,12 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     if not models.spec(values["arch"]).auxiliary:
         why = f"0: {values['arch']} has no auxiliary classifier"
         _require(values["auxiliary_weight"] == 0, "auxiliary_weight", values["auxiliary_weight"], why)
+    if urlsplit(values["weights"]).password:
+        # The value itself is not repeated: it would stand in logs.
+        raise ConfigError(
+            "--config.weights: an address with a password; the workdir keeps the config in plain text, so put the "
+            "password into ~/.netrc instead"
+        )
     _require(bool(values["taps"]), "taps", values["taps"], "module paths, or ('default',)")
     folds = values["data"]["validation_fraction"]
     if folds == 0:

@@ -13,9 +13,8 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, methods, models, weights
-from delta_jax.training import channel_weights, distributed, evaluation, logs, steps
+from delta_jax.training import checks, distributed, evaluation, logs, steps
 from delta_jax.training.classifier import Preprocessing
-from delta_jax.training.config import ConfigError
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import Variables
 
@@ -31,6 +30,7 @@ class Setup:
       source: variables of the source network with a head of zeros for the target's classes.
       preprocessing: of evaluation; the normalisation is that of the source's weights.
       mesh: of all devices.
+      channels: {tap: how many filters it has}.
     """
 
     def __init__(self, config: FrozenConfigDict, *, other_images: data.Catalogue | None = None):
@@ -47,14 +47,11 @@ class Setup:
         self.spec = models.spec(config.arch)
         self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
         self.mesh = distributed.make_mesh()
-        for field in ("batch_size", "eval_batch_size", "attention_batch"):
-            try:
-                distributed.check_divides(config[field], self.mesh, field)
-            except ValueError as error:
-                raise ConfigError(str(error)) from error
+        checks.batches_divide(config, self.mesh)
         self._trains = other_images is None
         self.catalogue = self._find() if other_images is None else other_images
-        self._check_counts(self.catalogue)
+        if self._trains:
+            checks.counts(config, self.catalogue)
         origin = weights.SOURCES.get(config.weights)
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
@@ -65,13 +62,15 @@ class Setup:
             std=(origin or self.spec).std,
             aspect=config.data.aspect,
         )
-        self._check_network()
+        checks.network_fits(config, self.spec, self.network(), self.num_classes)
+        # What the one that is trained cannot do is to be known before minutes are spent on the source.
+        checks.network_trains(config, self.trained_network)
         with logs.transfer("fetching weights", "kB", 1000) as progress:
             loaded = weights.load(
                 config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary, progress=progress
             )
         self.source: Variables = distributed.replicate(loaded, self.mesh)
-        self._check_taps()
+        self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
 
     def _find(self) -> data.Catalogue:
         settings = self.config.data
@@ -85,18 +84,6 @@ class Setup:
             shots=settings.shots,
             train_fraction=settings.train_fraction,
         )
-
-    def _check_counts(self, catalogue: data.Catalogue) -> None:
-        if not self._trains:
-            return
-        n = {split: len(catalogue.rows(split)) for split in data.SPLITS}
-        for field, way_out in (("batch_size", "take a smaller batch"), ("attention_images", "0 takes all")):
-            if self.config[field] > n["train"]:
-                raise ConfigError(
-                    f"--config.{field}={self.config[field]}: there are only {n['train']} training images; {way_out}"
-                )
-        if not n["test"]:
-            raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
 
     @property
     def num_classes(self) -> int:
@@ -112,51 +99,6 @@ class Setup:
     def heads(self) -> tuple[str, ...]:
         """Module paths of what is new for the target: the classifier, and the second one if it is trained along."""
         return (self.spec.head, self.spec.auxiliary) if self.trains_auxiliary else (self.spec.head,)
-
-    def _check_network(self) -> None:
-        size = self.config.data.crop
-        images: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        try:
-            models.check(self.network(), self.spec.head, self.num_classes, size=size)
-            # The one that is trained is used last; what it cannot do is to be known first.
-            trained = self.trained_network()
-        except ValueError as error:
-            raise ConfigError(f"--config.arch={self.config.arch}: {error}") from error
-        if self.trains_auxiliary:
-            key = jax.eval_shape(jax.random.key, 0)
-            try:
-                shapes = jax.eval_shape(trained.init, key, images)
-                jax.eval_shape(
-                    lambda v, x, k: trained.apply(v, x, train=True, mutable=["batch_stats"], rngs={"dropout": k}),
-                    shapes,
-                    images,
-                    key,
-                )
-            except ValueError as error:
-                raise ConfigError(f"--config.auxiliary_weight={self.config.auxiliary_weight}: {error}") from error
-
-    def _check_taps(self) -> None:
-        size = self.config.data.crop
-        images: Any = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        try:
-            features.check_taps(self.network(), self.source, images, self.config.taps)
-        except ValueError as error:
-            raise ConfigError(f"--config.taps: {error}") from error
-        try:
-            jax.eval_shape(
-                lambda v, x: features.head_inputs(self.network(), v, x, head=self.spec.head), self.source, images
-            )
-        except ValueError as error:
-            raise ConfigError(f"--config.arch={self.config.arch}: {error}") from error
-        shapes = features.list_taps(self.network(), self.source, images)
-        self.channels = {tap: shapes[tap][-1] for tap in self.config.taps}
-        if self.config.attention_file:
-            channel_weights.read(self.config.attention_file, self.channels)  # complains now, not after the head
-        flat = [tap for tap in self.config.taps if len(shapes[tap]) != 4]
-        if flat:
-            raise ConfigError(
-                f"--config.taps: {flat[0]} returns shape {shapes[flat[0]]}, expected feature maps [B, H, W, C]"
-            )
 
     def network(self, *, compute_dtype: str = "float32", **static: Any) -> Any:
         """The Flax module; float32 unless told otherwise."""
@@ -203,7 +145,8 @@ class Setup:
             )
         for file, reason in images.broken:
             logs.say(f"left out: {file}: {reason}")
-        self._check_counts(images.catalogue)  # fewer than were listed, where broken ones were left out
+        if self._trains:
+            checks.counts(self.config, images.catalogue)  # fewer than were listed, where broken ones were left out
         return images
 
     @cached_property
