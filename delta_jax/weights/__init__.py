@@ -34,7 +34,11 @@ def load(
     """
     source = SOURCES.get(str(name_or_path))
     if source is not None and source.arch != arch:
-        raise WeightsError(f"{name_or_path} holds weights of {source.arch}, not of {arch}; set arch to {source.arch}")
+        others = [other.name for other in SOURCES.values() if other.arch == arch]
+        raise WeightsError(
+            f"{name_or_path} holds weights of {source.arch}, not of {arch}; set arch to {source.arch}"
+            + (f", or weights to {' or '.join(others)}" if others else "")
+        )
     path, _ = locate(name_or_path, progress)
     try:
         return from_torch(read(path), arch, num_classes, auxiliary=auxiliary)
