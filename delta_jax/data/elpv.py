@@ -26,29 +26,20 @@ TEST_SEED = 0
 
 def find(
     name: str,
-    *,
     root: str,
-    seed: int,
-    validation_fraction: float,
-    test_fraction: float,
-    fold: int,
-    shots: int = 0,
-    train_fraction: float = 1.0,
+    how: splits.Splitting,
 ) -> Catalogue:
     """Lists the cells; see `delta_jax.data.find`.
 
     Args:
       name: "elpv" (defective from a probability of 1/2) or "elpv_4class".
       root: the folder with labels.csv, or "" for that of the package elpv-dataset.
-      seed: of the validation folds, and of `shots` or `train_fraction`, only.
-      validation_fraction: of the cells that are not for testing.
-      test_fraction: only 0.25, the published one.
-      fold: which of the validation folds.
-      shots, train_fraction: see `splits.fill`.
+      how: the seed is of the validation folds, and of `shots` or `train_fraction`, only; test_fraction is 0.25, the
+        published one.
     """
-    if test_fraction != TEST_FRACTION:
+    if how.test_fraction != TEST_FRACTION:
         raise DataError(
-            f"test_fraction is {test_fraction}, but the test cells of elpv are the published quarter; "
+            f"test_fraction is {how.test_fraction}, but the test cells of elpv are the published quarter; "
             f"set test_fraction={TEST_FRACTION}"
         )
     folder = Path(root).expanduser() if root else _package_folder()
@@ -75,12 +66,7 @@ def find(
             np.where(splits.hold_out(strata, TEST_FRACTION, TEST_SEED), "test", "train"),
             labels,
             class_names,
-            seed=seed,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-            fold=fold,
-            shots=shots,
-            train_fraction=train_fraction,
+            how,
             strata=strata,
         ),
         class_names=class_names,

@@ -8,7 +8,7 @@ import numpy as np
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.listing import Listing
-from delta_jax.data.splits import listed
+from delta_jax.data.splits import Splitting, listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SPLIT_FOLDERS = {
@@ -21,16 +21,7 @@ SPLIT_FOLDERS = {
 LAYOUT = "expected root/<class>/*.jpg or root/{train,val,test}/<class>/*.jpg"
 
 
-def find(
-    *,
-    root: str,
-    seed: int,
-    validation_fraction: float,
-    test_fraction: float,
-    fold: int,
-    shots: int = 0,
-    train_fraction: float = 1.0,
-) -> Catalogue:
+def find(root: str, how: Splitting) -> Catalogue:
     """Lists the images below `root`; see `delta_jax.data.find`.
 
     The classes are the names of the folders, sorted; sub-folders of a class belong to it; links are followed; hidden
@@ -50,12 +41,7 @@ def find(
         raise DataError(f"found {len(class_names)} class folders in {root} ({listed(class_names)}), need two; {LAYOUT}")
     return found.to_train_on(
         class_names,
-        seed=seed,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        fold=fold,
-        shots=shots,
-        train_fraction=train_fraction,
+        how,
     )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,11 +29,11 @@ class Listing:
     classes: np.ndarray
     split: np.ndarray
 
-    def to_train_on(self, class_names: Sequence[str], **options: Any) -> Catalogue:
-        """The catalogue with the splits that are missing drawn from train, or from all; options of `splits.fill`."""
+    def to_train_on(self, class_names: Sequence[str], how: splits.Splitting) -> Catalogue:
+        """The catalogue with the splits that are missing drawn from train, or from all."""
         labels = self._labels(class_names)
         own = np.where(self.split == "", "train", self.split)
-        return self._catalogue(class_names, labels, splits.fill(own, labels, tuple(class_names), **options))
+        return self._catalogue(class_names, labels, splits.fill(own, labels, tuple(class_names), how))
 
     def to_test_on(self, class_names: Sequence[str]) -> Catalogue:
         """The catalogue for a network that knows these classes: nothing is drawn, images without a split are "test".

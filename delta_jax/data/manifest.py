@@ -14,7 +14,7 @@ from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import SPLIT_FOLDERS
 from delta_jax.data.listing import Listing
-from delta_jax.data.splits import listed
+from delta_jax.data.splits import Splitting, listed
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 DELIMITERS = (",", ";", "\t")
@@ -26,16 +26,7 @@ LAYOUT = (
 Row = tuple[int, Mapping[str, Any]]  # line in the file, from 1, and what stands there by column
 
 
-def find(
-    *,
-    root: str,
-    seed: int,
-    validation_fraction: float,
-    test_fraction: float,
-    fold: int,
-    shots: int = 0,
-    train_fraction: float = 1.0,
-) -> Catalogue:
+def find(root: str, how: Splitting) -> Catalogue:
     """Lists the images that the file `root` names; see `delta_jax.data.find`.
 
     The classes are the texts of the column label, sorted; by value where all of them are whole numbers.
@@ -54,12 +45,7 @@ def find(
         raise DataError(f"{root}: all images have the label {train[0]!r}, need two classes")
     return found.to_train_on(
         train,
-        seed=seed,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        fold=fold,
-        shots=shots,
-        train_fraction=train_fraction,
+        how,
     )
 
 

@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from delta_jax.data import elpv, folder, manifest, tfds_source
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
+from delta_jax.data.splits import Splitting
 
 NAMES = ("elpv", "elpv_4class", "folder", "manifest")
 
@@ -38,23 +38,22 @@ def find(
     Raises:
       DataError: unknown name, images missing, or classes too small to split.
     """
-    options: dict[str, Any] = {
-        "root": root,
-        "seed": seed,
-        "validation_fraction": validation_fraction,
-        "test_fraction": test_fraction,
-        "fold": fold,
-        "shots": shots,
-        "train_fraction": train_fraction,
-    }
+    how = Splitting(
+        seed=seed,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        fold=fold,
+        shots=shots,
+        train_fraction=train_fraction,
+    )
     if name in ("elpv", "elpv_4class"):
-        return elpv.find(name, **options)
+        return elpv.find(name, root, how)
     if name == "folder":
-        return folder.find(**options)
+        return folder.find(root, how)
     if name == "manifest":
-        return manifest.find(**options)
+        return manifest.find(root, how)
     if name.startswith("tfds/") and len(name) > len("tfds/"):
-        return tfds_source.find(name.removeprefix("tfds/"), **options)
+        return tfds_source.find(name.removeprefix("tfds/"), root, how)
     near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.5)
     raise DataError(
         f"no data set is called {name!r}; {f'did you mean {near[0]}? ' if near else ''}"

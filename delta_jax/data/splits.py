@@ -1,5 +1,6 @@
 """Stratified splits: the same strata, fractions and seed always give the same split."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
@@ -112,17 +113,32 @@ def draw(
     return chosen
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splitting:
+    """How the splits are drawn that a data set does not bring along.
+
+    Attributes:
+      seed: of all shuffles.
+      validation_fraction: of what is in train after the test images and the unused ones left it; 0 for none.
+      test_fraction: of all the images in train; 0 for none.
+      fold: which of the validation folds, see `fold_of`.
+      shots: images per class to train and validate on; 0 for all.
+      train_fraction: of the images to train and validate on; 1 for all.
+    """
+
+    seed: int = 0
+    validation_fraction: float = 0.2
+    test_fraction: float = 0.25
+    fold: int = 0
+    shots: int = 0
+    train_fraction: float = 1.0
+
+
 def fill(
     split: np.ndarray,
     labels: np.ndarray,
     class_names: tuple[str, ...],
-    *,
-    seed: int,
-    validation_fraction: float,
-    test_fraction: float,
-    fold: int,
-    shots: int = 0,
-    train_fraction: float = 1.0,
+    how: Splitting,
     strata: np.ndarray | None = None,
 ) -> np.ndarray:
     """Takes from "train" the splits that a data set does not bring along; str [N].
@@ -135,20 +151,16 @@ def fill(
       split: str [N], what the data set itself says; not changed.
       labels: int [N].
       class_names: for messages.
-      seed: of all shuffles.
-      validation_fraction: of what is in train after the test images and the unused ones left it.
-      test_fraction: of all the images in train.
-      fold: which of the validation folds, see `fold_of`.
-      shots: images per class to train and validate on; 0 for all.
-      train_fraction: of the images to train and validate on; 1 for all.
+      how: what to draw.
       strata: int [N], what test and validation images are spread over; the labels when not given,
         and for the validation images of `shots` or `train_fraction`.
     """
     split, strata = split.astype("<U10"), labels if strata is None else strata
+    seed, shots, validation_fraction = how.seed, how.shots, how.validation_fraction
     missing = {name for name in ("validation", "test") if name not in split}
-    if "validation" not in missing and fold != 0:
-        raise DataError(f"fold is {fold}, but this data set brings its own validation images; set fold=0")
-    if (validation_fraction > 0 and "validation" in missing) or (test_fraction > 0 and "test" in missing):
+    if "validation" not in missing and how.fold != 0:
+        raise DataError(f"fold is {how.fold}, but this data set brings its own validation images; set fold=0")
+    if (validation_fraction > 0 and "validation" in missing) or (how.test_fraction > 0 and "test" in missing):
         counts = np.bincount(labels[split == "train"], minlength=len(class_names))
         small = [f"{class_names[i]} ({counts[i]})" for i in np.flatnonzero(counts < MIN_PER_CLASS)]
         if small:
@@ -158,22 +170,22 @@ def fill(
             )
     if "test" in missing:
         rows = np.flatnonzero(split == "train")
-        split[rows[hold_out(strata[rows], test_fraction, seed)]] = "test"
-    if shots or train_fraction != 1:
+        split[rows[hold_out(strata[rows], how.test_fraction, seed)]] = "test"
+    if shots or how.train_fraction != 1:
         rows = np.flatnonzero(split == "train")
-        chosen = draw(labels[rows], class_names, seed=seed, shots=shots, fraction=train_fraction)
+        chosen = draw(labels[rows], class_names, seed=seed, shots=shots, fraction=how.train_fraction)
         split[rows[~chosen]] = UNUSED
         strata = labels  # of finer ones a few shots hold one image or none
         left = np.bincount(labels[rows[chosen]], minlength=len(class_names))
         if left.min() < 2 and validation_fraction > 0 and "validation" in missing:
             raise DataError(
-                f"{f'shots {shots}' if shots else f'train_fraction {train_fraction}'} leaves {left.min()} image of "
+                f"{f'shots {shots}' if shots else f'train_fraction {how.train_fraction}'} leaves {left.min()} image of "
                 f"{class_names[left.argmin()]}, too few to train and to validate on; take more, or set "
                 "validation_fraction=0"
             )
     if "validation" in missing:
         rows = np.flatnonzero(split == "train")
-        split[rows[fold_of(strata[rows], validation_fraction, fold, seed)]] = "validation"
+        split[rows[fold_of(strata[rows], validation_fraction, how.fold, seed)]] = "validation"
     return split
 
 

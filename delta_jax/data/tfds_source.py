@@ -11,14 +11,8 @@ from delta_jax.data.errors import DataError
 
 def find(
     name: str,
-    *,
     root: str,
-    seed: int,
-    validation_fraction: float,
-    test_fraction: float,
-    fold: int,
-    shots: int = 0,
-    train_fraction: float = 1.0,
+    how: splits.Splitting,
 ) -> Catalogue:
     """Reads the labels of a prepared data set; see `delta_jax.data.find`.
 
@@ -28,11 +22,7 @@ def find(
     Args:
       name: "NAME", "NAME/CONFIG" or with ":VERSION", without "tfds/".
       root: tfds' data_dir, or "" for its default.
-      seed: of the splits that the data set does not bring along.
-      validation_fraction: of train, where there is no validation split.
-      test_fraction: of train, where there is only train.
-      fold: which of the validation folds.
-      shots, train_fraction: see `splits.fill`.
+      how: what to draw of the splits that it does not bring along.
     """
     import tensorflow_datasets as tfds
 
@@ -97,12 +87,7 @@ def find(
             np.array(split_names),
             label_array,
             class_names,
-            seed=seed,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-            fold=fold,
-            shots=shots,
-            train_fraction=train_fraction,
+            how,
         ),
         class_names=class_names,
         licence=str(builder.info.redistribution_info) or f"not stated, see {builder.info.homepage}",

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from delta_jax.data import elpv
 from delta_jax.data.builders.base import ImageSet, Plan
+from delta_jax.data.splits import Splitting
 
 
 class Elpv(ImageSet):
@@ -32,7 +33,7 @@ class Elpv(ImageSet):
 
     def _plan(self, paths: dict[str, Path]) -> Plan:
         two, four = (
-            elpv.find(name, root="", seed=0, validation_fraction=0.0, test_fraction=elpv.TEST_FRACTION, fold=0)
+            elpv.find(name, "", Splitting(validation_fraction=0.0, test_fraction=elpv.TEST_FRACTION))
             for name in ("elpv", "elpv_4class")
         )
         rows = {file: row for row, file in enumerate(two.files)}
