@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from delta_jax.training import attention_phase, head_phase, logs, trainer
+from delta_jax.training import attention_phase, head_phase, logs, report, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.checkpoints import Checkpoints
 from tests.small_run import CLASSES, STEPS, TAPS, make_photos, small_config
@@ -323,3 +324,18 @@ def test_when_memory_runs_out_fewer_filters_run_together(photos, tmp_path, monke
     trainer.attend(config, tmp_path / "run")
     assert asked == [None, 64, 32, 16]
     assert "out of memory; going on with 16 filters at once" in capsys.readouterr().out
+
+
+def test_two_processes_that_write_the_same_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    path, replace = tmp_path / "head.json", Path.replace
+
+    def after_another_process(self, target):
+        monkeypatch.setattr(Path, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        report.write_json(path, {"written by": "another process"})
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", after_another_process)
+    report.write_json(path, {"written by": "this one"})
+    assert json.loads(path.read_text()) == {"written by": "this one"}
+    assert list(tmp_path.iterdir()) == [path]

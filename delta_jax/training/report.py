@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import platform
 import re
 import shlex
@@ -29,7 +30,8 @@ PHOTOS, FILTERS = 4, 3  # rows and filters of filters.png
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a file that is there whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
+    # A name of its own: runs that start at once write the same files of the cache.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps(values, indent=2)
     # A list of numbers on one line: a confusion matrix is then a table.
     text = _NUMBERS.sub(lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
