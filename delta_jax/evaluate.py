@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from delta_jax import data, weights
 from delta_jax.training import config as configs
-from delta_jax.training import distributed, logs
+from delta_jax.training import distributed, logs, storage
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run, or gs://...", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", data.SPLITS, "Which images.")
 _CROPS = flags.DEFINE_enum("crops", "", ["", "1", "10"], "Centre crop or ten crops; as the run if not given.")
 _ROOT = flags.DEFINE_string(
@@ -33,8 +33,8 @@ def main(_: list[str]) -> None:
     """Prints top-1, balanced accuracy and cross-entropy."""
     distributed.set_up_process()
     try:
-        measured, title = _measure(Path(_WORKDIR.value))
-    except (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError) as error:
+        measured, title = _measure(storage.fetched(_WORKDIR.value))
+    except (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError, storage.StorageError) as error:
         sys.exit(f"error: {error}")
     if _JSON.value:
         print(json.dumps(measured))
@@ -69,7 +69,7 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
         raise data.DataError(f"there are no {_SPLIT.value} images")
     measured = setup.measures(setup.place(classifier.variables), images, _SPLIT.value)
     which = stored.data.name if others is None else others.name
-    return measured, f"{stored.method} of {workdir}, {which}, {_SPLIT.value}, {stored.eval_crops} crop(s)"
+    return measured, f"{stored.method} of {_WORKDIR.value}, {which}, {_SPLIT.value}, {stored.eval_crops} crop(s)"
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from pathlib import Path
 from absl import app, flags
 
 from delta_jax import data
-from delta_jax.training import distributed, logs
+from delta_jax.training import distributed, logs, storage
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run, or gs://...", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object per photo instead of a table.")
 _TOP = flags.DEFINE_integer("top", 1, "How many classes to show per photo, the most probable first.", lower_bound=1)
 
@@ -28,9 +28,9 @@ def main(argv: list[str]) -> None:
     """Prints a class and its probability for every photo."""
     distributed.set_up_process()
     try:
-        classifier = Classifier(Path(_WORKDIR.value))
+        classifier = Classifier(storage.fetched(_WORKDIR.value))
         photos = _photos(argv[1:])
-    except (ConfigError, CheckpointError, data.DataError) as error:
+    except (ConfigError, CheckpointError, data.DataError, storage.StorageError) as error:
         sys.exit(f"error: {error}")
     rows, broken = [], []
     for start in range(0, len(photos), BATCH):

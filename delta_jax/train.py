@@ -16,14 +16,14 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import distributed, trainer
+from delta_jax.training import distributed, storage, trainer
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.weights import WeightsError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; its fields are flags.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes, or gs://...")
 flags.mark_flags_as_required(["config", "workdir"])
 
 KNOWN_ERRORS = (
@@ -60,7 +60,8 @@ def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
     distributed.set_up_process()
     try:
-        trainer.fit(_CONFIG.value, Path(str(_WORKDIR.value)))
+        with storage.opened(str(_WORKDIR.value)) as workdir:
+            trainer.fit(_CONFIG.value, workdir)
     except KNOWN_ERRORS as error:
         sys.exit(f"error: {error}")
 

@@ -53,6 +53,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "orbax": ("training.checkpoints",),
     "tensorflow_datasets": ("data",),
     "grain": ("data",),
+    "fsspec": ("training.storage",),
     "jax.distributed": ("training.distributed",),
     "jax.make_mesh": ("training.distributed",),
     "jax.sharding.Mesh": ("training.distributed",),

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from delta_jax import attention
-from delta_jax.training import attention_pass, channel_weights, distributed, logs, provenance, report
+from delta_jax.training import attention_pass, channel_weights, distributed, logs, provenance, report, storage
 from delta_jax.training.attention_pass import AttentionPass, Normalization
 from delta_jax.training.gap_table import GapTable
 from delta_jax.training.setup import Setup
@@ -67,7 +67,7 @@ def measure(setup: Setup, l2_fe: Variables, workdir: Path) -> Attention:
       FloatingPointError, OSError: as `attention_pass.measure`.
     """
     config, normalization = setup.config, _normalization(setup.config)
-    found, facts = _gaps(setup, l2_fe)
+    found, facts = _gaps(setup, l2_fe, workdir)
     chosen = found.weights(normalization, config.attention_per, setup.train.labels, setup.num_classes)
     # The file that says that the phase is done comes last.
     report.write_json(workdir / FACTS, facts)
@@ -75,12 +75,14 @@ def measure(setup: Setup, l2_fe: Variables, workdir: Path) -> Attention:
     return Attention(found.gaps, found.images, normalization(found.mean()))
 
 
-def _gaps(setup: Setup, l2_fe: Variables) -> tuple[AttentionPass, dict[str, Any]]:
+def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass, dict[str, Any]]:
     """The gaps of the training images, and facts about them: "images", "seconds", "table" and "error"."""
     config = setup.config
     began = time.monotonic()
     facts = _depends_on(setup, l2_fe)
-    table = GapTable(setup.cache_dir / "attention" / facts["key"], sum(setup.channels.values()))
+    # The cache of a host that comes and goes is lost with it: there the table lies where the results lie.
+    tables = workdir / "gaps" if storage.is_mirrored(workdir) else setup.cache_dir / "attention"
+    table = GapTable(tables / facts["key"], sum(setup.channels.values()))
     # Always in the same random order: any number of images is a random sample, and a beginning of a larger one.
     images = np.random.default_rng(0).permutation(len(setup.train))
     if config.attention_images:

@@ -24,7 +24,7 @@ import safetensors.numpy
 from orbax.checkpoint import checkpoint_managers as policies
 
 _log = logging.getLogger(__name__)
-_SEAL = "files.json"
+SEAL = "files.json"
 
 Signature = dict[str, str]  # "params/head/kernel" -> "float32[512, 7]"
 
@@ -205,7 +205,7 @@ class Checkpoints:
             # The folders of the items; beside them lies what orbax itself changes later and reading does not need.
             paths = [path for path in unfinished.glob("*/**/*") if path.is_file()]
             files = {str(path.relative_to(unfinished)): _digest(path) for path in paths}
-            (unfinished / _SEAL).write_text(json.dumps(files, indent=1))
+            (unfinished / SEAL).write_text(json.dumps(files, indent=1))
 
     def _read(self, step: int, like: Any, signature: Signature) -> tuple[Any, dict[str, Any]]:
         where = f"checkpoint {step} in {self.directory}"
@@ -377,11 +377,11 @@ def _digest(path: Path) -> str:
 def _damage(directory: Path) -> str | None:
     """What is wrong with the files of a checkpoint. Orbax itself reads flipped bits without noticing."""
     try:
-        sealed = json.loads((directory / _SEAL).read_text())
+        sealed = json.loads((directory / SEAL).read_text())
     except FileNotFoundError:
-        return f"no {_SEAL}"
+        return f"no {SEAL}"
     except ValueError:
-        return f"{_SEAL} is not readable"
+        return f"{SEAL} is not readable"
     for name, digest in sealed.items():
         file = directory / name
         if not file.is_file():

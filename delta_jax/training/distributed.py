@@ -100,6 +100,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come to this call."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def from_first(array: np.ndarray | None, row: tuple[int, ...]) -> np.ndarray:
     """float32 [n, *row] of the first process, on every process; the others pass anything."""
     if jax.process_count() == 1:
