@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from delta_jax import data, weights
 from delta_jax.training import config as configs
 from delta_jax.training import distributed, logs, storage
-from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
+from delta_jax.training.stored_trees import CheckpointError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run, or gs://...", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", data.SPLITS, "Which images.")

@@ -17,9 +17,9 @@ from ml_collections import config_flags
 
 from delta_jax.data import DataError
 from delta_jax.training import distributed, storage, trainer
-from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
+from delta_jax.training.stored_trees import CheckpointError
 from delta_jax.weights import WeightsError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; its fields are flags.", lock_config=True)

@@ -14,9 +14,10 @@ import numpy as np
 
 from delta_jax import data
 from delta_jax.training import distributed, logs
-from delta_jax.training.checkpoints import CheckpointError, Checkpoints
+from delta_jax.training.checkpoints import Checkpoints
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
+from delta_jax.training.stored_trees import CheckpointError
 
 
 class DivergedError(RuntimeError):

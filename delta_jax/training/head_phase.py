@@ -12,11 +12,11 @@ import numpy as np
 import optax
 
 from delta_jax.training import distributed, evaluation, logs, provenance, report
-from delta_jax.training.checkpoints import load_variables, save_variables
 from delta_jax.training.head import fit_head, get_head, logits, put_head
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
+from delta_jax.training.variable_files import load_variables, save_variables
 
 # To be raised when `train` finds another head than before, so that old ones are not taken for new ones.
 VERSION = 1

@@ -25,11 +25,11 @@ from delta_jax.training import (
 )
 from delta_jax.training import config as configs
 from delta_jax.training.attention_phase import Attention
-from delta_jax.training.checkpoints import load_variables, save_variables
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.head import get_head, new_head, put_head
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
+from delta_jax.training.variable_files import load_variables, save_variables
 
 ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
