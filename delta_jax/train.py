@@ -16,7 +16,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import distributed, storage, trainer
+from delta_jax.training import process_flags, storage, trainer
+from delta_jax.training.cluster import ProcessError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.training.stored_trees import CheckpointError
@@ -25,6 +26,7 @@ from delta_jax.weights import WeightsError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; its fields are flags.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes, or gs://...")
 flags.mark_flags_as_required(["config", "workdir"])
+flags.adopt_module_key_flags(process_flags)
 
 KNOWN_ERRORS = (
     ConfigError,
@@ -32,6 +34,7 @@ KNOWN_ERRORS = (
     WeightsError,
     CheckpointError,
     DivergedError,
+    ProcessError,
     FloatingPointError,  # gaps of the attention
     OSError,  # a full disk, a folder that cannot be written
     jax.errors.JaxRuntimeError,  # no memory left on the device
@@ -58,12 +61,12 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
-    distributed.set_up_process()
-    try:
-        with storage.opened(str(_WORKDIR.value)) as workdir:
-            trainer.fit(_CONFIG.value, workdir)
-    except KNOWN_ERRORS as error:
-        sys.exit(f"error: {error}")
+    with process_flags.set_up():
+        try:
+            with storage.opened(str(_WORKDIR.value)) as workdir:
+                trainer.fit(_CONFIG.value, workdir)
+        except KNOWN_ERRORS as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

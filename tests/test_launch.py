@@ -145,7 +145,7 @@ def test_a_task_that_is_alone_on_its_node_gets_all_of_its_gpus(slurm):
     found, _ = slurm(show, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="4")
     assert "devices 0,1,2,3\n" in found.stdout
     found, _ = slurm(show, SLURM_GPUS_ON_NODE="4")
-    assert "devices \n" in found.stdout
+    assert "devices\n" in found.stdout
 
 
 def test_slurm_is_asked_to_warn_and_to_requeue():
@@ -169,7 +169,7 @@ case "$*" in
   *queued-resources*describe*) cat "$POD/state" 2>/dev/null || { echo "NOT_FOUND: no such resource"; exit 1; } ;;
   *"tpu-vm scp"*) cp "$5" "$POD/host/delta_jax.tar.gz" ;;
   *"tpu-vm ssh"*) cd "$POD/host" && HOME=$POD/host exec bash -c "$command" ;;
-  *"storage ls"*) [[ -e $POD/bucket/${4##*/} ]] ;;
+  *"storage ls"*) [[ -e $POD/bucket/${3##*/} ]] ;;
 esac
 """
 

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from delta_jax.training import processes
 from delta_jax.training.stored_trees import (
     CheckpointError,
     Signature,
@@ -139,8 +140,8 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise CheckpointError(f"no checkpoint {step} in {self.directory}; intact ones, as far as known: {steps}")
         for candidate in reversed(steps) if step is None else [step]:
-            damage = _damage(self.directory / str(candidate))
-            if damage is None:
+            damage = processes.from_first(_damage(self.directory / str(candidate)))
+            if not damage:
                 return self._read(candidate, like, signature)
             self._damaged.add(candidate)
             message = f"checkpoint {candidate} in {self.directory} is damaged ({damage})"
@@ -203,6 +204,8 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Notes the digest of every file of the checkpoint being written, just before it gets its final name."""
+        if not processes.is_first():
+            return
         for unfinished in self.directory.glob(f"{self._saving}.*"):
             # The folders of the items; beside them lies what orbax itself changes later and reading does not need.
             paths = [path for path in unfinished.glob("*/**/*") if path.is_file()]
@@ -265,8 +268,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damage(directory: Path) -> str | None:
-    """What is wrong with the files of a checkpoint. Orbax itself reads flipped bits without noticing."""
+def _damage(directory: Path) -> str:
+    """What is wrong with the files of a checkpoint; "" for nothing. Orbax reads flipped bits without noticing."""
     try:
         sealed = json.loads((directory / SEAL).read_text())
     except FileNotFoundError:
@@ -279,7 +282,7 @@ def _damage(directory: Path) -> str | None:
             return f"{name} is missing"
         if _digest(file) != digest:
             return f"{name} has changed since it was written"
-    return None
+    return ""
 
 
 class _OrbaxNoise(logging.Filter):

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import Any
 
 import fsspec
 
-from delta_jax.training import distributed, logs
+from delta_jax.training import logs, processes
 from delta_jax.training.checkpoints import SEAL
 
 SECONDS_BETWEEN_UPLOADS = 10.0
@@ -66,7 +67,8 @@ def fetched(workdir: str) -> Path:
 def opened(workdir: str) -> Iterator[Path]:
     """The folder to work in: `workdir` itself or, for an address, a local one that is mirrored there until the end.
 
-    On several processes all of them make this call; each fetches what its host lacks, and the first one uploads.
+    Several processes of one host all make this call: one of them fetches, and the first one uploads. Processes on
+    several hosts need a folder that they share.
 
     Raises:
       StorageError: see there; in the end if something could not be uploaded: the local folder holds it, and the same
@@ -75,13 +77,19 @@ def opened(workdir: str) -> Iterator[Path]:
     if not is_url(workdir):
         yield Path(workdir)
         return
+    hosts = sorted(set(processes.gather(socket.gethostname())))
+    if len(hosts) > 1:
+        raise StorageError(
+            f"--workdir={workdir} serves the processes of one host, and these run on {len(hosts)}: "
+            f"{', '.join(hosts[:4])}{', ...' if len(hosts) > 4 else ''}; give a folder that all of them share"
+        )
     mirror = Mirror(workdir)
     mirror.fetch()
-    distributed.wait_for_all("storage")  # nobody fetches what the first one writes already
-    logs.say(f"{workdir} is kept in {mirror.folder} while the run works")
-    if not distributed.is_first():
+    processes.gather("")  # nobody fetches what the first one writes already
+    if not processes.is_first():
         yield mirror.folder
         return
+    logs.say(f"{workdir} is kept in {mirror.folder} while the run works")
     with mirror.alone():
         stop = threading.Event()
         uploads = threading.Thread(target=_upload_until, args=(mirror, stop), daemon=True)

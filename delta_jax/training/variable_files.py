@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from delta_jax.training import distributed, processes
 from delta_jax.training.stored_trees import (
     CheckpointError,
     compare,
@@ -32,7 +33,7 @@ def save_variables(path: Path, tree: Any) -> None:
       CheckpointError: the tree holds something else than arrays and numbers, or the disk is full or read-only.
     """
     signature_of(tree)
-    if jax.process_index() != 0:
+    if not processes.is_first():
         return
     # safetensors writes the bytes as they lie in memory: a transposed view would come back scrambled.
     arrays = {name: np.asarray(storable(leaf), order="C") for name, leaf in named_leaves(tree).items()}
@@ -65,6 +66,20 @@ def load_variables(path: Path, like: Any) -> Any:
     return jax.tree.map(
         place, jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in named_leaves(like)]), like
     )
+
+
+def kept_variables(path: Path, like: Any) -> Any:
+    """What the first process finds at `path`, see `load_variables`, on every process; None where there is no file.
+
+    Raises:
+      CheckpointError: as `load_variables`.
+    """
+    if not processes.from_first("there" if path.exists() else ""):
+        return None
+    arrays = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    if processes.is_first():
+        arrays = load_variables(path, arrays)
+    return jax.tree.map(place, distributed.tree_from_first(arrays), like)
 
 
 def stored_names(path: Path) -> frozenset[str]:
