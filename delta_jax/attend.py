@@ -12,7 +12,7 @@ from absl import app, flags
 
 from delta_jax import train
 from delta_jax.analysis import attentions
-from delta_jax.training import attention_pass, channel_weights, distributed, logs, trainer
+from delta_jax.training import attention_pass, channel_weights, distributed, interruption, logs, trainer
 from delta_jax.training.config import ConfigError
 
 flags.adopt_module_key_flags(train)  # --config and --workdir
@@ -25,7 +25,10 @@ def main(_: list[str]) -> None:
     """Prints a table, writes a picture of the attention and, if asked for, the mean gaps."""
     distributed.set_up_process()
     try:
-        written = _attend(Path(str(flags.FLAGS.workdir)), Path(_EXPORT.value) if _EXPORT.value else None)
+        with interruption.caught():
+            written = _attend(Path(str(flags.FLAGS.workdir)), Path(_EXPORT.value) if _EXPORT.value else None)
+    except interruption.Interrupted as stopped:
+        train.stop(stopped)
     except train.KNOWN_ERRORS as error:
         sys.exit(f"error: {error}")
     for path in written:

@@ -2,21 +2,22 @@
 
     python -m delta_jax.train --config=configs/elpv.py --workdir=runs/elpv --config.method=delta --config.seed=1
 
-The same command again goes on where it stopped.
+The same command again goes on where it stopped. Told to stop, by Ctrl-C, SIGTERM or SIGUSR1, a run saves and exits
+with status 128 + the signal: see training/interruption.py.
 """
 
 import argparse
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import distributed, trainer
+from delta_jax.training import distributed, interruption, trainer
 from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
@@ -60,9 +61,18 @@ def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
     distributed.set_up_process()
     try:
-        trainer.fit(_CONFIG.value, Path(str(_WORKDIR.value)))
+        with interruption.caught():
+            trainer.fit(_CONFIG.value, Path(str(_WORKDIR.value)))
+    except interruption.Interrupted as stopped:
+        stop(stopped)
     except KNOWN_ERRORS as error:
         sys.exit(f"error: {error}")
+
+
+def stop(why: interruption.Interrupted) -> NoReturn:
+    """Ends the process as a signal asked for."""
+    print(why, file=sys.stderr)
+    sys.exit(why.status)
 
 
 if __name__ == "__main__":

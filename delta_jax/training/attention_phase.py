@@ -10,7 +10,15 @@ import numpy as np
 from scipy import stats
 
 from delta_jax import attention
-from delta_jax.training import attention_pass, channel_weights, distributed, logs, provenance, report
+from delta_jax.training import (
+    attention_pass,
+    channel_weights,
+    distributed,
+    interruption,
+    logs,
+    provenance,
+    report,
+)
 from delta_jax.training.attention_pass import AttentionPass, Normalization
 from delta_jax.training.gap_table import GapTable
 from delta_jax.training.setup import Setup
@@ -89,7 +97,7 @@ def _gaps(setup: Setup, l2_fe: Variables) -> tuple[AttentionPass, dict[str, Any]
 
     def run() -> AttentionPass:
         description = f"attention, {sum(setup.channels.values()):,} filters"
-        with logs.progress(len(images), description, initial=0) as bar:
+        with interruption.held(), logs.progress(len(images), description, initial=0) as bar:
             return attention_pass.measure(
                 table,
                 setup.channels,
