@@ -12,7 +12,16 @@ from absl import app, flags
 
 from delta_jax import train
 from delta_jax.analysis import attentions
-from delta_jax.training import attention_pass, channel_weights, logs, process_flags, processes, storage, trainer
+from delta_jax.training import (
+    attention_pass,
+    channel_weights,
+    interruption,
+    logs,
+    process_flags,
+    processes,
+    storage,
+    trainer,
+)
 from delta_jax.training.config import ConfigError
 
 flags.adopt_module_key_flags(train)  # --config and --workdir
@@ -26,8 +35,10 @@ def main(_: list[str]) -> None:
     """Prints a table, writes a picture of the attention and, if asked for, the mean gaps."""
     with process_flags.set_up():
         try:
-            with storage.opened(str(flags.FLAGS.workdir)) as workdir:
+            with interruption.caught(), storage.opened(str(flags.FLAGS.workdir)) as workdir:
                 written = _attend(workdir, Path(_EXPORT.value) if _EXPORT.value else None)
+        except interruption.Interrupted as stopped:
+            train.stop(stopped)
         except train.KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")
         for path in written:

@@ -2,21 +2,22 @@
 
     python -m delta_jax.train --config=configs/elpv.py --workdir=runs/elpv --config.method=delta --config.seed=1
 
-The same command again goes on where it stopped.
+The same command again goes on where it stopped. Told to stop, by Ctrl-C, SIGTERM or SIGUSR1, a run saves and exits
+with status 128 + the signal: see training/interruption.py.
 """
 
 import argparse
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import process_flags, storage, trainer
+from delta_jax.training import interruption, process_flags, storage, trainer
 from delta_jax.training.cluster import ProcessError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
@@ -63,10 +64,18 @@ def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
     with process_flags.set_up():
         try:
-            with storage.opened(str(_WORKDIR.value)) as workdir:
+            with interruption.caught(), storage.opened(str(_WORKDIR.value)) as workdir:
                 trainer.fit(_CONFIG.value, workdir)
+        except interruption.Interrupted as stopped:
+            stop(stopped)
         except KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")
+
+
+def stop(why: interruption.Interrupted) -> NoReturn:
+    """Ends the process as a signal asked for."""
+    print(why, file=sys.stderr)
+    sys.exit(why.status)
 
 
 if __name__ == "__main__":

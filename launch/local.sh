@@ -6,7 +6,8 @@
 #
 # With N GPUs or more each process gets one of them. Process 0 writes here, the others into files of a folder that is
 # named at the start (-l FOLDER chooses it). SIGINT, SIGTERM and SIGUSR1 are passed on to all of them. When one process
-# fails, the others are ended, and its status is that of this script; 143 means "saved": the same command goes on.
+# fails, the others are ended, and its status is that of this script; 130, 138 and 143 (128 + the signal) mean "saved":
+# the same command goes on.
 set -euo pipefail
 
 usage() {

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # A run on a Cloud TPU pod, from any machine with gcloud; every host of the pod runs one process of it.
 #
-#     export TPU_NAME=delta ZONE=us-west4-a ACCELERATOR_TYPE=v5litepod-16 WORKDIR=gs://BUCKET/runs/elpv SPOT=1
+#     export TPU_NAME=delta ZONE=us-west4-a ACCELERATOR_TYPE=v5litepod-8 WORKDIR=gs://BUCKET/runs/elpv SPOT=1
 #     launch/tpu_pod.sh run --config=configs/elpv.py --config.method=delta   # all of it: asks for the pod, installs, runs
 #     launch/tpu_pod.sh status                                               # the pod, and the last lines of each host
 #     launch/tpu_pod.sh fetch runs/elpv                                      # what the run wrote, here
 #     launch/tpu_pod.sh delete
+#
+# The hosts of one run need a workdir that all of them see. For a slice with one host (v5litepod-8 has eight chips) that
+# is a bucket; for several hosts it is a folder of a file system that NFS=HOST:/SHARE names, mounted on each at /mnt/nfs:
+#
+#     export ACCELERATOR_TYPE=v5litepod-16 NFS=10.0.0.2:/share WORKDIR=/mnt/nfs/runs/elpv
 #
 # `create` and `install` are the first parts of `run`, alone; `--dry-run` before the word prints the commands of gcloud
 # and runs none.
@@ -21,11 +26,12 @@ set -euo pipefail
 TPU_NAME=${TPU_NAME:-delta-jax}
 ZONE=${ZONE:-}
 PROJECT=${PROJECT:-}
-ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-16}
+ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-8}
 RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT:-0}
 WORKDIR=${WORKDIR:-}
 DATA=${DATA:-}
+NFS=${NFS:-}
 POLL_SECONDS=${POLL_SECONDS:-60}
 MAX_FAILURES=${MAX_FAILURES:-5} # of a run that was neither saved nor preempted
 
@@ -105,6 +111,9 @@ install() { # the commit that is checked out here, on every host; once per host
     python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
     python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu,gcs,quickstart]'"
+  [[ -z $NFS ]] || steps+="
+    command -v mount.nfs >/dev/null || sudo apt-get install --yes --quiet nfs-common
+    sudo mkdir -p /mnt/nfs; mountpoint -q /mnt/nfs || sudo mount -t nfs $(printf %q "$NFS") /mnt/nfs"
   [[ -z $DATA ]] || steps+="; gcloud storage rsync --recursive $(printf %q "$DATA") data"
   on_all "$steps; echo $commit > .installed"
 }
@@ -135,7 +144,12 @@ watch() { # prints the status that the run ended with; nothing if the pod went a
 }
 
 finished() { # summary.json is the last of the results that a run writes
-  [[ -z $dry_run ]] && gcloud storage ls "$WORKDIR/summary.json" >/dev/null 2>&1
+  [[ -z $dry_run ]] || return 1
+  if [[ $WORKDIR == gs://* ]]; then
+    gcloud storage ls "$WORKDIR/summary.json" >/dev/null 2>&1
+  else
+    [[ $(state) == ACTIVE ]] && on_all "test -e $(printf %q "$WORKDIR/summary.json")" 0 >/dev/null 2>&1
+  fi
 }
 
 run() {
@@ -156,7 +170,7 @@ run() {
     case $ended in
       0) break ;;
       '') echo "the pod is gone; the run goes on from $WORKDIR on another one" ;;
-      143) echo "saved; going on" ;;
+      143 | 138 | 130) echo "saved; going on" ;;
       *)
         # When one host goes, the others are aborted (134), perhaps before the pod is called preempted.
         failures=$((failures + 1))
@@ -175,7 +189,9 @@ word=${1:-}
   { echo "usage: launch/tpu_pod.sh [--dry-run] create | install | run FLAGS... | status | fetch FOLDER | delete" >&2; exit 2; }
 [[ -n $ZONE ]] || fail "ZONE is not set; for example ZONE=us-west4-a"
 if [[ $word == run || $word == fetch ]]; then
-  [[ $WORKDIR == gs://* ]] || fail "WORKDIR=$WORKDIR; a run on a pod writes to gs://BUCKET/FOLDER, its hosts come and go"
+  [[ $WORKDIR == gs://* || $WORKDIR == /mnt/nfs/* ]] ||
+    fail "WORKDIR=$WORKDIR; expected gs://BUCKET/FOLDER, or /mnt/nfs/FOLDER with NFS=HOST:/SHARE: hosts of a pod come and go"
+  [[ $WORKDIR == gs://* || -n $NFS ]] || fail "WORKDIR=$WORKDIR is on the file system of NFS=HOST:/SHARE, which is not set"
   WORKDIR=${WORKDIR%/}
 fi
 case $word in
@@ -186,7 +202,11 @@ case $word in
   fetch)
     [[ $# -eq 1 ]] || fail "name the folder to fetch into"
     mkdir -p "$1"
-    gcloud_ storage rsync --recursive "$WORKDIR" "$1"
+    if [[ $WORKDIR == gs://* ]]; then
+      gcloud_ storage rsync --recursive "$WORKDIR" "$1"
+    else
+      gcloud_ compute tpus tpu-vm scp --recurse "$TPU_NAME:$WORKDIR/*" "$1" "${where[@]}" --worker=0
+    fi
     ;;
   *) "$word" "$@" ;;
 esac

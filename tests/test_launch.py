@@ -109,13 +109,13 @@ def slurm(tmp_path):
     calls = tmp_path / "calls"
     calls.touch()
 
-    def job(srun, state="RUNNING", arguments=("--workdir=runs/a b",), **environment):
+    def job(srun, state="RUNNING"):
         note = f'echo "$(basename "$0") $*" >> {calls}\n'
         executable(tmp_path / "srun", f"#!/bin/bash\n{note}{srun}\n")
         executable(tmp_path / "scontrol", f"#!/bin/bash\n{note}")
         executable(tmp_path / "squeue", f"#!/bin/bash\necho {state}\n")
-        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "71", "SLURM_NTASKS_PER_NODE": "4"}
-        found = run("slurm.sbatch", *arguments, environment=path | environment)
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "71"}
+        found = run("slurm.sbatch", "--workdir=runs/a b", environment=path)
         return found, calls.read_text().splitlines()
 
     return job
@@ -123,7 +123,13 @@ def slurm(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "state", "requeued"),
-    [(143, "RUNNING", True), (143, "COMPLETING", False), (0, "RUNNING", False), (1, "RUNNING", False)],
+    [
+        (138, "RUNNING", True),
+        (143, "RUNNING", True),
+        (138, "COMPLETING", False),
+        (0, "RUNNING", False),
+        (1, "RUNNING", False),
+    ],
 )
 def test_a_slurm_job_goes_back_into_the_queue_only_when_it_saved_and_is_not_cancelled(slurm, status, state, requeued):
     found, calls = slurm(f"exit {status}", state)
@@ -134,18 +140,10 @@ def test_a_slurm_job_goes_back_into_the_queue_only_when_it_saved_and_is_not_canc
 
 def test_the_warning_before_the_time_limit_is_passed_on(slurm):
     # srun passes SIGUSR1 on to its tasks; here it tells the script's signal apart from others by its status.
-    srun = "trap 'sleep 0.3; exit 143' USR1; kill -USR1 $PPID; while true; do sleep 0.05; done"
+    srun = "trap 'sleep 0.3; exit 138' USR1; kill -USR1 $PPID; while true; do sleep 0.05; done"
     found, calls = slurm(srun)
-    assert found.returncode == 143
+    assert found.returncode == 138
     assert calls[-1] == "scontrol requeue 71"
-
-
-def test_a_task_that_is_alone_on_its_node_gets_all_of_its_gpus(slurm):
-    show = "echo devices $JAX_LOCAL_DEVICE_IDS"
-    found, _ = slurm(show, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="4")
-    assert "devices 0,1,2,3\n" in found.stdout
-    found, _ = slurm(show, SLURM_GPUS_ON_NODE="4")
-    assert "devices\n" in found.stdout
 
 
 def test_slurm_is_asked_to_warn_and_to_requeue():
@@ -267,6 +265,10 @@ def test_a_dry_run_prints_the_commands_and_runs_none(pod):
     assert calls == []
     found, _ = pod("", "run", ZONE="")
     assert "ZONE is not set" in found.stderr
+    found, _ = pod("", "run", WORKDIR="/mnt/nfs/run")
+    assert "NFS=HOST:/SHARE, which is not set" in found.stderr
+    found, _ = pod("", "--dry-run", "run", WORKDIR="/mnt/nfs/run", NFS="10.0.0.2:/share")
+    assert "sudo mount -t nfs 10.0.0.2:/share /mnt/nfs" in found.stderr
 
 
 # Kubernetes

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import attention
-from delta_jax.training import distributed, processes
+from delta_jax.training import distributed, interruption, processes
 from delta_jax.training.gap_table import GapTable
 
 PER = ("data_set", "class", "image")
@@ -158,6 +158,7 @@ def measure(
     Raises:
       FloatingPointError: a gap is not finite.
       OSError: no space for the table.
+      Interrupted: by a signal; the batches that were done are in the table.
     """
     first = processes.is_first()
     if first:
@@ -184,6 +185,7 @@ def measure(
         if start + len(picked) <= len(known):
             enough = take(known[start : start + len(picked)])
         else:
+            interruption.check(f"after {done} of {len(images)} images of the attention")
             padded = np.concatenate([picked, np.repeat(picked[:1], batch_size - len(picked))])
             found = gaps_of(padded)
             batch = np.concatenate([np.asarray(found[tap]) for tap in channels], axis=1)[: len(picked)]

@@ -14,6 +14,7 @@ from delta_jax.training import (
     attention_pass,
     channel_weights,
     distributed,
+    interruption,
     logs,
     processes,
     provenance,
@@ -104,7 +105,7 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
 
     def run() -> AttentionPass:
         description = f"attention, {sum(setup.channels.values()):,} filters"
-        with logs.progress(len(images), description, initial=0) as bar:
+        with interruption.held(), logs.progress(len(images), description, initial=0) as bar:
             return attention_pass.measure(
                 table,
                 setup.channels,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import data
-from delta_jax.training import distributed, logs, processes
+from delta_jax.training import distributed, interruption, logs, processes
 from delta_jax.training.checkpoints import Checkpoints
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
@@ -76,9 +76,10 @@ def fine_tune(
     Raises:
       DivergedError: the loss or a parameter is not finite; no checkpoint of such a state is written.
       CheckpointError: there is no space for a checkpoint, which is looked at before the first step too.
+      Interrupted: by a signal; the last step that was run is in a checkpoint.
     """
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        meta: dict[str, Any] = {"seconds": 0.0, "timed_images": 0, "timed_seconds": 0.0}
+    with interruption.held(), Checkpoints(workdir / "checkpoints") as checkpoints:
+        meta: dict[str, Any] = {"seconds": 0.0, "timed_images": 0, "timed_seconds": 0.0, "unwritten": []}
         if checkpoints.latest_step() is not None:
             state, meta = checkpoints.restore(state)
             logs.say(f"going on after step {int(state.step)} of {loop.steps}")
@@ -93,22 +94,23 @@ def fine_tune(
             order = data.balanced_table(loop.seed, steps_left, images.labels, loop.batch_size, start=step)
         else:
             order = data.batch_table(loop.seed, steps_left, len(images), loop.batch_size, start=step)
-        began, waiting = time.monotonic(), []
+        began, waiting = time.monotonic(), [jax.tree.map(np.float32, one) for one in meta.get("unwritten", ())]
         # The clock of images per second starts when the first step, which compiles, is done.
-        timer, timed_from = began, step
+        timer, timed_from, first = began, step, step + 1
 
         with logs.progress(loop.steps * loop.batch_size, "fine-tune", initial=step * loop.batch_size) as bar:
             for batch in images.stream(order):
                 state, metrics = train_step(state, batch)
                 step += 1
                 waiting.append(metrics)
-                if len(waiting) == 1 and timer == began:
+                if step == first:
                     jax.block_until_ready(metrics)
                     timer, timed_from = time.monotonic(), step
                 saves = step % loop.checkpoint_every == 0 or step == loop.steps
                 looks = bool(loop.eval_every) and (step % loop.eval_every == 0 or step == loop.steps)
+                writes = step % loop.log_every == 0 or saves or looks
                 shown = {}
-                if step % loop.log_every == 0 or saves or looks:
+                if writes:
                     shown = _write(log, step, waiting, float(learning_rate(step - 1)), checkpoints)
                     waiting = []
                 bar.advance(loop.batch_size, **shown)
@@ -119,7 +121,9 @@ def fine_tune(
                     log.write("validation", step, found)
                     metric = found["top1"] if loop.select == "best" else None
                     timer += time.monotonic() - pause
-                if saves or metric is not None:
+                # Several processes ask each other, for which they wait: only where they wait for the metrics, too.
+                stops = interruption.asked() if writes or processes.count() == 1 else 0
+                if saves or stops or metric is not None:
                     if not _is_finite(state):
                         raise _diverged(f"the parameters are not finite after step {step}", checkpoints)
                     _require_space(checkpoints, state)
@@ -128,8 +132,13 @@ def fine_tune(
                         "seconds": meta["seconds"] + now - began,
                         "timed_images": meta["timed_images"] + (step - timed_from) * loop.batch_size,
                         "timed_seconds": meta["timed_seconds"] + now - timer,
+                        # So that the next record is the one of an undisturbed run.
+                        "unwritten": jax.tree.map(float, distributed.on_host(waiting)),
                     }
                     checkpoints.save(step, state, done, metric=metric)
+                if stops:
+                    checkpoints.wait()
+                    raise interruption.Interrupted(stops, f"after step {step} of {loop.steps}")
             meta = done if len(order) else meta
         checkpoints.wait()
         selected = step

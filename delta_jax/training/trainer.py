@@ -18,6 +18,7 @@ from delta_jax.training import (
     distributed,
     evaluation,
     head_phase,
+    interruption,
     logs,
     optim,
     processes,
@@ -49,15 +50,18 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
       ConfigError, DataError, WeightsError: bad input, before anything slow.
       DivergedError, FloatingPointError: the loss, or a gap of the attention, is not finite.
       CheckpointError, OSError: something cannot be written or read.
+      Interrupted: by a signal, which only the commands handle; the same call goes on from there.
     """
     workdir = Path(workdir)
     with _begin(config, workdir) as (setup, log):
         # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
         l2_fe = head_phase.l2_fe(setup, workdir)
+        interruption.check("after the head")
         # 4. How much each filter matters to the target.
         weights = attention_phase.weights(setup, l2_fe, workdir) if setup.method.uses_attention else None
         # 5. Fine-tuning.
         final = _final(setup, l2_fe, weights, workdir, log)
+        interruption.check("after fine-tuning")
         # 6. The test images are looked at once, at the end.
         return _evaluate(setup, l2_fe, final, workdir)
 

@@ -1,0 +1,150 @@
+"""What goes wrong on real machines, each followed by the same command again: the end is that of an undisturbed run."""
+
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.disturbed import Run, assert_same_end, attention_rows, checkpoints
+from tests.small_run import config_flags, make_photos
+
+STEPS, FILTERS = 60, 64
+# Time enough to be stopped in the middle of either phase.
+# With the statistics of the source and a small rate rounding stays rounding, see test_devices.py.
+SLOW = {
+    "attention_batch": 4,
+    "attention_chunk": 1,
+    "steps": STEPS,
+    "checkpoint_every": 20,
+    "log_every": 5,
+    "eval_every": 30,
+    "batch_norm": "frozen_stats",
+    "learning_rate": 1e-3,
+    "head_l2": (0.01,),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("faults") / "photos")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos):
+    """The workdir of a finished run."""
+    run = Run(photos.parent / "undisturbed", config_flags(photos, **SLOW))
+    assert run.end() == 0, run.output
+    return run.workdir
+
+
+@pytest.fixture(scope="module")
+def flags(photos):
+    """Of a run with a cache of its own: in the other run's, head and attention are found already."""
+    return config_flags(photos, **SLOW, data__cache_dir=str(photos.parent / "cache"))
+
+
+@pytest.fixture(scope="module")
+def stopped(photos, flags):
+    """The workdir of a run that was killed and stopped in every phase, and now has about a third of its steps to go."""
+    workdir, cache = photos.parent / "run", photos.parent / "cache"
+
+    def rows():
+        return attention_rows(cache, FILTERS)
+
+    def newest():
+        return max(checkpoints(workdir), default=0)
+
+    run = Run(workdir, flags).wait_until(lambda: rows() > 0)
+    assert run.stop(signal.SIGKILL) == -signal.SIGKILL
+    killed = rows()
+    assert 0 < killed < 40
+
+    run = Run(workdir, flags).wait_until(lambda: rows() > killed)
+    assert run.stop(signal.SIGINT) == 130, run.output
+    done = int(re.search(r"stopped by SIGINT after (\d+) of 40 images of the attention; the same", run.output)[1])
+    assert killed < done == rows() < 40
+    assert "Traceback" not in run.output
+    assert not (workdir / "attention.npz").exists()
+
+    run = Run(workdir, flags).wait_until(lambda: newest() == 20)
+    assert run.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert newest() == 20
+
+    run = Run(workdir, flags).wait_until(lambda: newest() == 40)
+    run.process.send_signal(signal.SIGSTOP)  # it holds its workdir for as long as it takes another one to come
+    second = Run(workdir, flags)
+    assert second.end() == 1, second.output
+    assert second.output.splitlines()[-1].startswith(f"error: another run is working in {workdir}; wait for it")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.stop(signal.SIGCONT) == 143, run.output
+    step = int(re.search(r"stopped by SIGTERM after step (\d+) of 60; the same command", run.output)[1])
+    assert "Traceback" not in run.output
+    assert checkpoints(workdir) == [40, step]
+    assert 40 < step < STEPS
+    return workdir
+
+
+@pytest.fixture
+def again(stopped, flags, tmp_path):
+    """Starts the command of the stopped run, in a copy of its workdir."""
+
+    def start(**how):
+        return Run(tmp_path / "run", flags, **how)
+
+    shutil.copytree(stopped, tmp_path / "run")
+    start.workdir = tmp_path / "run"
+    return start
+
+
+def ends(run, *says):
+    assert run.end() == 0, run.output
+    for text in says:
+        assert text in run.output
+    return run.workdir
+
+
+def test_stopped_and_killed_in_every_phase(undisturbed, again):
+    step = checkpoints(again.workdir)[-1]
+    assert_same_end(ends(again(), f"going on after step {step} of 60"), undisturbed)
+
+
+def test_a_truncated_checkpoint_is_passed_over(undisturbed, again):
+    newest = again.workdir / "checkpoints" / str(checkpoints(again.workdir)[-1])
+    file = max((newest / "state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    damaged = f"checkpoint {newest.name} in {newest.parent} is damaged (state/"
+    assert_same_end(ends(again(), damaged, "trying the one before", "going on after step 40 of 60"), undisturbed)
+
+
+def test_a_deleted_checkpoint_is_not_missed(undisturbed, again):
+    shutil.rmtree(again.workdir / "checkpoints" / str(checkpoints(again.workdir)[-1]))
+    assert_same_end(ends(again(), "going on after step 40 of 60"), undisturbed)
+
+
+def test_a_disk_that_is_full_during_a_save_costs_no_checkpoint(undisturbed, again):
+    before = checkpoints(again.workdir)
+    # No file above 128 KiB: as a full disk, for the process that saves, and no test needs to be root for it.
+    run = again(prefix=("sh", "-c", 'ulimit -f 256; exec "$@"', "sh"))
+    assert run.end() == 1, run.output
+    (error,) = [line for line in run.output.splitlines() if line.startswith("error: ")]
+    assert re.match(r"error: checkpoint 60 in .* could not be written, those before it are untouched: ", error)
+    assert "Traceback" not in run.output
+    assert checkpoints(again.workdir) == before
+    assert_same_end(ends(again(), f"going on after step {before[-1]} of 60"), undisturbed)
+
+
+def test_a_run_goes_on_with_other_numbers_of_devices(undisturbed, again):
+    before = checkpoints(again.workdir)[-1]
+    run = again(devices=4)
+    run.wait_until(lambda: "going on after step" in run.output)
+    assert run.stop(signal.SIGUSR1) == 138, run.output
+    after = checkpoints(again.workdir)[-1]
+    assert before < after < STEPS
+    workdir = ends(again(devices=2), f"going on after step {after} of 60")
+    found, expected = (load_file(folder / "model.safetensors") for folder in (workdir, undisturbed))
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
