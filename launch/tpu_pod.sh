@@ -128,7 +128,7 @@ start() { # FLAGS...; on every host; what the run prints, and its status in the 
 }
 
 running() { # as far as the first host knows
-  [[ -z $dry_run ]] && on_all "kill -0 \$(cat delta_jax/run.pid)" 0 >/dev/null 2>&1
+  [[ -z $dry_run ]] && on_all "cd delta_jax && [ ! -e run.status ] && kill -0 \$(cat run.pid)" 0 >/dev/null 2>&1
 }
 
 watch() { # prints the status that the run ended with; nothing if the pod went away

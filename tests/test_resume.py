@@ -1,6 +1,7 @@
 """`kill -9` at any moment, and the same command again: the same bits as a run that nobody disturbed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,3 +92,36 @@ def test_killed_in_the_attention_and_in_fine_tuning_ends_with_the_same_bits(phot
         assert all(seconds > 0 for seconds in summary.pop("seconds").values())
         assert summary.pop("images_per_second") > 0
     assert summaries[0] == summaries[1]
+
+
+def test_a_run_that_lost_its_disk_goes_on_from_the_storage(photos, undisturbed, tmp_path, monkeypatch):
+    """Killed with a checkpoint in the storage; all that its host had is gone; the same command ends the same."""
+    host, bucket = tmp_path / "host", tmp_path / "bucket"
+    monkeypatch.setenv("DELTA_JAX_CACHE", str(host))
+    fields = config_flags(photos, **SLOW, data__cache_dir=str(host))
+    script = (  # the command, with uploads as often as in a run of hours
+        "import runpy; from delta_jax.training import storage; storage.SECONDS_BETWEEN_UPLOADS = 0.05; "
+        "runpy.run_module('delta_jax.train', run_name='__main__')"
+    )
+    workdir = f"local://{bucket}"  # fsspec's name for folders, in place of gs://
+    command = [sys.executable, "-c", script, *fields, f"--workdir={workdir}"]
+
+    kill_when(command, lambda: any(bucket.glob("checkpoints/*/files.json")), bucket)
+    assert (bucket / "attention.npz").exists()
+    assert any((bucket / "gaps").glob("*/gaps.f32"))
+    shutil.rmtree(host)
+
+    finished = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert "going on after step" in finished.stdout
+    expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, bucket))
+    for name, array in expected.items():
+        assert array.tobytes() == found[name].tobytes(), name
+    assert records(bucket) == records(undisturbed)
+    assert (bucket / "predictions.csv").read_text() == (undisturbed / "predictions.csv").read_text()
+    assert len((bucket / "command.txt").read_text().splitlines()) == 2
+
+    shutil.rmtree(host)
+    measured = run("evaluate", f"--workdir={workdir}", "--json")
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout)["top1"] == json.loads((bucket / "summary.json").read_text())["test"]["top1"]
