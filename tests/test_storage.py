@@ -118,6 +118,22 @@ def test_half_a_checkpoint_is_not_fetched_and_goes_with_the_next_upload(bucket, 
     assert names(bucket) == {"checkpoints/4/state/arrays", "checkpoints/4/files.json"}
 
 
+def test_a_checkpoint_that_is_removed_under_the_upload_is_not_sealed(bucket, monkeypatch):
+    mirror = Mirror("memory://runs/one")
+    mirror.fetch()
+    write_checkpoint(mirror.folder, 4)
+    (mirror.folder / "metrics.jsonl").touch()
+    put_file = bucket.put_file
+
+    def remove_meanwhile(here, there):
+        put_file(here, there)
+        (mirror.folder / "checkpoints" / "4" / "state" / "arrays").unlink(missing_ok=True)
+
+    monkeypatch.setattr(bucket, "put_file", remove_meanwhile)
+    mirror.push()
+    assert names(bucket) == {"metrics.jsonl"}
+
+
 def test_what_is_removed_here_is_removed_there_the_seal_first(bucket, monkeypatch):
     mirror = Mirror("memory://runs/one")
     mirror.fetch()

@@ -207,8 +207,11 @@ class Mirror:
                     f"another run has written to {self.url} since this one began; stop one of them, or choose another "
                     "--workdir"
                 )
+            removed = set()  # checkpoints that were, meanwhile: their seals must not follow half of them
             for name in sorted(due, key=lambda name: _order(name, found[name])):
-                self._send(name, found[name])
+                checkpoint = _checkpoint_of(name)
+                if checkpoint not in removed and not self._send(name, found[name]) and checkpoint:
+                    removed.add(checkpoint)
             for name in sorted(gone, key=lambda name: (not name.endswith(f"/{SEAL}"), name)):
                 self._remove(name)
             token = uuid.uuid4().hex
@@ -238,16 +241,22 @@ class Mirror:
             return state != sent
         return state[1] > _GROWTH * sent[1]
 
-    def _send(self, name: str, state: _State) -> None:
+    def _send(self, name: str, state: _State) -> bool:
+        """Whether the file was still there."""
         target = f"{self._root}/{name}"
         parent = target.rpartition("/")[0]
         if parent not in self._made:
             self._fs.makedirs(parent, exist_ok=True)
             self._made.add(parent)
         path = self.folder / name
-        if path.exists():  # else it was removed meanwhile: an old checkpoint, whose seal then does not go either
+        try:
             self._fs.put_file(str(path), target)
-            self._sent[name] = state
+        except FileNotFoundError:
+            if path.exists():  # then it is the bucket that is not there
+                raise
+            return False
+        self._sent[name] = state
+        return True
 
     def _remove(self, name: str) -> None:
         if self._fs.exists(f"{self._root}/{name}"):
