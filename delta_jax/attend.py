@@ -12,10 +12,11 @@ from absl import app, flags
 
 from delta_jax import train
 from delta_jax.analysis import attentions
-from delta_jax.training import attention_pass, channel_weights, distributed, interruption, logs, trainer
+from delta_jax.training import attention_pass, channel_weights, interruption, logs, process_flags, processes, trainer
 from delta_jax.training.config import ConfigError
 
 flags.adopt_module_key_flags(train)  # --config and --workdir
+flags.adopt_module_key_flags(process_flags)
 _EXPORT = flags.DEFINE_string("export", "", "JSON file for the mean gaps, in the format of DELTA's published code.")
 
 PICTURE = "attention.png"
@@ -23,23 +24,20 @@ PICTURE = "attention.png"
 
 def main(_: list[str]) -> None:
     """Prints a table, writes a picture of the attention and, if asked for, the mean gaps."""
-    distributed.set_up_process()
-    try:
-        with interruption.caught():
+    with process_flags.set_up(), interruption.caught():
+        try:
             written = _attend(Path(str(flags.FLAGS.workdir)), Path(_EXPORT.value) if _EXPORT.value else None)
-    except interruption.Interrupted as stopped:
-        train.stop(stopped)
-    except train.KNOWN_ERRORS as error:
-        sys.exit(f"error: {error}")
-    for path in written:
-        logs.say(f"  {path}")
+        except train.KNOWN_ERRORS as error:
+            sys.exit(f"error: {error}")
+        for path in written:
+            logs.say(f"  {path}")
 
 
 def _attend(workdir: Path, export: Path | None) -> list[Path]:
     if export and export.is_dir():
         raise ConfigError(f"--export={export} is a folder; name a file, such as {export / 'channel_wei.json'}")
     found = trainer.attend(flags.FLAGS.config, workdir)
-    if not distributed.is_first():
+    if not processes.is_first():
         return []
     attentions.table(attentions.summarize(found.gaps, found.weights))
     picture = workdir / PICTURE

@@ -11,11 +11,12 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from delta_jax import data, weights
+from delta_jax.training import agreement, logs, process_flags, processes
 from delta_jax.training import config as configs
-from delta_jax.training import distributed, logs
-from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
+from delta_jax.training.cluster import ProcessError
 from delta_jax.training.setup import Setup
+from delta_jax.training.stored_trees import CheckpointError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", data.SPLITS, "Which images.")
@@ -27,15 +28,21 @@ _ROOT = flags.DEFINE_string(
     "manifest (.csv, .jsonl); for a run on tfds or elpv, where that data set lies. The run's own if not given.",
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
+flags.adopt_module_key_flags(process_flags)
 
 
 def main(_: list[str]) -> None:
     """Prints top-1, balanced accuracy and cross-entropy."""
-    distributed.set_up_process()
-    try:
-        measured, title = _measure(Path(_WORKDIR.value))
-    except (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError) as error:
-        sys.exit(f"error: {error}")
+    with process_flags.set_up():
+        try:
+            measured, title = _measure(Path(_WORKDIR.value))
+        except (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError, ProcessError) as error:
+            sys.exit(f"error: {error}")
+        if processes.is_first():
+            _show(measured, title)
+
+
+def _show(measured: dict[str, float], title: str) -> None:
     if _JSON.value:
         print(json.dumps(measured))
         return
@@ -58,7 +65,10 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
         others = data.find_other(_ROOT.value, classifier.class_names, _SPLIT.value)
     elif _ROOT.value:
         stored.data.root = _ROOT.value
-    setup = Setup(configs.resolve(stored), other_images=others)
+    resolved = configs.resolve(stored)
+    agreement.on_config(resolved, split=_SPLIT.value)
+    setup = Setup(resolved, other_images=others)
+    agreement.on_setup(setup, classifier.variables)
     if setup.catalogue.class_names != classifier.class_names:
         raise data.DataError(
             f"the images have the classes {', '.join(setup.catalogue.class_names)}; "

@@ -11,9 +11,9 @@ from pathlib import Path
 from absl import app, flags
 
 from delta_jax.training import distributed, exporting, logs
-from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
+from delta_jax.training.stored_trees import CheckpointError
 from delta_jax.weights import WeightsError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)

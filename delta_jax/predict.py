@@ -13,9 +13,9 @@ from absl import app, flags
 
 from delta_jax import data
 from delta_jax.training import distributed, logs
-from delta_jax.training.checkpoints import CheckpointError
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
+from delta_jax.training.stored_trees import CheckpointError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object per photo instead of a table.")

@@ -10,22 +10,24 @@ import argparse
 import runpy
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import distributed, interruption, trainer
-from delta_jax.training.checkpoints import CheckpointError
+from delta_jax.training import interruption, process_flags, trainer
+from delta_jax.training.cluster import ProcessError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
+from delta_jax.training.stored_trees import CheckpointError
 from delta_jax.weights import WeightsError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; its fields are flags.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
 flags.mark_flags_as_required(["config", "workdir"])
+flags.adopt_module_key_flags(process_flags)
 
 KNOWN_ERRORS = (
     ConfigError,
@@ -33,6 +35,7 @@ KNOWN_ERRORS = (
     WeightsError,
     CheckpointError,
     DivergedError,
+    ProcessError,
     FloatingPointError,  # gaps of the attention
     OSError,  # a full disk, a folder that cannot be written
     jax.errors.JaxRuntimeError,  # no memory left on the device
@@ -59,20 +62,11 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
-    distributed.set_up_process()
-    try:
-        with interruption.caught():
+    with process_flags.set_up(), interruption.caught():
+        try:
             trainer.fit(_CONFIG.value, Path(str(_WORKDIR.value)))
-    except interruption.Interrupted as stopped:
-        stop(stopped)
-    except KNOWN_ERRORS as error:
-        sys.exit(f"error: {error}")
-
-
-def stop(why: interruption.Interrupted) -> NoReturn:
-    """Ends the process as a signal asked for."""
-    print(why, file=sys.stderr)
-    sys.exit(why.status)
+        except KNOWN_ERRORS as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from delta_jax import train, weights
 from delta_jax.data import DataError
 from delta_jax.training import config as configs
 from delta_jax.training import fine_tune, logs, trainer
-from delta_jax.training.checkpoints import CheckpointError, Checkpoints
+from delta_jax.training.checkpoints import Checkpoints
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState
+from delta_jax.training.stored_trees import CheckpointError
 from tests.small_run import CLASSES, ROOT, environment, make_photos, noise, small_config
 
 ERRORS = (configs.ConfigError, DataError, weights.WeightsError)

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from delta_jax.training import checkpoints as module
-from delta_jax.training.checkpoints import CheckpointError, Checkpoints, load_variables, save_variables
+from delta_jax.training.checkpoints import Checkpoints
+from delta_jax.training.stored_trees import CheckpointError
 
 
 class State(flax.struct.PyTreeNode):
@@ -313,21 +314,22 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path):
         """
 import pathlib
 import numpy as np
+from delta_jax.training.variable_files import load_variables, save_variables
 directory = pathlib.Path(sys.argv[1])
 too_much = np.random.default_rng(0).standard_normal(1_000_000)
-t.save_variables(directory / "head.safetensors", {"a": t.np.arange(3)})
+save_variables(directory / "head.safetensors", {"a": t.np.arange(3)})
 with t.Checkpoints(directory / "c") as checkpoints:
     checkpoints.save(1, t.make_state(1), {})
     for attempt in (
         lambda: (checkpoints.save(2, {"a": too_much}, {}), checkpoints.wait()),
-        lambda: t.save_variables(directory / "head.safetensors", {"a": too_much}),
+        lambda: save_variables(directory / "head.safetensors", {"a": too_much}),
     ):
         try:
             attempt()
         except t.CheckpointError as error:
             print(error)
     assert t.bits(checkpoints.restore(t.make_state(0))[0]) == t.bits(t.make_state(1))
-    assert t.load_variables(directory / "head.safetensors", {"a": t.np.arange(3)})["a"].tolist() == [0, 1, 2]
+    assert load_variables(directory / "head.safetensors", {"a": t.np.arange(3)})["a"].tolist() == [0, 1, 2]
     checkpoints.save(2, t.make_state(2), {})
     assert checkpoints.steps() == [1, 2]
 """,
@@ -340,50 +342,3 @@ with t.Checkpoints(directory / "c") as checkpoints:
     assert "checkpoint 2 in" in lines[0]
     assert "head.safetensors could not be written" in lines[1]
     assert all("no space left on device; make room" in line for line in lines)
-
-
-def test_variables_come_back_bit_by_bit(tmp_path):
-    path = tmp_path / "new" / "head.safetensors"
-    kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
-    tree = {
-        "head": {"kernel": kernel.T, "bias": jnp.array([1 / 3, -0.0], jnp.bfloat16)},  # a transposed view
-        "split": jax.device_put(jnp.arange(8), SPLIT),
-        "empty": jnp.zeros((0, 4)),
-        "count": 3,
-    }
-    save_variables(path, tree)
-    restored = load_variables(path, tree)
-    assert bits(restored) == bits(tree | {"count": np.int32(3)})
-    np.testing.assert_array_equal(restored["head"]["kernel"], [[0, 3], [1, 4], [2, 5]])
-    assert restored["split"].sharding == SPLIT
-    save_variables(path, {"other": jnp.ones(2)})
-    assert [p.name for p in path.parent.iterdir()] == ["head.safetensors"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "head.safetensors"
-    save_variables(path, {"a": jnp.arange(3)})
-
-    def half(arrays, filename):
-        Path(filename).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module.safetensors.numpy, "save_file", half)
-    with pytest.raises(CheckpointError, match=r"head.safetensors could not be written: no space left on device"):
-        save_variables(path, {"a": jnp.arange(4)})
-    assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
-    assert load_variables(path, {"a": jnp.zeros(3, jnp.int32)})["a"].tolist() == [0, 1, 2]
-
-
-def test_unusable_variables_are_one_error(tmp_path):
-    path = tmp_path / "head.safetensors"
-    with pytest.raises(CheckpointError, match=r"head.safetensors could not be read: No such file"):
-        load_variables(path, {})
-    save_variables(path, {"a": jnp.zeros((2, 3)), "b": jnp.zeros(1)})
-    with pytest.raises(
-        CheckpointError, match=r"a is float32\[2, 3\], expected float32\[3, 2\]; b .*not expected; c is missing"
-    ):
-        load_variables(path, {"a": jnp.zeros((3, 2)), "c": jnp.zeros(1)})
-    truncate(path)
-    with pytest.raises(CheckpointError, match=r"head.safetensors could not be read: .*header"):
-        load_variables(path, {"a": jnp.zeros((2, 3)), "b": jnp.zeros(1)})

@@ -11,9 +11,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delta_jax import models, weights
 from delta_jax.training import classifier, exporting, report
-from delta_jax.training.checkpoints import CheckpointError, save_variables
 from delta_jax.training.classifier import Classifier, Preprocessing
 from delta_jax.training.config import ConfigError
+from delta_jax.training.stored_trees import CheckpointError
+from delta_jax.training.variable_files import save_variables
 from delta_jax.weights.merging import variable_shapes
 from tests.golden import recipe
 from tests.reference import variables

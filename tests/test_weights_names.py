@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delta_jax import models, weights
 from delta_jax.models import ModelSpec, registry
-from delta_jax.training.checkpoints import save_variables
+from delta_jax.training.variable_files import save_variables
 from delta_jax.weights import merging
 from delta_jax.weights.name_tables import torch_names, torch_schemes
 

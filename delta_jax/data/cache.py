@@ -142,7 +142,7 @@ def _open(files: _CacheFiles, catalogue: Catalogue, row_shape: tuple[int, ...]) 
     try:
         index = json.loads(files.index.read_text("utf-8"))
         array = np.load(files.array, mmap_mode="r")
-        broken_rows, newest_ns = dict(index["broken"]), index["newest_ns"]
+        broken_rows, newest_ns, digest = dict(index["broken"]), index["newest_ns"], index["sha256"]
         marks = np.array(index["marks"], np.int32) if row_shape[0] != row_shape[1] else None
     except (OSError, ValueError, KeyError):
         return None
@@ -154,8 +154,8 @@ def _open(files: _CacheFiles, catalogue: Catalogue, row_shape: tuple[int, ...]) 
     broken = tuple((catalogue.files[row], reason) for row, reason in broken_rows.items())
     kept = catalogue.take(good) if broken else catalogue
     if marks is None:
-        return Images(array[: len(good)], kept, broken)
-    return Images(array[: len(good)], kept, broken, np.abs(marks), marks < 0)
+        return Images(array[: len(good)], kept, broken, digest=digest)
+    return Images(array[: len(good)], kept, broken, np.abs(marks), marks < 0, digest)
 
 
 def _decode_rows(
@@ -245,7 +245,8 @@ def _complete(files: _CacheFiles, catalogue: Catalogue, broken: dict[int, str]) 
                     data = os.pread(array.fileno(), filled, offset + row * row_bytes)
                     _write(array.fileno(), data, offset + to * row_bytes)
             os.fsync(array.fileno())
-    index = {"newest_ns": catalogue.newest_ns, "broken": sorted(broken.items())}
+    digest = hashlib.sha256(partial[: len(good)]).hexdigest()
+    index = {"newest_ns": catalogue.newest_ns, "broken": sorted(broken.items()), "sha256": digest}
     if partial.shape[1] != partial.shape[2]:
         index["marks"] = marks[good].tolist()
     files.index.write_text(json.dumps(index), "utf-8")

@@ -19,6 +19,7 @@ class Images:
       broken: (file, reason) for each example left out.
       lengths: int32 [N], long side of each image in pixels; None where all are squares.
       transposed: bool [N], whether rows and columns are exchanged; None where all are squares.
+      digest: SHA-256 of all pixels, as they were when they were decoded.
     """
 
     array: np.memmap
@@ -26,6 +27,7 @@ class Images:
     broken: tuple[tuple[str, str], ...]
     lengths: np.ndarray | None = None
     transposed: np.ndarray | None = None
+    digest: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:

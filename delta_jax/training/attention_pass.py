@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import attention
-from delta_jax.training import distributed, interruption
+from delta_jax.training import distributed, interruption, processes
 from delta_jax.training.gap_table import GapTable
 
 PER = ("data_set", "class", "image")
@@ -160,7 +160,7 @@ def measure(
       OSError: no space for the table.
       Interrupted: by a signal; the batches that were done are in the table.
     """
-    first = distributed.is_first()
+    first = processes.is_first()
     if first:
         table.require_space(len(images))
     rows = np.array(table.read(min(len(table), len(images)))) if first else None
@@ -210,7 +210,12 @@ def save(
     standard_errors: Mapping[str, np.ndarray] | None = None,
     images: np.ndarray | None = None,
 ) -> None:
-    """Writes attention.npz: "weight/TAP" [C] or [N, C], "gap/TAP" and "standard_error/TAP" [C], "images" [M]."""
+    """Writes attention.npz: "weight/TAP" [C] or [N, C], "gap/TAP" and "standard_error/TAP" [C], "images" [M].
+
+    The first process alone does.
+    """
+    if not processes.is_first():
+        return
     arrays = {f"weight/{tap}": array for tap, array in weights.items()}
     arrays |= {f"gap/{tap}": array for tap, array in gaps.items()}
     arrays |= {f"standard_error/{tap}": array for tap, array in (standard_errors or {}).items()}

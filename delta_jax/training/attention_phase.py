@@ -16,6 +16,7 @@ from delta_jax.training import (
     distributed,
     interruption,
     logs,
+    processes,
     provenance,
     report,
 )
@@ -52,12 +53,16 @@ def weights(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[str, jax.Arra
       FloatingPointError, OSError: as `measure`.
     """
     config, path = setup.config, workdir / FILE
-    if config.attention_file and not path.exists():
-        gaps = channel_weights.read(config.attention_file, setup.channels)
-        attention_pass.save(path, _normalization(config)(gaps), gaps)
-    if not path.exists():
-        measure(setup, l2_fe, workdir)
-    found = attention_pass.load_weights(path, config.taps)
+    if not processes.from_first("there" if path.exists() else ""):
+        if config.attention_file:
+            gaps = channel_weights.read(config.attention_file, setup.channels)
+            attention_pass.save(path, _normalization(config)(gaps), gaps)
+        else:
+            measure(setup, l2_fe, workdir)
+    rows = () if config.attention_per == "data_set" else (len(setup.train),)
+    like = {tap: np.zeros((*rows, filters), np.float32) for tap, filters in setup.channels.items()}
+    first = processes.is_first()
+    found = distributed.tree_from_first(attention_pass.load_weights(path, config.taps) if first else like)
     for tap, weight in found.items():
         relative = weight.shape[-1] * weight
         logs.say(f"attention at {tap}: {weight.shape[-1]} filters, C * W {relative.min():.3g} to {relative.max():.3g}")
@@ -109,7 +114,7 @@ def _gaps(setup: Setup, l2_fe: Variables) -> tuple[AttentionPass, dict[str, Any]
                 normalization=_normalization(config),
             )
 
-    if distributed.is_first():
+    if processes.is_first():
         with table.alone(lambda: logs.say(f"waiting for another process that measures this attention: {table.folder}")):
             before = len(table)
             table.describe(facts)
@@ -157,7 +162,8 @@ class _Gaps:
                 found = self._compiled(estimator)((self._l2_fe, filters), images, batch["label"])
                 return distributed.on_host(jax.block_until_ready(found))
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or self._chunk == 1:
+                # One of several processes cannot go on with a program that the others do not run.
+                if "RESOURCE_EXHAUSTED" not in str(error) or self._chunk == 1 or processes.count() > 1:
                     raise
                 self._chunk = max(1, (self._chunk or 2 * _FILTERS_AFTER_OOM) // 2)
                 logs.say(f"attention: out of memory; going on with {self._chunk} filters at once")

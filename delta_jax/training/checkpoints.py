@@ -1,12 +1,10 @@
 """Checkpoints of a run, written in the background and verified before they are read back.
 
-`Checkpoints` keeps the state of a run per step, as Orbax writes it; `save_variables` and `load_variables` keep one
-finished result, such as the head or the final parameters, as one safetensors file. Both appear under their name only
-when complete, so a process killed at any moment leaves the results before it intact. Only this module imports orbax.
+`Checkpoints` keeps the state of a run per step, as Orbax writes it. One appears under its name only when complete, so
+a process killed at any moment leaves those before it intact. Only this module imports orbax.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -17,20 +15,25 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import safetensors.numpy
 from orbax.checkpoint import checkpoint_managers as policies
+
+from delta_jax.training import processes
+from delta_jax.training.stored_trees import (
+    CheckpointError,
+    Signature,
+    compare,
+    dtype_of,
+    place,
+    reason,
+    sharding_of,
+    signature_of,
+    storable,
+)
 
 _log = logging.getLogger(__name__)
 _SEAL = "files.json"
-
-Signature = dict[str, str]  # "params/head/kernel" -> "float32[512, 7]"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, is not there, is damaged, or belongs to another network."""
 
 
 class Checkpoints:
@@ -69,7 +72,7 @@ class Checkpoints:
           CheckpointError: this state cannot be stored, or the save *before* this one failed in the background.
         """
         self.wait()
-        signature = _signature(state)
+        signature = signature_of(state)
         try:
             json.dumps(meta)
         except (TypeError, ValueError) as error:
@@ -89,7 +92,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(jax.tree.map(_storable, state)),
+                    state=ocp.args.StandardSave(jax.tree.map(storable, state)),
                     meta=ocp.args.JsonSave({"arrays": signature, "meta": meta}),
                 ),
                 metrics=metrics,
@@ -132,13 +135,13 @@ class Checkpoints:
         Raises:
           CheckpointError: there is none, all (or the one asked for) are damaged, or names, shapes or dtypes differ.
         """
-        signature = _signature(like)
+        signature = signature_of(like)
         steps = self.steps()
         if step is not None and step not in steps:
             raise CheckpointError(f"no checkpoint {step} in {self.directory}; intact ones, as far as known: {steps}")
         for candidate in reversed(steps) if step is None else [step]:
-            damage = _damage(self.directory / str(candidate))
-            if damage is None:
+            damage = processes.from_first(_damage(self.directory / str(candidate)))
+            if not damage:
                 return self._read(candidate, like, signature)
             self._damaged.add(candidate)
             message = f"checkpoint {candidate} in {self.directory} is damaged ({damage})"
@@ -201,6 +204,8 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Notes the digest of every file of the checkpoint being written, just before it gets its final name."""
+        if not processes.is_first():
+            return
         for unfinished in self.directory.glob(f"{self._saving}.*"):
             # The folders of the items; beside them lies what orbax itself changes later and reading does not need.
             paths = [path for path in unfinished.glob("*/**/*") if path.is_file()]
@@ -211,10 +216,10 @@ class Checkpoints:
         where = f"checkpoint {step} in {self.directory}"
         with self._failures(f"{where} could not be read"):
             saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-            _compare(saved["arrays"], signature, where)  # before orbax, which casts other dtypes without a word
+            compare(saved["arrays"], signature, where)  # before orbax, which casts other dtypes without a word
             target = ocp.args.StandardRestore(jax.tree.map(_target, like))
             restored = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
-            return jax.tree.map(_place, restored, like), saved["meta"]
+            return jax.tree.map(place, restored, like), saved["meta"]
 
     @contextlib.contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -225,66 +230,12 @@ class Checkpoints:
         except Exception as error:
             self._saving = None
             self._writable = False  # the next save opens the directory anew and clears away what this one left
-            raise CheckpointError(f"{what}: {_reason(error)}") from error
+            raise CheckpointError(f"{what}: {reason(error)}") from error
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return self._failures(
             f"checkpoint {self._saving} in {self.directory} could not be written, those before it are untouched"
         )
-
-
-def save_variables(path: Path, tree: Any) -> None:
-    """Writes a pytree of arrays to one safetensors file, with names such as "params/head/kernel".
-
-    Whoever reads `path` meanwhile sees the old file or the new one, never a part. On several hosts the first one
-    writes; arrays that are spread over hosts have to be gathered before.
-
-    Raises:
-      CheckpointError: the tree holds something else than arrays and numbers, or the disk is full or read-only.
-    """
-    _signature(tree)
-    if jax.process_index() != 0:
-        return
-    # safetensors writes the bytes as they lie in memory: a transposed view would come back scrambled.
-    arrays = {name: np.asarray(_storable(leaf), order="C") for name, leaf in _named_leaves(tree).items()}
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.numpy.save_file(arrays, unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the new name with an empty file
-        unfinished.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} could not be written: {_reason(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def load_variables(path: Path, like: Any) -> Any:
-    """Reads what `save_variables` wrote, as a tree like `like`: see `Checkpoints.restore`.
-
-    Raises:
-      CheckpointError: no such file, a damaged one, or names, shapes or dtypes differ from `like`.
-    """
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} could not be read: {_reason(error)}") from error
-    _compare(_signature(arrays), _signature(like), str(path))
-    return jax.tree.map(
-        _place, jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in _named_leaves(like)]), like
-    )
-
-
-def stored_names(path: Path) -> frozenset[str]:
-    """Names of the arrays that `save_variables` wrote; raises CheckpointError as `load_variables` does."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return frozenset(file.keys())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} could not be read: {_reason(error)}") from error
 
 
 def save_orbax(directory: Path, tree: Any) -> None:
@@ -299,70 +250,13 @@ def save_orbax(directory: Path, tree: Any) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(Path(directory).absolute(), jax.tree.map(np.asarray, tree))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory} could not be written: {_reason(error)}") from error
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree.leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    if len(named) != len(leaves):
-        raise CheckpointError(
-            "two arrays of this tree have the same name once their keys are joined by '/'; rename one"
-        )
-    return named
-
-
-def _signature(tree: Any) -> Signature:
-    return {name: f"{_dtype(name, leaf)}{list(np.shape(leaf))}" for name, leaf in _named_leaves(tree).items()}
-
-
-def _dtype(name: str, leaf: Any) -> np.dtype:
-    try:
-        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)  # a Python int is what jit makes of it
-    except TypeError as error:
-        raise CheckpointError(f"{name} is a {type(leaf).__name__}; only arrays and numbers can be stored") from error
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        raise CheckpointError(f"{name} is a typed random key; store jax.random.key_data of it")
-    return dtype
-
-
-def _compare(found: Signature, expected: Signature, where: str) -> None:
-    """One error with all names that are missing, unexpected, or of another shape or dtype."""
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is {found[name]}, not expected" for name in found.keys() - expected.keys()]
-    problems += [
-        f"{name} is {found[name]}, expected {expected[name]}"
-        for name in found.keys() & expected.keys()
-        if found[name] != expected[name]
-    ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(
-            f"{where} is of another network or configuration: {'; '.join(sorted(problems)[:8])}{more}. "
-            "Use the configuration it was written with, or another directory"
-        )
-
-
-def _storable(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype=_dtype("", leaf))
-
-
-def _sharding(like: Any) -> jax.sharding.Sharding | None:
-    # An uncommitted array follows the others of its computation; a committed one on device 0 clashes with a mesh.
-    return None if isinstance(like, jax.Array) and not like.committed else getattr(like, "sharding", None)
+        raise CheckpointError(f"{directory} could not be written: {reason(error)}") from error
 
 
 def _target(like: Any) -> Any:
     """What orbax is to make of a leaf: an array with this sharding, or else a numpy array."""
-    shape, dtype, sharding = np.shape(like), _dtype("", like), _sharding(like)
+    shape, dtype, sharding = np.shape(like), dtype_of("", like), sharding_of(like)
     return np.empty(shape, dtype) if sharding is None else jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-
-def _place(array: Any, like: Any) -> Any:
-    if isinstance(array, jax.Array) or isinstance(like, np.ndarray | np.generic):
-        return array
-    sharding = _sharding(like)
-    return jnp.array(array) if sharding is None else jax.device_put(array, sharding, may_alias=False)
 
 
 def _metric(metrics: dict[str, float]) -> float:
@@ -374,8 +268,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damage(directory: Path) -> str | None:
-    """What is wrong with the files of a checkpoint. Orbax itself reads flipped bits without noticing."""
+def _damage(directory: Path) -> str:
+    """What is wrong with the files of a checkpoint; "" for nothing. Orbax reads flipped bits without noticing."""
     try:
         sealed = json.loads((directory / _SEAL).read_text())
     except FileNotFoundError:
@@ -388,16 +282,7 @@ def _damage(directory: Path) -> str | None:
             return f"{name} is missing"
         if _digest(file) != digest:
             return f"{name} has changed since it was written"
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    """One line that says why: a full disk by name, else the first line of the error."""
-    text = str(error).strip() or type(error).__name__
-    for number in (errno.ENOSPC, errno.EDQUOT):
-        if getattr(error, "errno", None) == number or os.strerror(number) in text:
-            return f"{os.strerror(number).lower()}; make room or use another directory, and start again"
-    return text.splitlines()[0][:300]
+    return ""
 
 
 class _OrbaxNoise(logging.Filter):

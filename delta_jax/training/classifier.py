@@ -14,8 +14,8 @@ from flax.traverse_util import unflatten_dict
 
 from delta_jax import data, models
 from delta_jax.training import evaluation
-from delta_jax.training.checkpoints import load_variables, stored_names
 from delta_jax.training.config import ConfigError
+from delta_jax.training.variable_files import load_variables, stored_names
 from delta_jax.weights.merging import variable_shapes
 
 MODEL, FACTS = "model.safetensors", "classifier.json"

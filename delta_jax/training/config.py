@@ -222,7 +222,7 @@ def _require(condition: bool, field: str, value: Any, expected: str) -> None:
 
 def check_field(config: ConfigDict, name: str) -> None:
     """Raises ConfigError unless the config has a field, or a group of fields, of this dotted name."""
-    known = list(_flat(config.to_dict()))
+    known = list(flat(config.to_dict()))
     if any(field == name or field.startswith(f"{name}.") for field in known):
         return
     close = difflib.get_close_matches(name, known, n=3)
@@ -234,11 +234,12 @@ def check_field(config: ConfigDict, name: str) -> None:
     raise ConfigError(f"--config.{name}: no such field; {hint}")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields by dotted name."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
 
 
 # Fields that change how fast or where something happens, and no number: free to differ when a run goes on.
@@ -247,7 +248,7 @@ _FREE = ("log_every", "data.cache_dir", "data.on_device", "checkpoint_every", "a
 
 def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """Lines "field: stored value, now value" for every field that would change the result of a run."""
-    now, before = _flat(json.loads(json.dumps(dict(config)))), _flat(stored)
+    now, before = flat(json.loads(json.dumps(dict(config)))), flat(stored)
     fields = sorted((now.keys() | before.keys()) - set(_FREE))
     missing = "(not there)"
     return [

@@ -1,5 +1,6 @@
 """The mesh of devices and how arrays lie on it; the one module that knows about either."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,14 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from delta_jax.training import processes
+
 
 def set_up_process() -> None:
     """What every command does first: programs compiled by an earlier one are taken from disk, and jax starts quietly.
 
-    JAX_COMPILATION_CACHE_DIR chooses another place than $DELTA_JAX_CACHE or ~/.cache/delta_jax.
+    Several processes have come together before. JAX_COMPILATION_CACHE_DIR chooses another place than $DELTA_JAX_CACHE
+    or ~/.cache/delta_jax.
     """
     logging.set_verbosity(logging.WARNING)  # jax tells of every platform it does not find
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -56,10 +60,10 @@ def local_part(n: int, mesh: Mesh) -> np.ndarray:
 def split_of_parts(tree: Any, mesh: Mesh) -> Any:
     """As `split`, of arrays of which every process has only its `local_part`."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    processes = jax.process_count()
+    count = jax.process_count()
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(
-            sharding, np.asarray(leaf), (len(leaf) * processes, *np.shape(leaf)[1:])
+            sharding, np.asarray(leaf), (len(leaf) * count, *np.shape(leaf)[1:])
         ),
         tree,
     )
@@ -90,14 +94,14 @@ def per_device(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return jax.jit(run)
 
 
-def device_memory_bytes() -> int | None:
-    """What one device can hold, None where the platform does not say (CPUs)."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+@functools.cache
+def least_memory_bytes(of_host: int) -> int:
+    """What one device can hold, or `of_host` where the platform does not say (CPUs); the least of all processes.
 
-
-def is_first() -> bool:
-    """Whether this is the process that writes files."""
-    return jax.process_index() == 0
+    All processes ask for it, the first time at the same point of the run: what depends on it is the same everywhere.
+    """
+    own = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or of_host
+    return min(int(told) for told in processes.gather(str(own)))
 
 
 def from_first(array: np.ndarray | None, row: tuple[int, ...]) -> np.ndarray:
@@ -105,15 +109,35 @@ def from_first(array: np.ndarray | None, row: tuple[int, ...]) -> np.ndarray:
     if jax.process_count() == 1:
         assert array is not None
         return array
-    given = array if array is not None and is_first() else np.zeros((0, *row), np.float32)
-    count = int(multihost_utils.broadcast_one_to_all(np.int64(len(given))))
-    return np.asarray(
-        multihost_utils.broadcast_one_to_all(given if is_first() else np.zeros((count, *row), np.float32))
-    )
+    given = array if array is not None and processes.is_first() else np.zeros((0, *row), np.float32)
+    count = int(processes.from_first(str(len(given))))
+    return tree_from_first(given if len(given) == count else np.zeros((count, *row), np.float32))
+
+
+def tree_from_first(tree: Any) -> Any:
+    """The arrays of the first process as numpy arrays, on every process; the others pass arrays of the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree, is_source=processes.is_first()))
+
+
+def as_on_first(tree: Any, mesh: Mesh) -> Any:
+    """Replicated arrays as the first process has them: the same to the last bit on every process."""
+    if jax.process_count() == 1:
+        return tree
+    return replicate(tree_from_first(on_host(tree)), mesh)
 
 
 def on_host(tree: Any) -> Any:
     """The arrays of `tree` as numpy arrays, whole on every process."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+    def fetch(leaf: Any) -> np.ndarray:
+        whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(fetch, tree)
+
+
+def own_copy(tree: Any) -> Any:
+    """The arrays of `tree`, whole on every device, as arrays of one device of this process, to compute with alone."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

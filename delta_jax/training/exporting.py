@@ -12,9 +12,10 @@ from flax.traverse_util import flatten_dict
 
 from delta_jax import models, weights
 from delta_jax.training import classifier, report
-from delta_jax.training.checkpoints import CheckpointError, save_orbax
+from delta_jax.training.checkpoints import save_orbax
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
+from delta_jax.training.stored_trees import CheckpointError
 
 FORMATS = ("safetensors", "torchvision", "timm", "orbax")
 CONFIG, ORBAX = "config.json", "checkpoint"

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import data
-from delta_jax.training import distributed, interruption, logs
-from delta_jax.training.checkpoints import CheckpointError, Checkpoints
+from delta_jax.training import distributed, interruption, logs, processes
+from delta_jax.training.checkpoints import Checkpoints
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
+from delta_jax.training.stored_trees import CheckpointError
 
 
 class DivergedError(RuntimeError):
@@ -83,6 +84,7 @@ def fine_tune(
             state, meta = checkpoints.restore(state)
             logs.say(f"going on after step {int(state.step)} of {loop.steps}")
         step = int(state.step)
+        processes.agree({"step to go on from": step})
         if step < loop.steps:
             _require_space(checkpoints, state)
         log.rewind("fine_tune", step)

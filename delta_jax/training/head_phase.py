@@ -1,22 +1,20 @@
 """The head of L2-FE: trained on the frozen source's features, or taken from a run before that trained the same."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from delta_jax.training import distributed, evaluation, logs, provenance, report
-from delta_jax.training.checkpoints import load_variables, save_variables
 from delta_jax.training.head import fit_head, get_head, logits, put_head
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
+from delta_jax.training.variable_files import kept_variables, save_variables
 
 # To be raised when `train` finds another head than before, so that old ones are not taken for new ones.
 VERSION = 1
@@ -28,9 +26,8 @@ Head = dict[str, jax.Array]  # {"kernel": [D, K], "bias": [K]}
 def l2_fe(setup: Setup, workdir: Path) -> Variables:
     """The source network with the head of L2-FE, which is head.safetensors of the workdir from then on."""
     path, like = workdir / HEAD, get_head(setup.source["params"], setup.spec.head)
-    if path.exists():
-        head = load_variables(path, like)
-    else:
+    head = kept_variables(path, like)
+    if head is None:
         head, facts = train(setup)
         # The file that says that the phase is done comes last.
         report.write_json(workdir / FACTS, facts)
@@ -59,18 +56,19 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
     if not setup.config.data.mirror:
         depends["mirror"] = False
     folder = setup.cache_dir / "heads" / provenance.key(depends)
-    if (folder / HEAD).exists():
-        facts = json.loads((folder / FACTS).read_text())
+    kept = kept_variables(folder / HEAD, like)
+    if kept is not None:
+        facts = report.read_json(folder / FACTS)
         logs.say(f"head (L2-FE): penalty {facts['l2']:g}{_top1(facts['validation'])}, trained before, {folder}")
-        return load_variables(folder / HEAD, like), facts
+        return kept, facts
     began = time.monotonic()
     views, validation = _features(setup)
     labels = distributed.replicate(np.tile(setup.train.labels, len(views)), setup.mesh)
     views = distributed.replicate(views.reshape(-1, views.shape[-1]), setup.mesh)
     held_out = (validation[0], setup.validation.labels) if len(setup.validation) else None
     head, l2, measures = choose(views, labels, held_out, _strengths(setup), like, setup.label_weights)
+    head = distributed.as_on_first(head, setup.mesh)
     facts = {"l2": l2, "validation": measures, "seconds": time.monotonic() - began}
-    folder.mkdir(parents=True, exist_ok=True)
     report.write_json(folder / "depends_on.json", depends)
     report.write_json(folder / FACTS, facts)
     save_variables(folder / HEAD, head)
@@ -101,7 +99,7 @@ def choose(
     """
     tried = []
     for l2 in sorted(strengths, reverse=True):
-        start = fit_head(views, labels, start, jnp.float32(l2), label_weights)
+        start = fit_head(views, labels, start, np.float32(l2), label_weights)
         measures, loss = {}, 0.0
         if held_out:
             found = logits({name: np.asarray(leaf) for name, leaf in start.items()}, held_out[0])
@@ -126,7 +124,7 @@ def _features(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for _, mask, batch in images.batches(setup.config.eval_batch_size):
             kept = int(mask.sum())
-            parts.append(np.asarray(compute(setup.source, batch["image"]))[:, :kept])
+            parts.append(distributed.on_host(compute(setup.source, batch["image"]))[:, :kept])
             bar.advance(kept)
         return np.concatenate(parts, axis=1) if parts else np.zeros((2, 0, 0), np.float32)
 

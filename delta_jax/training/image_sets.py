@@ -84,4 +84,4 @@ def _gather(images: jax.Array | data.Strip, labels: jax.Array, index: jax.Array,
 
 
 def _memory() -> int:
-    return distributed.device_memory_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return distributed.least_memory_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
+from delta_jax.training import processes
+
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
@@ -25,19 +27,24 @@ class MetricsLog:
     """Appends records to workdir/metrics.jsonl and the same scalars to workdir/tensorboard.
 
     A record is one line: {"phase", "step", "time" (seconds since 1970), and the values by name}. A value that is not
-    finite is written as null, which every JSON reader takes, and left out of TensorBoard. One process writes to a
-    workdir; a line that a crash left unfinished is completed or removed.
+    finite is written as null, which every JSON reader takes, and left out of TensorBoard. Of several processes the
+    first one writes; a line that a crash left unfinished is completed or removed.
     """
 
     def __init__(self, workdir: str | Path):
         self._path = Path(workdir) / METRICS_FILE
         self._events = Path(workdir) / "tensorboard"
+        self._writes = processes.is_first()
+        if not self._writes:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _end_last_line(self._path)
         self._open()
 
     def write(self, phase: str, step: SupportsInt, values: Mapping[str, SupportsFloat]) -> None:
         """Appends one record; `values` are numbers or arrays of one element, not named phase, step or time."""
+        if not self._writes:
+            return
         record: dict[str, Any] = {"phase": phase, "step": int(step), "time": round(time.time(), 3)}
         if clash := record.keys() & values.keys():
             raise ValueError(f"a record has its own {', '.join(sorted(clash))}; give the value another name")
@@ -48,6 +55,8 @@ class MetricsLog:
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops what `phase` wrote after `step`: a resumed run then leaves the records of an undisturbed one."""
+        if not self._writes:
+            return
         lines = _parsed(self._path)
         kept = [(line, record) for line, record in lines if record["phase"] != phase or record["step"] <= step]
         self.close()
@@ -63,8 +72,9 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes both files; what was written is on disk."""
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,12 +194,15 @@ def transfer(description: str, unit: str, per_unit: int) -> Iterator[Callable[[i
 
 
 def say(text: str) -> None:
-    """Prints a message, above the progress bar if there is one."""
-    _console.print(text, soft_wrap=True)
+    """Prints a message, above the progress bar if there is one; the first process alone does."""
+    if processes.is_first():
+        _console.print(text, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints rows under a title: as a table on a terminal, else as plain text in columns."""
+    if not processes.is_first():
+        return
     texts = [[str(cell) for cell in row] for row in rows]
     if _is_interactive():
         drawn = Table(*columns, title=title)
@@ -203,7 +216,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def _is_interactive() -> bool:
-    return _console.is_interactive and not os.environ.get("CI")
+    return processes.is_first() and _console.is_interactive and not os.environ.get("CI")
 
 
 def _bar(unit: str) -> Progress:

@@ -17,7 +17,7 @@ import numpy as np
 
 from delta_jax import data, features
 from delta_jax.analysis import pictures
-from delta_jax.training import evaluation, logs
+from delta_jax.training import distributed, evaluation, logs, processes
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 
@@ -29,7 +29,10 @@ PHOTOS, FILTERS = 4, 3  # rows and filters of filters.png
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Writes a file, and its folder, that is there whole or not at all; the first process alone does."""
+    if not processes.is_first():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: runs that start at once write the same files of the cache.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps(values, indent=2)
@@ -37,6 +40,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     text = _NUMBERS.sub(lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
     unfinished.write_text(text + "\n")
     unfinished.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What the first process finds in a file, on every process; {} where there is none."""
+    return json.loads(processes.from_first(path.read_text() if processes.is_first() and path.exists() else "{}"))
 
 
 def write_environment(workdir: Path) -> None:
@@ -98,27 +106,26 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of summary.json; accuracies are fractions, and `confusion` int [K, K] is of the test images."""
 
-    def facts(name: str) -> dict[str, Any]:
-        path = workdir / name
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    fine_tune, config, names = facts("fine_tune.json"), setup.config, setup.catalogue.class_names
+    fine_tune, head, attention, alpha = (
+        read_json(workdir / name) for name in ("fine_tune.json", "head.json", "attention.json", ALPHA)
+    )
+    config, names = setup.config, setup.catalogue.class_names
     return {
         "method": config.method,
         "preset": config.preset,
         "arch": config.arch,
         "data": config.data.name,
         "classes": list(names),
-        "alpha": facts(ALPHA).get("alpha") if config.alpha is None else config.alpha,
+        "alpha": alpha.get("alpha") if config.alpha is None else config.alpha,
         "seed": config.seed,
         "test": measured["test"],
         "validation": measured["validation"],
         "per_class_recall": dict(zip(names, evaluation.recalls(confusion), strict=True)),
         "confusion_matrix": confusion.tolist() if len(names) <= LARGEST_TABLE else None,
-        "l2_fe": {"test": baseline["test"], "validation": baseline["validation"], "l2": facts("head.json").get("l2")},
+        "l2_fe": {"test": baseline["test"], "validation": baseline["validation"], "l2": head.get("l2")},
         "seconds": {
-            "head": facts("head.json").get("seconds", 0.0),
-            "attention": facts("attention.json").get("seconds", 0.0),
+            "head": head.get("seconds", 0.0),
+            "attention": attention.get("seconds", 0.0),
             "fine_tune": fine_tune.get("seconds", 0.0),
             "evaluate": evaluate_seconds,
         },
@@ -150,7 +157,7 @@ def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variab
     def maps_of(variables: Variables, pixels: data.Pixels) -> jax.Array:
         return features.apply_with_taps(model, variables, setup.centre(pixels), (tap,))[1][tap]
 
-    maps_before, maps_after = np.asarray(maps_of(before, pixels)), np.asarray(maps_of(after, pixels))
+    maps_before, maps_after = (np.asarray(maps_of(distributed.own_copy(one), pixels)) for one in (before, after))
     change = np.square(maps_after - maps_before).sum((0, 1, 2))
     activity = np.maximum(maps_before, 0).sum((0, 1, 2))
     chosen = np.argsort(-(change if change.any() else activity))[:FILTERS]

@@ -236,7 +236,7 @@ class Setup:
         with logs.progress(len(images), description or "evaluate") as bar:
             for _, mask, batch in images.batches(self.config.eval_batch_size):
                 kept = int(mask.sum())
-                found.append(np.asarray(self._predict(variables, batch["image"]))[:kept])
+                found.append(distributed.on_host(self._predict(variables, batch["image"]))[:kept])
                 bar.advance(kept)
         return np.concatenate(found) if found else np.zeros((0, self.num_classes), np.float32)
 

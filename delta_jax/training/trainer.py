@@ -2,7 +2,6 @@
 
 import fcntl
 import itertools
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from delta_jax.training import (
+    agreement,
     attention_phase,
     classifier,
     distributed,
@@ -21,16 +21,17 @@ from delta_jax.training import (
     interruption,
     logs,
     optim,
+    processes,
     report,
     steps,
 )
 from delta_jax.training import config as configs
 from delta_jax.training.attention_phase import Attention
-from delta_jax.training.checkpoints import load_variables, save_variables
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.head import get_head, new_head, put_head
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
+from delta_jax.training.variable_files import kept_variables, save_variables
 
 ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
@@ -83,17 +84,26 @@ def attend(config: Any, workdir: Path) -> Attention:
 @contextmanager
 def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]]:
     # 1. Everything that can be wrong is looked at first: fields, data, weights, taps.
-    setup = Setup(configs.resolve(config))
-    # 2. The workdir is this run's alone.
+    resolved = configs.resolve(config)
+    agreement.on_config(resolved)
+    setup = Setup(resolved)
+    agreement.on_setup(setup)
+    # 2. The workdir is this run's alone, and of its processes the first one writes.
     with _alone(workdir), logs.MetricsLog(workdir) as log:
-        configs.claim_workdir(workdir, setup.config, setup.catalogue.fingerprint())
-        report.write_environment(workdir)
-        report.announce(setup, workdir)
+        if processes.is_first():
+            configs.claim_workdir(workdir, setup.config, setup.catalogue.fingerprint())
+            report.write_environment(workdir)
+            report.announce(setup, workdir)
+        agreement.on_workdir(workdir)
+        interruption.check()
         yield setup, log
 
 
 @contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
+    if not processes.is_first():
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as file:
         try:
@@ -110,8 +120,9 @@ def _final(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: log
     facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
     report.write_json(workdir / classifier.FACTS, facts)
     path = workdir / classifier.MODEL
-    if path.exists():
-        return load_variables(path, l2_fe)
+    kept = kept_variables(path, l2_fe)
+    if kept is not None:
+        return kept
     final = _fine_tune(setup, l2_fe, weights, workdir, log) if setup.method.trains_backbone else l2_fe
     save_variables(path, final)
     return final
@@ -126,10 +137,10 @@ def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
     if setup.config.alpha is not None:
         return float(setup.config.alpha)
     path = workdir / report.ALPHA
-    if not path.exists():
+    if not report.read_json(path):
         forgetting = setup.penalty_of_zero_maps()
         paid = [
-            np.asarray(forgetting(setup.source, weights, batch))[: int(mask.sum())]
+            distributed.on_host(forgetting(setup.source, weights, batch))[: int(mask.sum())]
             for _, mask, batch in itertools.islice(setup.train.batches(setup.config.eval_batch_size), ALPHA_BATCHES)
         ]
         mean = float(np.mean(np.concatenate(paid), dtype=np.float64))
@@ -138,7 +149,7 @@ def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
                 f"the feature maps at {setup.config.taps} are all zero; choose other --config.taps"
             )
         report.write_json(path, {"alpha": setup.config.alpha_relative / mean, "penalty_of_zero_maps": mean})
-    alpha = json.loads(path.read_text())["alpha"]
+    alpha = report.read_json(path)["alpha"]
     logs.say(f"alpha {alpha:.4g}: zero feature maps would cost {setup.config.alpha_relative:g}")
     return alpha
 
@@ -220,7 +231,6 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
 def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> dict[str, Any]:
     began = time.monotonic()
     probabilities = setup.probabilities(final, setup.test, "test")
-    report.write_predictions(workdir / "predictions.csv", setup, probabilities)
     measured = {
         "validation": setup.measures(final, setup.validation, "validation"),
         "test": evaluation.score(probabilities, setup.test.labels),
@@ -233,8 +243,10 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
         }
     confusion = evaluation.confusion_matrix(probabilities, setup.test.labels)
     summary = report.summarize(setup, workdir, measured, baseline, confusion, time.monotonic() - began)
-    report.write_json(workdir / "summary.json", summary)
-    report.write_confusion(setup, workdir, confusion)
-    report.write_pictures(setup, workdir, l2_fe, final)
-    report.show(summary, workdir, setup)
+    if processes.is_first():
+        report.write_predictions(workdir / "predictions.csv", setup, probabilities)
+        report.write_json(workdir / "summary.json", summary)
+        report.write_confusion(setup, workdir, confusion)
+        report.write_pictures(setup, workdir, l2_fe, final)
+        report.show(summary, workdir, setup)
     return summary
