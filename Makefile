@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart test lint soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ lint: $(VENV)/.test ## Set up, then lint, format check and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+soak: $(VENV)/.test ## Kill a run 20 times at random moments; its end has to be that of one left alone
+	$(VENV)/bin/python -m tests.soak
 
 bench: $(VENV)/.test ## Run every script of benchmarks/
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done

@@ -33,12 +33,10 @@ PICTURE = "attention.png"
 
 def main(_: list[str]) -> None:
     """Prints a table, writes a picture of the attention and, if asked for, the mean gaps."""
-    with process_flags.set_up():
+    with process_flags.set_up(), interruption.caught():
         try:
-            with interruption.caught(), storage.opened(str(flags.FLAGS.workdir)) as workdir:
+            with storage.opened(str(flags.FLAGS.workdir)) as workdir:
                 written = _attend(workdir, Path(_EXPORT.value) if _EXPORT.value else None)
-        except interruption.Interrupted as stopped:
-            train.stop(stopped)
         except train.KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")
         for path in written:

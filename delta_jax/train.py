@@ -10,7 +10,7 @@ import argparse
 import runpy
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -62,20 +62,12 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> Any:
     """Hands over to the trainer."""
-    with process_flags.set_up():
+    with process_flags.set_up(), interruption.caught():
         try:
-            with interruption.caught(), storage.opened(str(_WORKDIR.value)) as workdir:
+            with storage.opened(str(_WORKDIR.value)) as workdir:
                 trainer.fit(_CONFIG.value, workdir)
-        except interruption.Interrupted as stopped:
-            stop(stopped)
         except KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")
-
-
-def stop(why: interruption.Interrupted) -> NoReturn:
-    """Ends the process as a signal asked for."""
-    print(why, file=sys.stderr)
-    sys.exit(why.status)
 
 
 if __name__ == "__main__":

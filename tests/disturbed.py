@@ -15,6 +15,19 @@ from safetensors.numpy import load_file
 from delta_jax.training import logs
 from tests.small_run import ROOT, environment
 
+# Time enough to be stopped in the middle of the attention and of fine-tuning. With the statistics of the source and a
+# small rate rounding stays rounding, see test_devices.py.
+SLOW = {
+    "attention_batch": 4,
+    "attention_chunk": 1,
+    "checkpoint_every": 20,
+    "log_every": 5,
+    "eval_every": 30,
+    "batch_norm": "frozen_stats",
+    "learning_rate": 1e-3,
+    "head_l2": (0.01,),
+}
+FILTERS = 64  # of the taps of small_run.py
 SECONDS = 240  # for a run, or a part of one; on an idle machine it takes ten
 
 
@@ -65,9 +78,16 @@ def checkpoints(workdir: Path) -> list[int]:
     return sorted(int(file.name) for file in (workdir / "checkpoints").glob("*") if file.name.isdigit())
 
 
-def attention_rows(cache_dir: Path, filters: int) -> int:
+def attention_rows(cache_dir: Path) -> int:
     """Images whose gaps are on disk."""
-    return sum(table.stat().st_size // (4 * filters) for table in cache_dir.glob("attention/*/gaps.f32"))
+    return sum(table.stat().st_size // (4 * FILTERS) for table in cache_dir.glob("attention/*/gaps.f32"))
+
+
+def steps_recorded(workdir: Path) -> int:
+    """The last step of fine-tuning in the metrics: a run is there, or a few steps further."""
+    if not (workdir / logs.METRICS_FILE).exists():
+        return 0
+    return max((record["step"] for record in logs.read(workdir) if record["phase"] == "fine_tune"), default=0)
 
 
 def records(workdir: Path) -> list[dict[str, Any]]:

@@ -8,23 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.disturbed import Run, assert_same_end, attention_rows, checkpoints
+from tests.disturbed import SLOW, Run, assert_same_end, attention_rows, checkpoints, steps_recorded
 from tests.small_run import config_flags, make_photos
 
-STEPS, FILTERS = 60, 64
-# Time enough to be stopped in the middle of either phase.
-# With the statistics of the source and a small rate rounding stays rounding, see test_devices.py.
-SLOW = {
-    "attention_batch": 4,
-    "attention_chunk": 1,
-    "steps": STEPS,
-    "checkpoint_every": 20,
-    "log_every": 5,
-    "eval_every": 30,
-    "batch_norm": "frozen_stats",
-    "learning_rate": 1e-3,
-    "head_l2": (0.01,),
-}
+STEPS = 80
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +22,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(photos):
     """The workdir of a finished run."""
-    run = Run(photos.parent / "undisturbed", config_flags(photos, **SLOW))
+    run = Run(photos.parent / "undisturbed", config_flags(photos, **SLOW, steps=STEPS))
     assert run.end() == 0, run.output
     return run.workdir
 
@@ -43,16 +30,16 @@ def undisturbed(photos):
 @pytest.fixture(scope="module")
 def flags(photos):
     """Of a run with a cache of its own: in the other run's, head and attention are found already."""
-    return config_flags(photos, **SLOW, data__cache_dir=str(photos.parent / "cache"))
+    return config_flags(photos, **SLOW, steps=STEPS, data__cache_dir=str(photos.parent / "cache"))
 
 
 @pytest.fixture(scope="module")
 def stopped(photos, flags):
-    """The workdir of a run that was killed and stopped in every phase, and now has about a third of its steps to go."""
+    """The workdir of a run that was killed and stopped in every phase; the last third of its steps is left."""
     workdir, cache = photos.parent / "run", photos.parent / "cache"
 
     def rows():
-        return attention_rows(cache, FILTERS)
+        return attention_rows(cache)
 
     def newest():
         return max(checkpoints(workdir), default=0)
@@ -73,14 +60,14 @@ def stopped(photos, flags):
     assert run.stop(signal.SIGKILL) == -signal.SIGKILL
     assert newest() == 20
 
-    run = Run(workdir, flags).wait_until(lambda: newest() == 40)
+    run = Run(workdir, flags).wait_until(lambda: steps_recorded(workdir) >= 45)
     run.process.send_signal(signal.SIGSTOP)  # it holds its workdir for as long as it takes another one to come
     second = Run(workdir, flags)
     assert second.end() == 1, second.output
     assert second.output.splitlines()[-1].startswith(f"error: another run is working in {workdir}; wait for it")
     run.process.send_signal(signal.SIGTERM)
     assert run.stop(signal.SIGCONT) == 143, run.output
-    step = int(re.search(r"stopped by SIGTERM after step (\d+) of 60; the same command", run.output)[1])
+    step = int(re.search(r"stopped by SIGTERM after step (\d+) of 80; the same command", run.output)[1])
     assert "Traceback" not in run.output
     assert checkpoints(workdir) == [40, step]
     assert 40 < step < STEPS
@@ -108,7 +95,7 @@ def ends(run, *says):
 
 def test_stopped_and_killed_in_every_phase(undisturbed, again):
     step = checkpoints(again.workdir)[-1]
-    assert_same_end(ends(again(), f"going on after step {step} of 60"), undisturbed)
+    assert_same_end(ends(again(), f"going on after step {step} of 80"), undisturbed)
 
 
 def test_a_truncated_checkpoint_is_passed_over(undisturbed, again):
@@ -116,12 +103,12 @@ def test_a_truncated_checkpoint_is_passed_over(undisturbed, again):
     file = max((newest / "state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     damaged = f"checkpoint {newest.name} in {newest.parent} is damaged (state/"
-    assert_same_end(ends(again(), damaged, "trying the one before", "going on after step 40 of 60"), undisturbed)
+    assert_same_end(ends(again(), damaged, "trying the one before", "going on after step 40 of 80"), undisturbed)
 
 
 def test_a_deleted_checkpoint_is_not_missed(undisturbed, again):
     shutil.rmtree(again.workdir / "checkpoints" / str(checkpoints(again.workdir)[-1]))
-    assert_same_end(ends(again(), "going on after step 40 of 60"), undisturbed)
+    assert_same_end(ends(again(), "going on after step 40 of 80"), undisturbed)
 
 
 def test_a_disk_that_is_full_during_a_save_costs_no_checkpoint(undisturbed, again):
@@ -133,7 +120,7 @@ def test_a_disk_that_is_full_during_a_save_costs_no_checkpoint(undisturbed, agai
     assert re.match(r"error: checkpoint 60 in .* could not be written, those before it are untouched: ", error)
     assert "Traceback" not in run.output
     assert checkpoints(again.workdir) == before
-    assert_same_end(ends(again(), f"going on after step {before[-1]} of 60"), undisturbed)
+    assert_same_end(ends(again(), f"going on after step {before[-1]} of 80"), undisturbed)
 
 
 def test_a_run_goes_on_with_other_numbers_of_devices(undisturbed, again):
@@ -143,7 +130,7 @@ def test_a_run_goes_on_with_other_numbers_of_devices(undisturbed, again):
     assert run.stop(signal.SIGUSR1) == 138, run.output
     after = checkpoints(again.workdir)[-1]
     assert before < after < STEPS
-    workdir = ends(again(devices=2), f"going on after step {after} of 60")
+    workdir = ends(again(devices=2), f"going on after step {after} of 80")
     found, expected = (load_file(folder / "model.safetensors") for folder in (workdir, undisturbed))
     assert found.keys() == expected.keys()
     for name, array in expected.items():

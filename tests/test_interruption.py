@@ -25,38 +25,42 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def held_block(*actions):
+    with interruption.held():
+        for action in actions:
+            action()
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_run_at_once_and_the_handlers_are_given_back(number, status):
+def test_a_signal_ends_the_run_at_once_and_the_handlers_are_given_back(number, status, capfd):
     before = [signal.getsignal(one) for one in SIGNALS]
-    with (
-        pytest.raises(Interrupted, match=f"stopped by {number.name}; the same command") as stopped,
-        interruption.caught(),
-    ):
+    with pytest.raises(SystemExit) as left, interruption.caught():
         send(number)
-        pytest.fail("nothing happened")
-    assert stopped.value.status == status
+    assert left.value.code == status
+    assert capfd.readouterr().err == f"stopped by {number.name}; the same command goes on from there\n"
     assert [signal.getsignal(one) for one in SIGNALS] == before
-    with interruption.caught():
-        assert interruption.asked() == 0  # the signal before was of another run
+    assert interruption.asked() == 0  # a run that comes after is not stopped, too
 
 
 def test_a_signal_that_is_held_waits_until_somebody_asks(capfd):
-    with interruption.caught():
-        with pytest.raises(Interrupted, match="stopped by SIGTERM after lunch;"), interruption.held():
-            interruption.check("before breakfast")
-            send(signal.SIGTERM)
-            send(signal.SIGTERM)  # one, sent to the process and to its group
-            assert interruption.asked() == signal.SIGTERM
-            interruption.check("after lunch")
-        assert capfd.readouterr().err == "SIGTERM: the run saves and ends; a second signal ends it at once\n"
-    with interruption.caught(), pytest.raises(Interrupted, match="stopped by SIGINT;"), interruption.held():
-        send(signal.SIGINT)  # nobody asks
-
-
-def test_an_error_of_the_held_block_is_not_hidden():
-    with interruption.caught(), pytest.raises(ValueError, match="the error"), interruption.held():
+    def terminate():
+        interruption.check("before breakfast")
         send(signal.SIGTERM)
-        raise ValueError("the error")
+        send(signal.SIGTERM)  # one, sent to the process and to its group
+        assert capfd.readouterr().err == "SIGTERM: the run saves and ends; a second signal ends it at once\n"
+        assert interruption.asked() == signal.SIGTERM
+
+    with pytest.raises(SystemExit, match="143"), interruption.caught():
+        held_block(terminate, lambda: interruption.check("after lunch"), lambda: pytest.fail("goes on"))
+    assert capfd.readouterr().err == "stopped by SIGTERM after lunch; the same command goes on from there\n"
+
+
+def test_a_signal_nobody_asked_for_counts_at_the_end_unless_there_is_an_error():
+    with interruption.caught():
+        with pytest.raises(Interrupted, match="stopped by SIGINT;"):
+            held_block(lambda: send(signal.SIGINT))
+        with pytest.raises(ZeroDivisionError):
+            held_block(lambda: 1 / 0)
 
 
 def test_a_second_signal_ends_the_process_at_once():

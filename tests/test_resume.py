@@ -99,14 +99,19 @@ def test_a_run_that_lost_its_disk_goes_on_from_the_storage(photos, undisturbed, 
     host, bucket = tmp_path / "host", tmp_path / "bucket"
     monkeypatch.setenv("DELTA_JAX_CACHE", str(host))
     fields = config_flags(photos, **SLOW, data__cache_dir=str(host))
-    script = (  # the command, with uploads as often as in a run of hours
-        "import runpy; from delta_jax.training import storage; storage.SECONDS_BETWEEN_UPLOADS = 0.05; "
+    # The command, with as many uploads between two checkpoints as in a run of hours.
+    script = (
+        "import runpy, time; from delta_jax.training import checkpoints, storage; storage.SECONDS_BETWEEN_UPLOADS = 0.05; "
+        "save = checkpoints.Checkpoints.save; "
+        "checkpoints.Checkpoints.save = lambda *given, **named: (save(*given, **named), time.sleep(0.5)); "
         "runpy.run_module('delta_jax.train', run_name='__main__')"
     )
     workdir = f"local://{bucket}"  # fsspec's name for folders, in place of gs://
     command = [sys.executable, "-c", script, *fields, f"--workdir={workdir}"]
 
-    kill_when(command, lambda: any(bucket.glob("checkpoints/*/files.json")), bucket)
+    # Two of them: under the name of the newest there may be half a file, which a bucket would not show.
+    kill_when(command, lambda: len([*bucket.glob("checkpoints/*/files.json")]) == 2, bucket)
+    assert not (bucket / "model.safetensors").exists()
     assert (bucket / "attention.npz").exists()
     assert any((bucket / "gaps").glob("*/gaps.f32"))
     shutil.rmtree(host)

@@ -62,7 +62,9 @@ def settings(
         if found is None and coordinator is not None:
             raise ProcessError(f"--coordinator={coordinator} alone: expected --processes=N and --process=I beside it")
         return found
-    if processes == 1 and process in (None, 0):
+    if processes is not None and process is not None:
+        _check_range(processes, process)
+    if processes == 1:
         return None
     given = {"--coordinator=HOST:PORT": coordinator, "--processes=N": processes, "--process=I": process}
     missing = [flag for flag, value in given.items() if value is None]
@@ -75,16 +77,16 @@ def settings(
     assert coordinator is not None
     assert processes is not None
     assert process is not None
-    _check(coordinator, processes, process)
-    local = _local_devices(environment, None, 0) if environment.get("JAX_LOCAL_DEVICE_IDS") else None
-    return Settings("--coordinator", coordinator, processes, process, local, "deactivate")
+    _check_address(coordinator)
+    return Settings("--coordinator", coordinator, processes, process, _chosen_devices(environment), "deactivate")
 
 
-def _check(coordinator: str | None, processes: int, process: int) -> None:
+def _check_range(processes: int, process: int) -> None:
     if not 0 <= process < processes:
         raise ProcessError(f"--process={process}: expected 0 to {processes - 1}, one of the --processes={processes}")
-    if coordinator is None:
-        return
+
+
+def _check_address(coordinator: str) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ProcessError(f"--coordinator={coordinator}: expected HOST:PORT, such as 10.0.0.1:1234")
@@ -120,7 +122,9 @@ def _open_mpi(environment: Mapping[str, str], coordinator: str | None) -> Settin
     processes, process = (_number(environment, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK"))
     if processes is None or process is None:
         raise ProcessError("OMPI_COMM_WORLD_SIZE is set and OMPI_COMM_WORLD_RANK is not; start with mpirun")
-    _check(coordinator, processes, process)
+    _check_range(processes, process)
+    if coordinator is not None:
+        _check_address(coordinator)
     # Since version 5 Open MPI does not tell where it was started.
     known = "OMPI_MCA_orte_hnp_uri" in environment
     if coordinator is None and not known:
@@ -140,9 +144,9 @@ def _local_devices(
     environment: Mapping[str, str], processes_of_host: int | None, local_process: int
 ) -> tuple[int, ...] | None:
     """Which of the GPUs that it sees are a process's own; None leaves it to jax: the one of its number on the host."""
-    chosen = environment.get("JAX_LOCAL_DEVICE_IDS")
+    chosen = _chosen_devices(environment)
     if chosen:
-        return tuple(int(number) for number in chosen.split(","))
+        return chosen
     visible = environment.get("CUDA_VISIBLE_DEVICES") or environment.get("ROCR_VISIBLE_DEVICES")
     if not visible:
         return None
@@ -150,6 +154,16 @@ def _local_devices(
     if count == 1 or processes_of_host == 1:
         return tuple(range(count))  # given by the launcher to this process alone
     return (local_process,)
+
+
+def _chosen_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    chosen = environment.get("JAX_LOCAL_DEVICE_IDS")
+    if not chosen:
+        return None
+    try:
+        return tuple(int(number) for number in chosen.split(","))
+    except ValueError:
+        raise ProcessError(f"JAX_LOCAL_DEVICE_IDS={chosen}: expected numbers with commas between them") from None
 
 
 def _tasks_of_host(environment: Mapping[str, str]) -> int | None:

@@ -12,8 +12,8 @@ before.
 
 Several processes have to stop at the same step, or those that go on wait for the others for ever. So each remembers
 its signal, and they ask each other where they wait for numbers anyway: after every batch of the attention, with every
-record of fine-tuning (`log_every` steps), and between the phases. jax has such a service of its own, but it knows
-SIGTERM only, and exchanges messages in every step.
+record of fine-tuning (`log_every` steps), and between the phases. jax has a service of its own for this; it knows
+SIGTERM only, needs several processes, and swallows a second signal.
 
 Only the commands handle signals, by `caught`; elsewhere `asked` is never true, so a program that calls `trainer.fit`,
 in any thread, keeps its own handlers.
@@ -21,6 +21,7 @@ in any thread, keeps its own handlers.
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,13 +70,16 @@ _request = _Request()
 
 @contextmanager
 def caught() -> Iterator[None]:
-    """Handles the signals, in the main thread of a command; Interrupted comes out of the block.
+    """What a command does within, in its main thread, a signal may stop: the process then exits with its status.
 
     It has to come within `processes.together`: jax takes SIGTERM for itself when processes find each other.
     """
     before = {number: signal.signal(number, _request.handle) for number in SIGNALS}
     try:
         yield
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ HEARTBEAT_S = 60
 _SAID_WHEN_S = 60.0  # a process that waits for another one says so
 _LOOK_EVERY_S, _GRACE_S = 1.0, 2.0  # for a failure elsewhere; for one's own error, which tells more
 _FAREWELL_S = 15.0  # the first process stays for the others: the service ends with it
+_JAX_LONGER_S = 600  # than this module waits for the others
 _KEYS = "delta_jax"
 
 _messages = itertools.count()
@@ -76,6 +78,13 @@ def together(settings: Settings | None, *, timeout_s: int) -> Iterator[None]:
 
 
 def _join(settings: Settings, timeout_s: int) -> None:
+    logging.set_verbosity(logging.WARNING)  # jax tells of every address that it opens
+    if settings.process == 0 and settings.coordinator:
+        _require_free_port(settings.coordinator)
+    # When its own time is over jax ends the process with pages of C++.
+    timer = threading.Timer(timeout_s, _give_up, [settings, timeout_s])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             settings.coordinator,
@@ -83,18 +92,49 @@ def _join(settings: Settings, timeout_s: int) -> None:
             settings.process,
             local_device_ids=settings.local_devices,
             cluster_detection_method=settings.method,
-            initialization_timeout=timeout_s,
+            initialization_timeout=timeout_s + _JAX_LONGER_S,
             heartbeat_timeout_seconds=HEARTBEAT_S,
         )
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        where = settings.coordinator or _jax_state.coordinator_address or "a coordinator still to be found"
-        who = "this process" if settings.process is None else f"process {settings.process}"
-        of = "" if settings.processes is None else f" of {settings.processes}"
         reason = str(error).strip().splitlines()[0][:300]
         raise ProcessError(
-            f"{who}{of} (as {settings.source} has it) cannot join the others at {where} in {timeout_s} s: {reason}. "
-            "Look whether all were started, with the same --coordinator, and whether that host and port can be reached"
+            f"{settings.source} speaks of several processes, but jax cannot bring them together: {reason}. Say it with "
+            "--coordinator=HOST:PORT, --processes=N and --process=I; --processes=1 is a run of its own"
         ) from error
+    finally:
+        timer.cancel()
+
+
+def _require_free_port(coordinator: str) -> None:
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise ProcessError(
+            f"--coordinator={coordinator}: this process, the first, cannot listen on port {port} "
+            f"({os.strerror(error.errno or 0)}); take another port, the same for all processes"
+        ) from error
+
+
+def _give_up(settings: Settings, timeout_s: int) -> None:
+    address = settings.coordinator or _jax_state.coordinator_address
+    host, _, port = (address or "").rpartition(":")
+    what = "it is not known where the first one listens"
+    if address:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            what = f"the first one listens at {address}, so others are missing, or count otherwise"
+        except OSError as error:
+            what = f"the first one cannot be reached at {address} ({error.strerror or error})"
+    me = "" if settings.process is None else f" {settings.process}"
+    of = "" if settings.processes is None else f" of {settings.processes}"
+    print(
+        f"error: process{me}{of} ({settings.source}) has not found the others within {timeout_s} s: {what}; start all "
+        "of them with the same --coordinator and --processes, or wait longer with --join_timeout",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def gather(said: str) -> list[str]:

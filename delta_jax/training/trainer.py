@@ -95,6 +95,7 @@ def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]
             report.write_environment(workdir)
             report.announce(setup, workdir)
         agreement.on_workdir(workdir)
+        interruption.check()
         yield setup, log
 
 
