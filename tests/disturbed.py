@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,17 +29,32 @@ SLOW = {
     "head_l2": (0.01,),
 }
 FILTERS = 64  # of the taps of small_run.py
+TRAIN = ("-m", "delta_jax.train")
+# A process that is gone is given up within seconds instead of a minute.
+TRAIN_IMPATIENTLY = (
+    "-c",
+    "import runpy; from delta_jax.training import processes; processes.HEARTBEAT_S = 5; "
+    "runpy.run_module('delta_jax.train', run_name='__main__', alter_sys=True)",
+)
 SECONDS = 240  # for a run, or a part of one; on an idle machine it takes ten
 
 
 class Run:
     """A process that trains in `workdir`; `output` has what it said so far."""
 
-    def __init__(self, workdir: Path, flags: Sequence[str], *, devices: int = 1, prefix: Sequence[str] = ()):
+    def __init__(
+        self,
+        workdir: Path,
+        flags: Sequence[str],
+        *,
+        devices: int = 1,
+        prefix: Sequence[str] = (),
+        program: Sequence[str] = TRAIN,
+    ):
         workdir.mkdir(parents=True, exist_ok=True)
         self.workdir = workdir
         self._said = workdir / f"output-{time.time_ns()}.txt"
-        command = [*prefix, sys.executable, "-m", "delta_jax.train", *flags, f"--workdir={workdir}"]
+        command = [*prefix, sys.executable, *program, *flags, f"--workdir={workdir}"]
         with self._said.open("w") as said:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment(devices), stdout=said, stderr=subprocess.STDOUT
@@ -71,6 +87,17 @@ class Run:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"no end\n{self.output}") from None
+
+
+def two_processes(workdir: Path, flags: Sequence[str]) -> list[Run]:
+    """A run in two processes with a device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    return [
+        Run(workdir, [*flags, address, "--processes=2", f"--process={number}"], program=TRAIN_IMPATIENTLY)
+        for number in range(2)
+    ]
 
 
 def checkpoints(workdir: Path) -> list[int]:
