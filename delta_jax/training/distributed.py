@@ -47,6 +47,12 @@ def split(tree: Any, mesh: Mesh) -> Any:
     return _put(tree, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def planned(tree: Any, mesh: Mesh, *, split: bool = False) -> Any:
+    """Shapes and types of the arrays of `tree`, and how they lie on the mesh after `replicate`, or after `split`."""
+    sharding = NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
 def local_part(n: int, mesh: Mesh) -> np.ndarray:
     """Which of the n positions of a batch the devices of this process hold, ascending."""
     places = NamedSharding(mesh, PartitionSpec("data")).addressable_devices_indices_map((n,))
@@ -115,5 +121,5 @@ def from_first(array: np.ndarray | None, row: tuple[int, ...]) -> np.ndarray:
 def on_host(tree: Any) -> Any:
     """The arrays of `tree` as numpy arrays, whole on every process."""
     if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
+        return jax.device_get(tree)
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))

@@ -17,6 +17,7 @@ from delta_jax.training import distributed, logs
 from delta_jax.training.checkpoints import CheckpointError, Checkpoints
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
+from delta_jax.training.steps import METRICS
 
 
 class DivergedError(RuntimeError):
@@ -49,7 +50,7 @@ class Loop:
 def fine_tune(
     loop: Loop,
     state: TrainState,
-    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]],
+    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]],
     images: ImageSet,
     validate: Callable[[TrainState], Mapping[str, float]],
     learning_rate: Callable[[int], Any],
@@ -61,7 +62,7 @@ def fine_tune(
     Args:
       loop: see there.
       state: before the first step; its buffers are given away.
-      train_step: (state, batch) -> (state, metrics), compiled on its first call.
+      train_step: (state, batch) -> (state, metrics float32 [M] in the order of `steps.METRICS`).
       images: to train on.
       validate: state -> measures of the validation images, of which top1 selects.
       learning_rate: of a step, for the log.
@@ -80,8 +81,8 @@ def fine_tune(
         meta: dict[str, Any] = {"seconds": 0.0, "timed_images": 0, "timed_seconds": 0.0}
         if checkpoints.latest_step() is not None:
             state, meta = checkpoints.restore(state)
-            logs.say(f"going on after step {int(state.step)} of {loop.steps}")
-        step = int(state.step)
+            logs.say(f"going on after step {int(jax.device_get(state.step))} of {loop.steps}")
+        step = int(jax.device_get(state.step))
         if step < loop.steps:
             _require_space(checkpoints, state)
         log.rewind("fine_tune", step)
@@ -92,13 +93,15 @@ def fine_tune(
         else:
             order = data.batch_table(loop.seed, steps_left, len(images), loop.batch_size, start=step)
         began, waiting = time.monotonic(), []
-        # The clock of images per second starts when the first step, which compiles, is done.
+        intervals: list[tuple[int, list[jax.Array]]] = []  # of metrics, with their last step
+        # The clock of images per second starts when the first step is done.
         timer, timed_from = began, step
 
         with logs.progress(loop.steps * loop.batch_size, "fine-tune", initial=step * loop.batch_size) as bar:
             for batch in images.stream(order):
                 state, metrics = train_step(state, batch)
                 step += 1
+                metrics.copy_to_host_async()
                 waiting.append(metrics)
                 if len(waiting) == 1 and timer == began:
                     jax.block_until_ready(metrics)
@@ -107,8 +110,12 @@ def fine_tune(
                 looks = bool(loop.eval_every) and (step % loop.eval_every == 0 or step == loop.steps)
                 shown = {}
                 if step % loop.log_every == 0 or saves or looks:
-                    shown = _write(log, step, waiting, float(learning_rate(step - 1)), checkpoints)
+                    intervals.append((step, waiting))
                     waiting = []
+                # The newest metrics are left to arrive while the device works on: to ask for them would be to wait for
+                # all steps so far. Before a checkpoint all are looked at.
+                while len(intervals) > (0 if saves or looks else 1):
+                    shown = _write(log, *intervals.pop(0), learning_rate, checkpoints)
                 bar.advance(loop.batch_size, **shown)
                 metric = None
                 if looks:
@@ -118,7 +125,7 @@ def fine_tune(
                     metric = found["top1"] if loop.select == "best" else None
                     timer += time.monotonic() - pause
                 if saves or metric is not None:
-                    if not _is_finite(state):
+                    if not jax.device_get(_is_finite(state)):
                         raise _diverged(f"the parameters are not finite after step {step}", checkpoints)
                     _require_space(checkpoints, state)
                     now = time.monotonic()
@@ -147,17 +154,17 @@ def fine_tune(
 def _write(
     log: logs.MetricsLog,
     step: int,
-    waiting: list[dict[str, jax.Array]],
-    learning_rate: float,
+    waiting: list[jax.Array],
+    learning_rate: Callable[[int], Any],
     checkpoints: Checkpoints,
 ) -> dict[str, float]:
     """The mean of the metrics since the last record goes to the log; not finite ones end the run."""
-    values = distributed.on_host(waiting)
-    means = {name: float(np.mean([one[name] for one in values])) for name in values[0]}
-    log.write("fine_tune", step, means | {"learning_rate": learning_rate})
+    values = np.stack(distributed.on_host(waiting))
+    means = dict(zip(METRICS, map(float, values.mean(axis=0)), strict=True))
+    log.write("fine_tune", step, means | {"learning_rate": float(learning_rate(step - 1))})
     if not math.isfinite(means["loss"]):
         start = step - len(values)
-        bad = next(i for i, one in enumerate(values) if not np.isfinite(one["loss"]))
+        bad = int(np.argmin(np.isfinite(values[:, METRICS.index("loss")])))
         raise _diverged(
             f"the loss is not finite at step {start + bad + 1} (steps {start + 1} to {step} were looked at)",
             checkpoints,
