@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
     config.batch_norm = "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too
     config.dropout = 0.0  # rate in front of the head
     config.compute_dtype = "float32"  # or bfloat16, for GPUs and TPUs; parameters and penalties stay float32
+    config.freeze_until = ""  # module path; what has run when it returns stays as in the source; "" trains all
+    config.remat = False  # blocks of layers are computed again for the gradient: less memory, more time
 
     # Data.
     config.data = ConfigDict()
@@ -66,6 +68,7 @@ def get_config() -> ConfigDict:
     # Optimisation.
     config.steps = 9000  # optimizer steps
     config.batch_size = 64  # images per step, over all devices
+    config.accumulate = 1  # parts of a batch that go through the network one after the other, to save memory
     config.learning_rate = 0.01  # after warm-up
     config.head_learning_rate_factor = 1.0  # the head's rate is this times the other parameters'
     config.momentum = 0.9  # of SGD

@@ -2,7 +2,7 @@
 
 import difflib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +38,20 @@ def _is_arrays(out: Any) -> bool:
     return bool(leaves) and all(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
+def _recomputed(module: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """The module's call; its backward pass computes again what it needs, instead of keeping it."""
+    given, structure = jax.tree.flatten((tuple(args), dict(keywords)))
+    is_array = [isinstance(leaf, jax.Array) for leaf in given]
+
+    def call(module: nn.Module, *arrays: jax.Array) -> Any:
+        remaining = iter(arrays)
+        leaves = [next(remaining) if array else leaf for leaf, array in zip(given, is_array, strict=True)]
+        args, keywords = jax.tree.unflatten(structure, leaves)
+        return type(module).__call__(module, *args, **keywords)
+
+    return nn.remat(call)(module, *(leaf for leaf, array in zip(given, is_array, strict=True) if array))
+
+
 class _Pass:
     """One forward pass, with the outputs of its modules and the order of their calls.
 
@@ -57,17 +71,30 @@ class _Pass:
         *,
         only: set[Path] | None = None,
         changes: Mapping[Path, Callable[[Any], Any]] | None = None,
+        replay: Mapping[Path, Any] | None = None,
+        recompute: Collection[Path] = (),
         mutable: Sequence[str] = (),
     ):
         self.started: dict[Path, int] = {}
         self.finished: dict[Path, int] = {}
         shapes: dict[Path, Any] = {}
         repeated: set[Path] = set()
+        inside: set[Path] = set()
         clock, collection = itertools.count(), _new_collection()
 
         def interceptor(call, args, keywords, context):
             path = context.module.path
-            if context.method_name != "__call__" or (only is not None and path not in only):
+            if context.method_name != "__call__":
+                return call(*args, **keywords)
+            if replay and path in replay:
+                return replay[path]
+            if path in recompute and path not in inside:
+                inside.add(path)  # the call below comes through here again
+                try:
+                    return _recomputed(context.module, args, keywords)
+                finally:
+                    inside.discard(path)
+            if only is not None and path not in only:
                 return call(*args, **keywords)
             if path in self.started:
                 repeated.add(path)
@@ -154,6 +181,8 @@ def apply_with_taps(
     taps: Sequence[str],
     *,
     mutable: Sequence[str] = (),
+    replay: Mapping[str, Any] | None = None,
+    recompute: Sequence[str] = (),
     **kwargs: Any,
 ) -> Any:
     """One forward pass that also returns the feature maps at the taps.
@@ -164,6 +193,9 @@ def apply_with_taps(
       x: images [B, H, W, 3]; whatever the model takes first.
       taps: module paths such as "layer4_2/conv3"; the output of that module's `__call__`, before whatever follows it.
       mutable: collections that the pass may update, e.g. ("batch_stats",) in training.
+      replay: {module path: output} of modules that are not run, see `Prefix.outputs_until`; no tap lies in them.
+      recompute: paths of modules, none within another, whose insides the backward pass computes again instead of
+        keeping them, such as `blocks`: less memory, more time, the same numbers.
       **kwargs: passed on to `model.apply`: train=True, rngs={"dropout": key}.
 
     Returns:
@@ -172,7 +204,16 @@ def apply_with_taps(
     Raises:
       ValueError: a tap does not exist (the closest names are given), runs more than once, or returns no array.
     """
-    done = _Pass(model, variables, x, kwargs, only={_path(tap) for tap in taps}, mutable=mutable)
+    done = _Pass(
+        model,
+        variables,
+        x,
+        kwargs,
+        only={_path(tap) for tap in taps},
+        replay={_path(module): output for module, output in (replay or {}).items()},
+        recompute=set(map(_path, recompute)),
+        mutable=mutable,
+    )
     maps = _chosen(done, taps, model, variables, x, kwargs)
     return (done.output, maps, done.updated) if mutable else (done.output, maps)
 
@@ -249,6 +290,23 @@ def head_inputs(model: nn.Module, variables: Variables, x: jax.Array, head: str,
     return seen[0]
 
 
+def blocks(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Paths of the smallest modules with two or more layers in them: residual blocks, say; never the model itself.
+
+    A layer is a module with a kernel. What to give to `recompute` of `apply_with_taps`.
+    """
+    found: list[str] = []
+
+    def layers(node: Mapping[str, Any], path: Path) -> int:
+        inside = [layers(child, (*path, name)) for name, child in node.items() if isinstance(child, Mapping)]
+        if path and sum(inside) > 1 and max(inside) == 1:
+            found.append("/".join(path))
+        return sum(inside) + ("kernel" in node)
+
+    layers(params, ())
+    return tuple(found)
+
+
 class Prefix:
     """The part of a forward pass that ends at a tap, kept so that the rest can run again with other tap outputs.
 
@@ -278,18 +336,33 @@ class Prefix:
         """The recorded output [B, ..., C] of the tap; ValueError when there is no such tap."""
         return _chosen(self._recorded, (tap,), self._model, self._variables, self._x, self._kwargs)[tap]
 
+    def outputs_until(self, module: str) -> dict[str, Any]:
+        """{path: output} of all that has run when `module` returns, without what ran inside of another of them.
+
+        To be given to `apply_with_taps` as `replay`.
+
+        Raises:
+          ValueError: there is no such module (the closest names are given), or before it another one runs that has
+            parameters and is called several times, so that its outputs cannot be replayed.
+        """
+        self.feature_maps(module)  # complains of a wrong name
+        recorded = self._recorded
+        until = recorded.finished[_path(module)]
+        done = {p for p, time in recorded.finished.items() if time <= until}
+        kept = {p for p in done if p in recorded.outputs and not any(p[:n] in done for n in range(1, len(p)))}
+        params = {path[:-1] for path in flatten_dict(self._variables["params"])}
+        for path in sorted(done & params):
+            if not any(path[:n] in kept for n in range(1, len(path) + 1)):
+                raise ValueError(
+                    f"{'/'.join(path)} runs before {module} and cannot be replayed: it is called several times, or "
+                    "returns no arrays; choose a module in front of it, or one that contains all its calls"
+                )
+        return {"/".join(p): recorded.outputs[p] for p in sorted(kept)}
+
     def continue_from(self, tap: str, maps: jax.Array) -> Any:
         """The model's output when the tap returns `maps` [B, ..., C] instead of what was recorded."""
         self.feature_maps(tap)  # complains of a wrong tap
         path, recorded = _path(tap), self._recorded
         before = {p: out for p, out in recorded.outputs.items() if recorded.finished[p] < recorded.started[path]}
-        replayed = before | {path: maps}
-
-        def interceptor(call, args, keywords, context):
-            if context.method_name == "__call__" and context.module.path in replayed:
-                return replayed[context.module.path]
-            return call(*args, **keywords)
-
-        with nn.intercept_methods(interceptor):
-            output, _ = self._model.apply(self._variables, self._x, mutable=[_new_collection()], **self._kwargs)
-        return output
+        replay = before | {path: maps}
+        return _Pass(self._model, self._variables, self._x, self._kwargs, only=set(), replay=replay).output

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from delta_jax.training import compiled_step, fine_tune, logs, trainer
 from delta_jax.training import config as configs
-from delta_jax.training import fine_tune, logs, steps, trainer
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
@@ -68,11 +68,11 @@ def test_class_names_recalls_and_confusion_of_the_test_images(trained, table):
 def test_a_weighted_loss_is_that_of_the_training_images(table, tmp_path, monkeypatch, capsys):
     seen = {}
 
-    def make_loss(*_, label_weights, **__):
-        seen["weights"] = label_weights
+    def stop(_, __, ___, ____, chosen):
+        seen["weights"] = chosen.label_weights
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps, "make_loss", make_loss)
+    monkeypatch.setattr(compiled_step.CompiledStep, "__call__", lambda *arguments: stop(*arguments[1:]))
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(config_of(table, imbalance="weighted_loss"), tmp_path)
     # Two of three folds of 30, 12 and 9: 20, 8 and 6 of 34.
@@ -125,10 +125,7 @@ def test_balanced_sampling_goes_on_where_it_stopped(tmp_path):
             if int(state.step) == last:
                 raise KeyboardInterrupt
             seen.append(batch["index"].tolist())
-            return TrainState(state.step + 1, {"w": jnp.float32(0)}, {}, {}), {
-                "loss": jnp.float32(1),
-                "top1": jnp.float32(0),
-            }
+            return TrainState(state.step + 1, {"w": jnp.float32(0)}, {}, {}), jnp.ones(5)
 
         loop = fine_tune.Loop(
             steps=12, batch_size=4, seed=0, log_every=2, checkpoint_every=3, eval_every=0, select="last", balanced=True

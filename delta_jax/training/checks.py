@@ -1,6 +1,6 @@
 """What can be wrong with a run, found from fields, file names and shapes: nothing here takes longer than a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,19 @@ from delta_jax.training.state import Variables
 
 
 def batches_divide(config: FrozenConfigDict, mesh: distributed.Mesh) -> None:
-    """Raises ConfigError unless every batch can be split over the devices."""
+    """Raises ConfigError unless every batch can be split over the devices, and that of training into its parts."""
     for field in ("batch_size", "eval_batch_size", "attention_batch"):
         try:
             distributed.check_divides(config[field], mesh, field)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+    batch, parts = config.batch_size, config.accumulate
+    whole = parts * mesh.size
+    if batch % whole:
+        raise ConfigError(
+            f"--config.accumulate={parts}: a batch_size of {batch} does not divide into {parts} equal parts for "
+            f"{mesh.size} devices; try --config.batch_size={max(batch // whole, 1) * whole}"
+        )
 
 
 def counts(config: FrozenConfigDict, catalogue: data.Catalogue) -> None:
@@ -61,6 +68,59 @@ def network_trains(config: FrozenConfigDict, make: Callable[[], Any]) -> None:
         )
     except ValueError as error:
         raise ConfigError(f"--config.auxiliary_weight={config.auxiliary_weight}: {error}") from error
+
+
+def frozen_modules(config: FrozenConfigDict, network: Any, source: Variables, heads: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the modules that `freeze_until` freezes, none within another.
+
+    Raises:
+      ConfigError: there is no such module, what runs before it cannot be replayed, or a head is among it.
+    """
+    if not config.freeze_until:
+        return ()
+    found: list[str] = []
+
+    def run(variables: Variables, images: jax.Array) -> None:
+        found.extend(features.Prefix(network, variables, images).outputs_until(config.freeze_until))
+
+    try:
+        jax.eval_shape(run, source, _images(config))
+    except ValueError as error:
+        raise ConfigError(f"--config.freeze_until: {error}") from error
+    if inside := [head for head in heads if _within(head, found)]:
+        raise ConfigError(
+            f"--config.freeze_until={config.freeze_until}: the head {inside[0]} would be frozen with it; "
+            "choose a module in front of it"
+        )
+    return tuple(found)
+
+
+def taps_outside(config: FrozenConfigDict, frozen: Sequence[str]) -> tuple[str, ...]:
+    """The taps that are not frozen, where the distance to the source could only be 0.
+
+    Raises:
+      ConfigError: there are none.
+    """
+    kept = tuple(tap for tap in config.taps if not _within(tap, frozen))
+    if not kept:
+        raise ConfigError(
+            f"--config.freeze_until={config.freeze_until}: all taps, {', '.join(config.taps)}, are frozen; choose a "
+            "module in front of the last one, other --config.taps, or a method that compares no feature maps"
+        )
+    return kept
+
+
+def _within(path: str, modules: Sequence[str]) -> bool:
+    return any(f"{path}/".startswith(f"{module}/") for module in modules)
+
+
+def blocks_to_recompute(config: FrozenConfigDict, source: Variables) -> None:
+    """Raises ConfigError if `remat` is on for a network that has no blocks."""
+    if config.remat and not features.blocks(source["params"]):
+        raise ConfigError(
+            f"--config.remat=True: {config.arch} has no modules of two or more layers, so there are no blocks that "
+            "could be computed again; try --config.accumulate=2 to save memory"
+        )
 
 
 def taps_fit(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, source: Variables) -> dict[str, int]:

@@ -66,6 +66,7 @@ _AT_LEAST = {
     "seed": 0,
     "steps": 1,
     "batch_size": 1,
+    "accumulate": 1,
     "warmup_steps": 0,
     "eval_batch_size": 1,
     "eval_every": 0,

@@ -51,6 +51,12 @@ def split(tree: Any, mesh: Mesh) -> Any:
     return _put(tree, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def planned(tree: Any, mesh: Mesh, *, split: bool = False) -> Any:
+    """Shapes and types of the arrays of `tree`, and how they lie on the mesh after `replicate`, or after `split`."""
+    sharding = NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
 def local_part(n: int, mesh: Mesh) -> np.ndarray:
     """Which of the n positions of a batch the devices of this process hold, ascending."""
     places = NamedSharding(mesh, PartitionSpec("data")).addressable_devices_indices_map((n,))
@@ -95,12 +101,17 @@ def per_device(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 @functools.cache
+def device_memory_bytes() -> int | None:
+    """What a device of this process can hold, None where the platform does not say (CPUs)."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def least_memory_bytes(of_host: int) -> int:
     """What one device can hold, or `of_host` where the platform does not say (CPUs); the least of all processes.
 
     All processes ask for it, the first time at the same point of the run: what depends on it is the same everywhere.
     """
-    own = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or of_host
+    own = device_memory_bytes() or of_host
     return min(int(told) for told in processes.gather(str(own)))
 
 

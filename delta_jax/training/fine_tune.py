@@ -17,6 +17,7 @@ from delta_jax.training import distributed, interruption, logs, processes
 from delta_jax.training.checkpoints import Checkpoints
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
+from delta_jax.training.steps import METRICS
 from delta_jax.training.stored_trees import CheckpointError
 
 
@@ -50,7 +51,7 @@ class Loop:
 def fine_tune(
     loop: Loop,
     state: TrainState,
-    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]],
+    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]],
     images: ImageSet,
     validate: Callable[[TrainState], Mapping[str, float]],
     learning_rate: Callable[[int], Any],
@@ -62,7 +63,7 @@ def fine_tune(
     Args:
       loop: see there.
       state: before the first step; its buffers are given away.
-      train_step: (state, batch) -> (state, metrics), compiled on its first call.
+      train_step: (state, batch) -> (state, metrics float32 [M] in the order of `steps.METRICS`).
       images: to train on.
       validate: state -> measures of the validation images, of which top1 selects.
       learning_rate: of a step, for the log.
@@ -83,8 +84,8 @@ def fine_tune(
         processes.agree({"steps of the checkpoints to go on from": checkpoints.steps()})
         if checkpoints.latest_step() is not None:
             state, meta = checkpoints.restore(state)
-            logs.say(f"going on after step {int(state.step)} of {loop.steps}")
-        step = int(state.step)
+            logs.say(f"going on after step {int(jax.device_get(state.step))} of {loop.steps}")
+        step = int(jax.device_get(state.step))
         if step < loop.steps:
             _require_space(checkpoints, state)
         log.rewind("fine_tune", step)
@@ -94,14 +95,17 @@ def fine_tune(
             order = data.balanced_table(loop.seed, steps_left, images.labels, loop.batch_size, start=step)
         else:
             order = data.batch_table(loop.seed, steps_left, len(images), loop.batch_size, start=step)
-        began, waiting = time.monotonic(), [jax.tree.map(np.float32, one) for one in meta.get("unwritten", ())]
-        # The clock of images per second starts when the first step, which compiles, is done.
+        began = time.monotonic()
+        waiting: list[Any] = [np.array(one, np.float32) for one in meta.get("unwritten", ())]
+        intervals: list[tuple[int, list[Any]]] = []  # of metrics, with their last step
+        # The clock of images per second starts when the first step is done.
         timer, timed_from, first = began, step, step + 1
 
         with logs.progress(loop.steps * loop.batch_size, "fine-tune", initial=step * loop.batch_size) as bar:
             for batch in images.stream(order):
                 state, metrics = train_step(state, batch)
                 step += 1
+                metrics.copy_to_host_async()
                 waiting.append(metrics)
                 if step == first:
                     jax.block_until_ready(metrics)
@@ -111,8 +115,12 @@ def fine_tune(
                 writes = step % loop.log_every == 0 or saves or looks
                 shown = {}
                 if writes:
-                    shown = _write(log, step, waiting, float(learning_rate(step - 1)), checkpoints)
+                    intervals.append((step, waiting))
                     waiting = []
+                # The newest metrics are left to arrive while the device works on: to ask for them would be to wait for
+                # all steps so far. Before a checkpoint all are looked at.
+                while len(intervals) > (0 if saves or looks else 1):
+                    shown = _write(log, *intervals.pop(0), learning_rate, checkpoints)
                 bar.advance(loop.batch_size, **shown)
                 metric = None
                 if looks:
@@ -121,10 +129,13 @@ def fine_tune(
                     log.write("validation", step, found)
                     metric = found["top1"] if loop.select == "best" else None
                     timer += time.monotonic() - pause
-                # Several processes ask each other, for which they wait: only where they wait for the metrics, too.
+                # Several processes ask each other, for which they wait: only where they write, too.
                 stops = interruption.asked() if writes or processes.count() == 1 else 0
                 if saves or stops or metric is not None:
-                    if not _is_finite(state):
+                    for interval in intervals:
+                        _write(log, *interval, learning_rate, checkpoints)
+                    intervals = []
+                    if not jax.device_get(_is_finite(state)):
                         raise _diverged(f"the parameters are not finite after step {step}", checkpoints)
                     _require_space(checkpoints, state)
                     now = time.monotonic()
@@ -133,7 +144,7 @@ def fine_tune(
                         "timed_images": meta["timed_images"] + (step - timed_from) * loop.batch_size,
                         "timed_seconds": meta["timed_seconds"] + now - timer,
                         # So that the next record is the one of an undisturbed run.
-                        "unwritten": jax.tree.map(float, distributed.on_host(waiting)),
+                        "unwritten": [one.tolist() for one in distributed.on_host(waiting)],
                     }
                     checkpoints.save(step, state, done, metric=metric)
                 if stops:
@@ -158,17 +169,17 @@ def fine_tune(
 def _write(
     log: logs.MetricsLog,
     step: int,
-    waiting: list[dict[str, jax.Array]],
-    learning_rate: float,
+    waiting: list[jax.Array],
+    learning_rate: Callable[[int], Any],
     checkpoints: Checkpoints,
 ) -> dict[str, float]:
     """The mean of the metrics since the last record goes to the log; not finite ones end the run."""
-    values = distributed.on_host(waiting)
-    means = {name: float(np.mean([one[name] for one in values])) for name in values[0]}
-    log.write("fine_tune", step, means | {"learning_rate": learning_rate})
+    values = np.stack(distributed.on_host(waiting))
+    means = dict(zip(METRICS, map(float, values.mean(axis=0)), strict=True))
+    log.write("fine_tune", step, means | {"learning_rate": float(learning_rate(step - 1))})
     if not math.isfinite(means["loss"]):
         start = step - len(values)
-        bad = next(i for i, one in enumerate(values) if not np.isfinite(one["loss"]))
+        bad = int(np.argmin(np.isfinite(values[:, METRICS.index("loss")])))
         raise _diverged(
             f"the loss is not finite at step {start + bad + 1} (steps {start + 1} to {step} were looked at)",
             checkpoints,

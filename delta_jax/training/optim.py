@@ -51,9 +51,11 @@ def learning_rate_schedule(
     return lambda count: after(jnp.asarray(count, jnp.float32))
 
 
-def _labels(params: Any, head: str | Sequence[str]) -> Any:
-    """Of every parameter: "head", "norm" (scale and bias of a normalisation layer) or "body"."""
-    prefixes = [tuple(one.split("/")) for one in ([head] if isinstance(head, str) else head)]
+def _labels(params: Any, head: str | Sequence[str], frozen: Sequence[str]) -> Any:
+    """Of every parameter: "head", "frozen", "norm" (scale and bias of a normalisation layer) or "body"."""
+
+    def inside(names: tuple[str, ...], modules: Sequence[str]) -> bool:
+        return any("/".join(names).startswith(f"{module}/") for module in modules)
 
     def siblings(path) -> Any:
         node = params
@@ -63,8 +65,10 @@ def _labels(params: Any, head: str | Sequence[str]) -> Any:
 
     def label(path, _) -> str:
         names = tuple(str(key.key) for key in path)
-        if any(names[: len(prefix)] == prefix for prefix in prefixes):
+        if inside(names, [head] if isinstance(head, str) else head):
             return "head"
+        if inside(names, frozen):
+            return "frozen"
         # A gain beside a kernel is a layer that mixes channels, not a normalisation.
         return "norm" if "scale" in siblings(path) and "kernel" not in siblings(path) else "body"
 
@@ -85,6 +89,7 @@ def make_optimizer(
     head_learning_rate_factor: float = 1.0,
     freeze_body: bool = False,
     freeze_norm: bool = False,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """SGD with momentum: the gradient is clipped, decay is added, then momentum, then the rate, in torch's order.
 
@@ -97,13 +102,14 @@ def make_optimizer(
       clip_norm: largest global norm of the gradient; 0 for no clipping.
       head_learning_rate_factor: the head's rate is this times the schedule.
       freeze_body: train the head alone.
-      freeze_norm: leave scale and bias of the normalisation layers alone. Frozen parameters have no momentum, and do
-        not count in the gradient's norm.
+      freeze_norm: leave scale and bias of the normalisation layers alone.
+      frozen: module paths whose parameters are left alone. Frozen parameters have no momentum and no decay, and do not
+        count in the gradient's norm.
 
     Raises:
       ValueError: there is no parameter under the head path.
     """
-    labels = _labels(params, head)
+    labels = _labels(params, head, frozen)
     steps: list[optax.GradientTransformation] = []
     if clip_norm:
         steps.append(optax.clip_by_global_norm(clip_norm))
@@ -115,9 +121,9 @@ def make_optimizer(
     if head_learning_rate_factor != 1.0:
         only_head = jax.tree.map(lambda label: label == "head", labels)
         steps.append(optax.masked(optax.scale(head_learning_rate_factor), only_head))
-    frozen = ({"body", "norm"} if freeze_body else set()) | ({"norm"} if freeze_norm else set())
-    if not frozen:
+    still = {"frozen"} | ({"body", "norm"} if freeze_body else set()) | ({"norm"} if freeze_norm else set())
+    trained = jax.tree.map(lambda label: label not in still, labels)
+    if all(jax.tree.leaves(trained)):
         return optax.chain(*steps)
-    trained = jax.tree.map(lambda label: label not in frozen, labels)
-    left_alone = jax.tree.map(lambda label: label in frozen, labels)
+    left_alone = jax.tree.map(lambda label: label in still, labels)
     return optax.chain(optax.masked(optax.chain(*steps), trained), optax.masked(optax.set_to_zero(), left_alone))

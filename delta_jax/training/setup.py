@@ -30,6 +30,7 @@ class Setup:
       source: variables of the source network with a head of zeros for the target's classes.
       preprocessing: of evaluation; the normalisation is that of the source's weights.
       mesh: of all devices.
+      frozen: paths of the modules that fine-tuning leaves as they are in the source.
       channels: {tap: how many filters it has}.
     """
 
@@ -70,7 +71,18 @@ class Setup:
                 config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary, progress=progress
             )
         self.source: Variables = distributed.replicate(loaded, self.mesh)
+        self.frozen = checks.frozen_modules(config, self.network(), self.source, self.heads)
+        if self.frozen and self.method.uses_source_maps:
+            self.config = config = self._without_frozen_taps()
+        checks.blocks_to_recompute(config, self.source)
         self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
+
+    def _without_frozen_taps(self) -> FrozenConfigDict:
+        config = self.config
+        kept = checks.taps_outside(config, self.frozen)
+        if left_out := [tap for tap in config.taps if tap not in kept]:
+            logs.say(f"frozen, so its feature maps are the source's: {', '.join(left_out)} is not compared")
+        return FrozenConfigDict({**config.to_dict(), "taps": kept})
 
     def _find(self) -> data.Catalogue:
         settings = self.config.data

@@ -16,6 +16,7 @@ from delta_jax.training.state import TrainState, Variables
 # image (uint8 [B, H, W, 3], a data.Canvas, or normalised), label [B], index [B]: row in the data set.
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
+METRICS = ("loss", "cross_entropy", "penalty", "head_penalty", "top1")
 Attention = Mapping[str, jax.Array]
 
 
@@ -48,11 +49,13 @@ def make_loss(
     *,
     taps: tuple[str, ...],
     head: str | Sequence[str],
-    alpha: float,
-    beta: float,
+    alpha: float | jax.Array,
+    beta: float | jax.Array,
     auxiliary: str = "",
     auxiliary_weight: float = 0.0,
-    label_weights: np.ndarray | None = None,
+    label_weights: np.ndarray | jax.Array | None = None,
+    freeze_until: str = "",
+    recompute: Sequence[str] = (),
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
 
@@ -62,12 +65,16 @@ def make_loss(
       method: which penalties.
       taps: whose feature maps are compared.
       head: module path of the classifier, or several.
-      alpha: weight of the penalty, per example.
-      beta: weight of the head's penalty.
+      alpha: weight of the penalty, per example; a scalar array, where the loss is made inside of a jitted function, is
+        an argument of the program instead of a constant in it.
+      beta: weight of the head's penalty; as alpha.
       auxiliary: module path whose output in training are the logits [B, K] of a second classifier; "" for none.
       auxiliary_weight: of its cross-entropy, which is added to the first one's.
       label_weights: [K], weights of the cross-entropies by true class, such as `class_weights`; not of the penalties.
         Their sum is divided by the batch size, not by the weights of the batch: those would depend on who is in it.
+      freeze_until: module path; what has run when this module returns is frozen, "" for nothing. It is computed once,
+        by the source network in evaluation mode, and `model` goes on from its outputs. No tap lies in it.
+      recompute: module paths of `model`, see `features.apply_with_taps`.
 
     Returns:
       loss(params, batch_stats, source, images, labels, attention, dropout_key) -> (total, (metrics, new batch_stats));
@@ -83,8 +90,26 @@ def make_loss(
     def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key):
         variables = {"params": params, "batch_stats": batch_stats}
         rngs = {"dropout": dropout_key}
+        source_maps: Mapping[str, jax.Array] = {}
+        frozen: Mapping[str, Any] = {}
+        if freeze_until:
+            # What is not used of the pass is not computed: XLA drops it.
+            prefix = features.Prefix(source_model, source, images)
+            source_maps = {tap: prefix.feature_maps(tap) for tap in taps}
+            frozen = jax.lax.stop_gradient(prefix.outputs_until(freeze_until))
+        elif method.uses_source_maps:
+            _, source_maps = features.apply_with_taps(source_model, source, images, taps)
+        source_maps = jax.lax.stop_gradient(source_maps)
         logits, maps, updated = features.apply_with_taps(
-            model, variables, images, watched, mutable=("batch_stats",), train=True, rngs=rngs
+            model,
+            variables,
+            images,
+            watched,
+            mutable=("batch_stats",),
+            replay=frozen,
+            recompute=recompute,
+            train=True,
+            rngs=rngs,
         )
         logits = logits.astype(np.promote_types(logits.dtype, np.float32))
         cross_entropy = mean_cross_entropy(logits, labels)
@@ -93,10 +118,6 @@ def make_loss(
             maps = dict(maps)
             extra = auxiliary_weight * mean_cross_entropy(maps.pop(auxiliary).astype(logits.dtype), labels)
 
-        source_maps: Mapping[str, jax.Array] = {}
-        if method.uses_source_maps:
-            _, source_maps = features.apply_with_taps(source_model, source, images, taps)
-            source_maps = jax.lax.stop_gradient(source_maps)
         penalty = method.parameter_penalty(params, source["params"], head)
         example_penalty = method.example_penalty(maps, source_maps, attention if method.uses_attention else None)
         if example_penalty is not None:
@@ -117,7 +138,11 @@ def make_loss(
 
 
 def make_train_step(
-    loss: Callable, tx: optax.GradientTransformation, prepare: Callable[[jax.Array, Any], jax.Array]
+    loss: Callable,
+    tx: optax.GradientTransformation,
+    prepare: Callable[[jax.Array, Any], jax.Array],
+    *,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, Variables, Batch, Attention | None, jax.Array], tuple[TrainState, Metrics]]:
     """One optimizer step, to be jitted with its first argument donated.
 
@@ -125,26 +150,63 @@ def make_train_step(
       loss: from `make_loss`.
       tx: the optimizer.
       prepare: (key, images of the batch) -> normalised images; augmentation lives here, inside the step.
+      accumulate: microbatches that the batch is cut into, one after the other through the network; B is a multiple of
+        it. The gradient is their mean, which is that of the whole batch, unless BatchNorm normalises with the
+        statistics of the batch: then those are of a microbatch, and each moves the running ones.
 
     Returns:
-      step(state, source, batch, attention, key) -> (state, metrics). What is random in step n depends on (key, n).
+      step(state, source, batch, attention, key) -> (state, metrics). What is random in step n depends on (key, n), and
+      what is random in the network on the microbatch, too.
     """
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
     def train_step(state, source, batch, attention, key):
         crop_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images = prepare(crop_key, batch["image"])
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        (_, (metrics, batch_stats)), gradients = gradient(
-            state.params,
-            state.batch_stats,
-            source,
-            images,
-            batch["label"],
-            attention_of(attention, batch["index"]),
-            dropout_key,
-        )
+        # Views are drawn for the batch as a whole: they do not depend on `accumulate`.
+        examples = {
+            "images": prepare(crop_key, batch["image"]),
+            "labels": batch["label"],
+            "attention": attention_of(attention, batch["index"]),
+        }
+        if accumulate == 1:
+            (_, (metrics, batch_stats)), gradients = gradient(
+                state.params, state.batch_stats, source, **examples, dropout_key=dropout_key
+            )
+        else:
+            gradients, metrics, batch_stats = accumulated(state, source, examples, dropout_key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    def accumulated(state, source, examples, dropout_key):
+        # Attention that is one for all, [C], is no example's own.
+        shared = {tap: w for tap, w in (examples["attention"] or {}).items() if w.ndim == 1}
+        own = {tap: w for tap, w in (examples["attention"] or {}).items() if w.ndim > 1}
+        cut = jax.tree.map(microbatches, {**examples, "attention": own})
+
+        def one(batch_stats, numbered):
+            number, part = numbered
+            weights = {**shared, **part["attention"]} if examples["attention"] is not None else None
+            key = jax.random.fold_in(dropout_key, number)
+            (_, (metrics, batch_stats)), gradients = gradient(
+                state.params, batch_stats, source, part["images"], part["labels"], weights, key
+            )
+            return batch_stats, (gradients, metrics)
+
+        def add(carry, numbered):
+            batch_stats, sums = carry
+            batch_stats, found = one(batch_stats, numbered)
+            return (batch_stats, jax.tree.map(jnp.add, sums, found)), None
+
+        numbered = (jnp.arange(accumulate), cut)
+        _, shapes = jax.eval_shape(one, state.batch_stats, jax.tree.map(lambda leaf: leaf[0], numbered))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (batch_stats, sums), _ = jax.lax.scan(add, (state.batch_stats, zeros), numbered)
+        gradients, metrics = jax.tree.map(lambda total: total / accumulate, sums)
+        return gradients, metrics, batch_stats
+
+    def microbatches(leaf):
+        # Every accumulate-th example: of a batch that is split over devices, each then has its part of each microbatch.
+        return jnp.moveaxis(leaf.reshape(-1, accumulate, *leaf.shape[1:]), 1, 0)
 
     return train_step

@@ -15,22 +15,22 @@ from delta_jax.training import (
     agreement,
     attention_phase,
     classifier,
+    compiled_step,
     distributed,
     evaluation,
     head_phase,
     interruption,
     logs,
-    optim,
     processes,
     report,
-    steps,
 )
 from delta_jax.training import config as configs
 from delta_jax.training.attention_phase import Attention
+from delta_jax.training.compiled_step import CompiledStep
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.head import get_head, new_head, put_head
 from delta_jax.training.setup import Setup
-from delta_jax.training.state import TrainState, Variables, init_state
+from delta_jax.training.state import TrainState, Variables
 from delta_jax.training.variable_files import kept_variables, save_variables
 
 ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
@@ -54,13 +54,18 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
     """
     workdir = Path(workdir)
     with _begin(config, workdir) as (setup, log):
+        # The step of 5 is compiled while 3 and 4 go on.
+        compiled = CompiledStep(setup)
+        if setup.method.trains_backbone and not (workdir / classifier.MODEL).exists():
+            compiled.start()
         # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
         l2_fe = head_phase.l2_fe(setup, workdir)
         interruption.check("after the head")
+        compiled.check()
         # 4. How much each filter matters to the target.
         weights = attention_phase.weights(setup, l2_fe, workdir) if setup.method.uses_attention else None
         # 5. Fine-tuning.
-        final = _final(setup, l2_fe, weights, workdir, log)
+        final = _final(setup, l2_fe, weights, workdir, log, compiled)
         interruption.check("after fine-tuning")
         # 6. The test images are looked at once, at the end.
         return _evaluate(setup, l2_fe, final, workdir)
@@ -115,7 +120,9 @@ def _alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _final(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
+def _final(
+    setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog, compiled: CompiledStep
+) -> Variables:
     """The network the run ends with, in model.safetensors; classifier.json says how to use it."""
     facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
     report.write_json(workdir / classifier.FACTS, facts)
@@ -123,7 +130,7 @@ def _final(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: log
     kept = kept_variables(path, l2_fe)
     if kept is not None:
         return kept
-    final = _fine_tune(setup, l2_fe, weights, workdir, log) if setup.method.trains_backbone else l2_fe
+    final = _fine_tune(setup, l2_fe, weights, workdir, log, compiled) if setup.method.trains_backbone else l2_fe
     save_variables(path, final)
     return final
 
@@ -154,8 +161,10 @@ def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
     return alpha
 
 
-def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog) -> Variables:
-    config, spec = setup.config, setup.spec
+def _fine_tune(
+    setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog, compiled: CompiledStep
+) -> Variables:
+    config = setup.config
     key = jax.random.key(config.seed)
     start = l2_fe
     if config.head_init != "l2_fe":
@@ -165,41 +174,11 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
             head = new_head(config.head_init, get_head(start["params"], path), head_key)
             start = {**start, "params": put_head(start["params"], path, head)}
 
-    loss = steps.make_loss(
-        setup.trained_network(),
-        setup.network(compute_dtype=config.compute_dtype),
-        setup.method,
-        taps=config.taps,
-        head=setup.heads,
-        alpha=_alpha(setup, weights, workdir),
-        beta=config.beta,
-        auxiliary=spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
-        auxiliary_weight=config.auxiliary_weight,
-        label_weights=(setup.label_weights if config.imbalance == "weighted_loss" else None),
-    )
-    schedule = optim.learning_rate_schedule(
-        config.schedule,
-        config.learning_rate,
-        config.steps,
-        warmup_steps=config.warmup_steps,
-        decay_at=config.decay_at,
-        decay_factor=config.decay_factor,
-        epoch_steps=len(setup.train) / config.batch_size,
-        epoch_factor=config.epoch_decay_factor,
-    )
-    tx = optim.make_optimizer(
-        start["params"],
-        schedule,
-        head=setup.heads,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
-        clip_norm=config.clip_norm,
-        head_learning_rate_factor=config.head_learning_rate_factor,
-        freeze_norm=config.batch_norm == "frozen",
-    )
-    step = jax.jit(steps.make_train_step(loss, tx, setup.augment), donate_argnums=0)
-    # One compilation: the state's arrays lie on the mesh from the start, as they do after every step.
-    state = distributed.replicate(init_state(start, tx), setup.mesh)
+    rates = compiled_step.learning_rates(setup, len(setup.train) / config.batch_size)
+    chosen = compiled_step.hyperparameters(setup, _alpha(setup, weights, workdir), rates)
+    state = compiled_step.initial_state(setup, start)
+    like = setup.train.batch(np.arange(config.batch_size))
+    step = compiled(state, l2_fe, like, weights, chosen)
 
     def validate(state: TrainState) -> Mapping[str, float]:
         return setup.measures(state.variables, setup.validation, "validation")
@@ -217,10 +196,10 @@ def _fine_tune(setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log:
     state, facts = fine_tune(
         loop,
         state,
-        lambda state, batch: step(state, l2_fe, batch, weights, key),
+        lambda state, batch: step(state, l2_fe, batch, weights, chosen),
         setup.train,
         validate,
-        schedule,
+        lambda step: rates[step],
         workdir,
         log,
     )

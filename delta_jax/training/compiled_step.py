@@ -1,0 +1,226 @@
+"""The training step of a run as one program, compiled while images are decoded, head and attention computed."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from delta_jax import features
+from delta_jax.training import distributed, logs, optim, steps
+from delta_jax.training.config import ConfigError
+from delta_jax.training.setup import Setup
+from delta_jax.training.state import TrainState, Variables, init_state
+
+# The table of learning rates is a multiple of this long, so that shorter and longer runs share a program.
+_TABLE = 1024
+
+
+@flax.struct.dataclass
+class Hyperparameters:
+    """Arguments of the program rather than constants in it: runs that differ in them share one.
+
+    Attributes:
+      alpha, beta: float32 scalars, see `steps.make_loss`.
+      learning_rates: float32 [T], of step 0, 1, ...; T is the number of steps or more.
+      label_weights: float32 [K], see `steps.make_loss`; None for none.
+      key: of all that is random.
+    """
+
+    alpha: Any
+    beta: Any
+    learning_rates: Any
+    label_weights: Any
+    key: Any
+
+
+def learning_rates(setup: Setup, epoch_steps: float) -> np.ndarray:
+    """Of every step and up to 1,023 more, float32 [T]; an epoch has so many steps."""
+    config = setup.config
+    schedule = optim.learning_rate_schedule(
+        config.schedule,
+        config.learning_rate,
+        config.steps,
+        warmup_steps=config.warmup_steps,
+        decay_at=config.decay_at,
+        decay_factor=config.decay_factor,
+        epoch_steps=epoch_steps,
+        epoch_factor=config.epoch_decay_factor,
+    )
+    count = jnp.arange(-(-config.steps // _TABLE) * _TABLE)
+    return np.asarray(jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(count))
+
+
+def hyperparameters(setup: Setup, alpha: float, rates: np.ndarray) -> Hyperparameters:
+    """Those of the run, on all devices."""
+    config = setup.config
+    weights = setup.label_weights if config.imbalance == "weighted_loss" else None
+    key = np.asarray(jax.random.key_data(jax.random.key(config.seed)))
+    numbers = (np.float32(alpha), np.float32(config.beta), rates, weights)
+    alpha_, beta, rates_, weights_, bits = distributed.replicate((*numbers, key), setup.mesh)
+    return Hyperparameters(alpha_, beta, rates_, weights_, jax.random.wrap_key_data(bits))
+
+
+def initial_state(setup: Setup, start: Variables) -> TrainState:
+    """The state before the first step, on all devices."""
+    return distributed.replicate(init_state(start, _optimizer(setup, optax.constant_schedule(0.0))), setup.mesh)
+
+
+def _optimizer(setup: Setup, schedule: optax.Schedule) -> optax.GradientTransformation:
+    config = setup.config
+    return optim.make_optimizer(
+        setup.source["params"],
+        schedule,
+        head=setup.heads,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
+        clip_norm=config.clip_norm,
+        head_learning_rate_factor=config.head_learning_rate_factor,
+        freeze_norm=config.batch_norm == "frozen",
+        frozen=setup.frozen,
+    )
+
+
+def _step(setup: Setup, state: TrainState, source: Variables, batch: Any, attention: Any, chosen: Hyperparameters):
+    """One step, as `steps.make_train_step` has it, with the metrics [M] in the order of `steps.METRICS`."""
+    # Loss and optimizer are made while jax traces: so what they are told can be arguments.
+    config = setup.config
+    loss = steps.make_loss(
+        setup.trained_network(),
+        setup.network(compute_dtype=config.compute_dtype),
+        setup.method,
+        taps=config.taps,
+        head=setup.heads,
+        alpha=chosen.alpha,
+        beta=chosen.beta,
+        auxiliary=setup.spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
+        auxiliary_weight=config.auxiliary_weight,
+        label_weights=chosen.label_weights,
+        freeze_until=config.freeze_until,
+        recompute=features.blocks(setup.source["params"]) if config.remat else (),
+    )
+    optimizer = _optimizer(setup, lambda count: chosen.learning_rates[count])
+    step = steps.make_train_step(loss, optimizer, setup.augment, accumulate=config.accumulate)
+    state, metrics = step(state, source, batch, attention, chosen.key)
+    return state, jnp.stack([metrics[name].astype(jnp.float32) for name in steps.METRICS])
+
+
+class CompiledStep:
+    """Compiles the step in a thread, for the shapes that are to be expected, and tells what memory it takes."""
+
+    def __init__(self, setup: Setup):
+        self._setup = setup
+        self._function = jax.jit(partial(_step, setup), donate_argnums=0)
+        self._expected: Any = None
+        self._future: Future | None = None
+
+    def start(self) -> None:
+        """Begins, unless shapes depend on images that are not decoded yet."""
+        self._expected = _expected_arguments(self._setup)
+        if self._expected is not None:
+            # A thread that the interpreter waits for at its end: one that is in the compiler cannot be stopped.
+            executor = ThreadPoolExecutor(1, "compile")
+            self._future = executor.submit(self._compile, self._expected)
+            executor.shutdown(wait=False)
+
+    def check(self) -> None:
+        """Raises what went wrong so far; waits for the end where the device may prove too small.
+
+        Raises:
+          ConfigError: the step takes more memory than a device has.
+        """
+        if self._future and (self._future.done() or distributed.device_memory_bytes() is not None):
+            self._future.result()
+
+    def __call__(self, *arguments: Any) -> Callable[..., tuple[TrainState, jax.Array]]:
+        """The program for (state, source, batch, attention, hyperparameters) like these; the state is donated to it.
+
+        Raises:
+          ConfigError: as `check`.
+        """
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
+        if self._future is not None and _alike(shapes, self._expected):
+            return self._future.result()
+        return self._compile(shapes)
+
+    def _compile(self, shapes: Any) -> Any:
+        began = time.monotonic()
+        try:
+            program = self._function.lower(*shapes).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise _too_large(self._setup, "more memory than a device has") from error
+        seconds = time.monotonic() - began
+        planned: Any = program.memory_analysis()
+        if planned is None:  # not every platform says
+            return program
+        arguments, temporary = planned.argument_size_in_bytes, planned.temp_size_in_bytes
+        needed = arguments + temporary + planned.output_size_in_bytes - planned.alias_size_in_bytes
+        limit = distributed.device_memory_bytes()
+        there = "" if limit is None else f", which has {_gigabytes(limit)}"
+        found = f"{_gigabytes(needed)} of memory on each device{there}"
+        if limit is not None and needed > limit:
+            raise _too_large(self._setup, found)
+        logs.say(
+            f"a training step takes {found}: {_gigabytes(arguments)} for state, source and batch, "
+            f"{_gigabytes(temporary)} while it works (compiled in {seconds:.1f} s)"
+        )
+        return program
+
+
+def _too_large(setup: Setup, what: str) -> ConfigError:
+    config = setup.config
+    ways = [f"--config.batch_size={config.batch_size // 2}", f"--config.accumulate={2 * config.accumulate}"]
+    ways += [] if config.remat else ["--config.remat=True"]
+    ways += [] if config.compute_dtype == "bfloat16" else ["--config.compute_dtype=bfloat16"]
+    return ConfigError(f"a training step takes {what}; try {', '.join(ways[:-1])} or {ways[-1]}")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"
+
+
+def _alike(some: Any, others: Any) -> bool:
+    structures: list[Any] = [jax.tree.structure(some), jax.tree.structure(others)]
+    if structures[0] != structures[1]:
+        return False
+    return all(
+        a.shape == b.shape and a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, len(a.shape))
+        for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(others), strict=True)
+    )
+
+
+def _expected_arguments(setup: Setup) -> Any:
+    """Shapes of the step's arguments; None where they depend on the decoded images."""
+    config, settings = setup.config, setup.config.data
+    one_each = setup.method.uses_attention and config.attention_per != "data_set"
+    if settings.aspect == "keep" or (one_each and settings.on_broken == "skip"):
+        return None
+    batch, size = config.batch_size, settings.resize
+    examples = {
+        "image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+    rows = (len(setup.catalogue.rows("train")),) if one_each else ()
+    attention = {tap: jax.ShapeDtypeStruct((*rows, n), jnp.float32) for tap, n in setup.channels.items()}
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    weighted = config.imbalance == "weighted_loss"
+    chosen = Hyperparameters(
+        alpha=scalar,
+        beta=scalar,
+        learning_rates=jax.ShapeDtypeStruct((-(-config.steps // _TABLE) * _TABLE,), jnp.float32),
+        label_weights=jax.ShapeDtypeStruct((setup.num_classes,), jnp.float32) if weighted else None,
+        key=jax.eval_shape(jax.random.key, 0),
+    )
+    state = jax.eval_shape(lambda v: init_state(v, _optimizer(setup, optax.constant_schedule(0.0))), setup.source)
+    everywhere = (state, setup.source, attention if setup.method.uses_attention else None, chosen)
+    state, source, attention, chosen = distributed.planned(everywhere, setup.mesh)
+    return state, source, distributed.planned(examples, setup.mesh, split=True), attention, chosen
