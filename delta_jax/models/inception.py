@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from delta_jax.models.activation import relu
 from delta_jax.models.convolution import Conv, Padding
 from delta_jax.models.normalization import BatchNorm
+from delta_jax.models.pooling import max_pool
 
 NO_PADDING = ((0, 0), (0, 0))
 SMALLEST_IMAGE = 75  # pixels; leaves one position in front of the head
@@ -38,7 +40,7 @@ class ConvNormReLU(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', features]."""
         x = Conv(self.features, self.kernel_size, self.stride, self.padding, dtype=self.dtype, name="conv")(x)
-        return nn.relu(BatchNorm(epsilon=1e-3, frozen=self.frozen_norm, dtype=self.dtype, name="bn")(x, train))
+        return relu(BatchNorm(epsilon=1e-3, frozen=self.frozen_norm, dtype=self.dtype, name="bn")(x, train))
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Mixed(nn.Module):
                 elif step == AVERAGE:
                     y = _average_pool(y, 3, 1, edge=1)
                 else:
-                    y = nn.max_pool(y, (3, 3), (2, 2))
+                    y = max_pool(y, 3, 2, NO_PADDING)
             outputs.append(y)
         return jnp.concatenate(outputs, axis=-1)
 
@@ -142,10 +144,10 @@ class InceptionV3(nn.Module):
         x = conv(32, (3, 3), stride=2, padding=NO_PADDING, name="Conv2d_1a_3x3")(x, train)
         x = conv(32, (3, 3), padding=NO_PADDING, name="Conv2d_2a_3x3")(x, train)
         x = conv(64, (3, 3), name="Conv2d_2b_3x3")(x, train)
-        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = max_pool(x, 3, 2, NO_PADDING)
         x = conv(80, name="Conv2d_3b_1x1")(x, train)
         x = conv(192, (3, 3), padding=NO_PADDING, name="Conv2d_4a_3x3")(x, train)
-        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = max_pool(x, 3, 2, NO_PADDING)
         for name, branches in BLOCKS.items():
             x = Mixed(branches, **norm, name=name)(x, train)
             if name == "Mixed_6e" and self.auxiliary and (train or self.is_initializing()):

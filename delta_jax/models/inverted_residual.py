@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from delta_jax.models.activation import relu6
 from delta_jax.models.convolution import Conv, Padding, same_padding
 from delta_jax.models.normalization import BatchNorm
 
@@ -36,9 +37,9 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expansion > 1:
             y = self.conv(hidden, 1, name="expand_conv")(y)
-            y = nn.relu6(self.norm(name="expand_bn")(y, train))
+            y = relu6(self.norm(name="expand_bn")(y, train))
         y = self.conv(hidden, self.kernel_size, self.stride, self.padding, depthwise=True, name="depthwise_conv")(y)
-        y = nn.relu6(self.norm(name="depthwise_bn")(y, train))
+        y = relu6(self.norm(name="depthwise_bn")(y, train))
         y = self.conv(self.features, 1, name="project_conv")(y)
         y = self.norm(name="project_bn")(y, train)
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y
@@ -88,7 +89,7 @@ class InvertedResidualNet(nn.Module):
 
         x = conv(32, 3, 2, padding(3, 2), name="stem_conv")(x)
         size = size and math.ceil(size / 2)
-        x = nn.relu6(norm(name="stem_bn")(x, train))
+        x = relu6(norm(name="stem_bn")(x, train))
         block = 0
         for expansion, features, repeats, first_stride, kernel_size in self.stages:
             for i in range(repeats):
@@ -98,7 +99,7 @@ class InvertedResidualNet(nn.Module):
                 size = size and math.ceil(size / stride)
                 block += 1
         x = conv(1280, 1, name="head_conv")(x)
-        x = nn.relu6(norm(name="head_bn")(x, train))
+        x = relu6(norm(name="head_bn")(x, train))
         x = jnp.mean(x, axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)

@@ -7,8 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from delta_jax.models.activation import relu
 from delta_jax.models.convolution import Conv
 from delta_jax.models.normalization import BatchNorm
+from delta_jax.models.pooling import max_pool
 
 
 class Block(nn.Module):
@@ -38,11 +40,11 @@ class Block(nn.Module):
         for i, (features, kernel_size, stride) in enumerate(layers, 1):
             y = conv(features, kernel_size, stride, name=f"conv{i}")(y)
             y = norm(name=f"bn{i}")(y, train)
-            y = nn.relu(y) if i < len(layers) else y
+            y = relu(y) if i < len(layers) else y
         if self.downsample:
             x = conv(out, 1, self.stride, name="downsample_conv")(x)
             x = norm(name="downsample_bn")(x, train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -68,8 +70,8 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Returns the logits."""
         x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(frozen=self.frozen_norm, dtype=self.dtype, name="bn1")(x, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = relu(BatchNorm(frozen=self.frozen_norm, dtype=self.dtype, name="bn1")(x, train))
+        x = max_pool(x, 3, 2, ((1, 1), (1, 1)))
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 first = i == 0
