@@ -114,25 +114,28 @@ BEHIND = {
 }
 
 
-def one_forward_per_filter(model, variables, x, y, tap, filters, dtype):
-    """Eq. 6 before the softmax, by flax alone."""
+def one_forward_per_filter(model, variables, x, y, filters, dtype):
+    """Eq. 6 before the softmax, by flax alone: {tap: [B, n]} for n filters of each tap."""
 
     @jax.jit
     def losses(variables, x, keep):
         def interceptor(call, args, keywords, context):
-            out = call(*args, **keywords)
-            keeps = keep[None, None, None]
-            return out * keeps if "/".join(context.module.path) == tap else out
+            out, path = call(*args, **keywords), "/".join(context.module.path)
+            return out * keep[path][None, None, None] if path in keep else out
 
         with nn.intercept_methods(interceptor):
             logits = jax.nn.log_softmax(model.apply(variables, x))
         return -jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
 
-    count = features.list_taps(model, variables, x)[tap][-1]
-    run = partial(losses, variables, x)
-    masks = [np.arange(count) != j for j in filters]
-    base = run(np.ones(count, dtype))
-    return np.stack([run(mask.astype(dtype)) - base for mask in masks], 1)
+    shapes = features.list_taps(model, variables, x)
+    whole = {tap: np.ones(shapes[tap][-1], dtype) for tap in filters}
+    base = losses(variables, x, whole)
+
+    def gap(tap, j):
+        others = (np.arange(len(whole[tap])) != j).astype(dtype)
+        return losses(variables, x, whole | {tap: others}) - base
+
+    return {tap: np.stack([gap(tap, j) for j in chosen], 1) for tap, chosen in filters.items()}
 
 
 @pytest.mark.parametrize(
@@ -141,9 +144,9 @@ def one_forward_per_filter(model, variables, x, y, tap, filters, dtype):
 def test_gaps_are_those_of_one_forward_pass_per_filter(behind, pooled):
     with jax.enable_x64(True):
         model, x, y = Net(behind, pooled), jnp.asarray(X), jnp.array([0, 2])
-        variables = model.init(jax.random.key(1), x.astype(jnp.float32))
-        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
-        expected = one_forward_per_filter(model, variables, x, y, "tap", range(C), np.float64)
+        variables = jax.jit(model.init)(jax.random.key(1), x.astype(jnp.float32))
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        expected = one_forward_per_filter(model, variables, x, y, {"tap": range(C)}, np.float64)["tap"]
         found = attention.filter_gaps(model, variables, x, y, taps=("tap",), chunk=4)["tap"]
         assert np.abs(expected).max() > 1e-4
         np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -157,16 +160,16 @@ def test_odd_sizes_of_real_networks_in_both_precisions(arch, size):
     x, y = RNG.standard_normal((2, *size, 3)), jnp.array([3, 6])
     filters = {tap: [0, 11, 15] for tap in taps}
     narrow = attention.filter_gaps(model, variables, jnp.asarray(x, jnp.float32), y, taps=taps, filters=filters)
-    plain = one_forward_per_filter(model, variables, jnp.asarray(x, jnp.float32), y, taps[0], [0, 11, 15], np.float32)
+    first = {taps[0]: filters[taps[0]]}
+    plain = one_forward_per_filter(model, variables, jnp.asarray(x, jnp.float32), y, first, np.float32)[taps[0]]
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), variables)
         found = attention.filter_gaps(model, wide, jnp.asarray(x), y, taps=taps, filters=filters)
-        for tap in taps:
-            expected = one_forward_per_filter(model, wide, jnp.asarray(x), y, tap, [0, 11, 15], np.float64)
-            np.testing.assert_allclose(found[tap], expected, atol=1e-11, err_msg=tap)
-            if tap == taps[0]:
-                rounding = np.abs(plain - expected).max()
-            np.testing.assert_allclose(narrow[tap], expected, atol=max(1e-6, 2 * rounding), err_msg=tap)
+        expected = one_forward_per_filter(model, wide, jnp.asarray(x), y, filters, np.float64)
+    rounding = np.abs(plain - expected[taps[0]]).max()
+    for tap in taps:
+        np.testing.assert_allclose(found[tap], expected[tap], atol=1e-11, err_msg=tap)
+        np.testing.assert_allclose(narrow[tap], expected[tap], atol=max(1e-6, 2 * rounding), err_msg=tap)
 
 
 def primitives(jaxpr):
