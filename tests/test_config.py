@@ -154,7 +154,7 @@ def test_a_password_is_neither_kept_nor_shown():
         ("data.rot", "did you mean data.root"),
         ("root", "data.root?"),
         ("steps.x", "did you mean steps"),
-        ("quux", "the fields are alpha, "),
+        ("quux", "the fields are accumulate, alpha, "),
     ],
 )
 def test_an_unknown_field_is_answered_with_the_closest(name, hint):

@@ -177,7 +177,7 @@ class CompiledStep:
 
 def _too_large(setup: Setup, what: str) -> ConfigError:
     config = setup.config
-    ways = [f"--config.batch_size={config.batch_size // 2}", f"--config.accumulate={2 * config.accumulate}"]
+    ways = ["a smaller --config.batch_size", f"--config.accumulate={2 * config.accumulate}"]
     ways += [] if config.remat else ["--config.remat=True"]
     ways += [] if config.compute_dtype == "bfloat16" else ["--config.compute_dtype=bfloat16"]
     return ConfigError(f"a training step takes {what}; try {', '.join(ways[:-1])} or {ways[-1]}")
