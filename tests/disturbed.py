@@ -39,6 +39,9 @@ TRAIN_IMPATIENTLY = (
 SECONDS = 240  # for a run, or a part of one; on an idle machine it takes ten
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else what a background job starts ignores it
+
+
 class Run:
     """A process that trains in `workdir`; `output` has what it said so far."""
 
