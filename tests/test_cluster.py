@@ -1,4 +1,4 @@
-"""Which processes make up a run, decided from made-up environments; what the variables hold is from the launchers' docs."""
+"""Which processes make up a run, decided from made-up environments; the launchers' documents say what they set."""
 
 import http.server
 import threading

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+import socket
 import time
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from delta_jax.training import config as configs
-from delta_jax.training import processes, provenance
+from delta_jax.training import processes, provenance, report
 from delta_jax.training.cluster import ProcessError
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 
 # Folders that may be others on every host; what lies in them is compared.
 _OF_A_HOST = ("data.root", "data.cache_dir")
-_PACKAGES = ("delta_jax", "jax", "jaxlib", "numpy")
 _SEEN_WITHIN_S = 10.0  # a new file, by the other hosts of a network file system
 
 
@@ -34,7 +33,7 @@ def on_config(config: FrozenConfigDict, **flags: Any) -> None:
     fields = configs.flat(json.loads(json.dumps(config.to_dict())))
     facts: dict[str, Any] = {f"--config.{name}": value for name, value in fields.items() if name not in _OF_A_HOST}
     facts |= {f"--{name}": value for name, value in flags.items()}
-    facts |= {package: version(package) for package in _PACKAGES}
+    facts |= report.versions()
     processes.agree(facts)
     # These need the other processes, and only now is it known that they are of the same kind.
     devices = jax.local_devices()
@@ -63,8 +62,14 @@ def on_setup(setup: Setup, trained: Variables | None = None) -> None:
     if trained is not None:
         facts["trained network"] = provenance.of_variables(trained)[:16]
     processes.agree(facts)
-    # A process that decodes takes longer than others may wait for it in a computation.
-    processes.agree({"decoded images": setup.images.digest[:16]})
+    # The first decodes before the others of its host, which then find what it has left: it is the one that is heard.
+    waits = processes.from_first(socket.gethostname()) == socket.gethostname() and not processes.is_first()
+    if waits:
+        processes.from_first("")
+    digest = setup.images.digest
+    if not waits:
+        processes.from_first("")
+    processes.agree({"decoded images": digest[:16]})
 
 
 def on_workdir(workdir: Path) -> None:

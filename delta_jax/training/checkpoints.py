@@ -204,7 +204,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Notes the digest of every file of the checkpoint being written, just before it gets its final name."""
-        if not processes.is_first():
+        if jax.process_index() != 0:  # orbax's notion of the one that gives the final name
             return
         for unfinished in self.directory.glob(f"{self._saving}.*"):
             # The folders of the items; beside them lies what orbax itself changes later and reading does not need.

@@ -80,11 +80,11 @@ def fine_tune(
     """
     with interruption.held(), Checkpoints(workdir / "checkpoints") as checkpoints:
         meta: dict[str, Any] = {"seconds": 0.0, "timed_images": 0, "timed_seconds": 0.0, "unwritten": []}
+        processes.agree({"steps of the checkpoints to go on from": checkpoints.steps()})
         if checkpoints.latest_step() is not None:
             state, meta = checkpoints.restore(state)
             logs.say(f"going on after step {int(state.step)} of {loop.steps}")
         step = int(state.step)
-        processes.agree({"step to go on from": step})
         if step < loop.steps:
             _require_space(checkpoints, state)
         log.rewind("fine_tune", step)

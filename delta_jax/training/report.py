@@ -47,23 +47,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(processes.from_first(path.read_text() if processes.is_first() and path.exists() else "{}"))
 
 
-def write_environment(workdir: Path) -> None:
-    """Appends to command.txt, and writes versions.json: interpreter, packages, devices."""
-    line = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
-    with (workdir / "command.txt").open("a") as file:
-        file.write(line + "\n")
+def versions() -> dict[str, str]:
+    """Of the packages that results depend on."""
     found = {}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    return found
+
+
+def write_environment(workdir: Path) -> None:
+    """Appends to command.txt, and writes versions.json: interpreter, packages, devices."""
+    line = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    with (workdir / "command.txt").open("a") as file:
+        file.write(line + "\n")
     device = jax.devices()[0]
     facts = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-        "packages": found,
+        "packages": versions(),
     }
     (workdir / "versions.json").write_text(json.dumps(facts, indent=2) + "\n")
 
