@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from delta_jax.training import logs
+from tests.process_run import free_port
 from tests.small_run import ROOT, environment
 
 # Time enough to be stopped in the middle of the attention and of fine-tuning. With the statistics of the source and a
@@ -37,6 +37,9 @@ TRAIN_IMPATIENTLY = (
     "runpy.run_module('delta_jax.train', run_name='__main__', alter_sys=True)",
 )
 SECONDS = 240  # for a run, or a part of one; on an idle machine it takes ten
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else what a background job starts ignores it
 
 
 class Run:
@@ -91,9 +94,7 @@ class Run:
 
 def two_processes(workdir: Path, flags: Sequence[str]) -> list[Run]:
     """A run in two processes with a device each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    address = f"--coordinator=127.0.0.1:{free_port()}"
     return [
         Run(workdir, [*flags, address, "--processes=2", f"--process={number}"], program=TRAIN_IMPATIENTLY)
         for number in range(2)

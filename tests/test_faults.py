@@ -95,7 +95,9 @@ def ends(run, *says):
 
 def test_stopped_and_killed_in_every_phase(undisturbed, again):
     step = checkpoints(again.workdir)[-1]
-    assert_same_end(ends(again(), f"going on after step {step} of 80"), undisturbed)
+    workdir = ends(again(), f"going on after step {step} of 80")
+    assert_same_end(workdir, undisturbed)
+    assert len((workdir / "command.txt").read_text().splitlines()) == 5
 
 
 def test_a_truncated_checkpoint_is_passed_over(undisturbed, again):
@@ -113,8 +115,8 @@ def test_a_deleted_checkpoint_is_not_missed(undisturbed, again):
 
 def test_a_disk_that_is_full_during_a_save_costs_no_checkpoint(undisturbed, again):
     before = checkpoints(again.workdir)
-    # No file above 128 KiB: as a full disk, for the process that saves, and no test needs to be root for it.
-    run = again(prefix=("sh", "-c", 'ulimit -f 256; exec "$@"', "sh"))
+    # No file above 20 KiB: as a full disk, for the process that saves, and no test needs to be root for it.
+    run = again(prefix=("sh", "-c", 'ulimit -f 40; exec "$@"', "sh"))
     assert run.end() == 1, run.output
     (error,) = [line for line in run.output.splitlines() if line.startswith("error: ")]
     assert re.match(r"error: checkpoint 60 in .* could not be written, those before it are untouched: ", error)

@@ -31,17 +31,6 @@ def held_block(*actions):
             action()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_run_at_once_and_the_handlers_are_given_back(number, status, capfd):
-    before = [signal.getsignal(one) for one in SIGNALS]
-    with pytest.raises(SystemExit) as left, interruption.caught():
-        send(number)
-    assert left.value.code == status
-    assert capfd.readouterr().err == f"stopped by {number.name}; the same command goes on from there\n"
-    assert [signal.getsignal(one) for one in SIGNALS] == before
-    assert interruption.asked() == 0  # a run that comes after is not stopped, too
-
-
 def test_a_signal_that_is_held_waits_until_somebody_asks(capfd):
     def terminate():
         interruption.check("before breakfast")
@@ -53,6 +42,19 @@ def test_a_signal_that_is_held_waits_until_somebody_asks(capfd):
     with pytest.raises(SystemExit, match="143"), interruption.caught():
         held_block(terminate, lambda: interruption.check("after lunch"), lambda: pytest.fail("goes on"))
     assert capfd.readouterr().err == "stopped by SIGTERM after lunch; the same command goes on from there\n"
+    assert interruption.asked() == 0  # a run that comes after is not stopped, too
+
+
+def test_handlers_are_given_back_and_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        others = [signal.getsignal(number) for number in SIGNALS]
+        with interruption.caught():
+            send(signal.SIGINT)
+            assert signal.getsignal(signal.SIGTERM) not in others
+        assert [signal.getsignal(number) for number in SIGNALS] == others
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_nobody_asked_for_counts_at_the_end_unless_there_is_an_error():
@@ -63,29 +65,45 @@ def test_a_signal_nobody_asked_for_counts_at_the_end_unless_there_is_an_error():
             held_block(lambda: 1 / 0)
 
 
-def test_a_second_signal_ends_the_process_at_once():
-    code = """
-import sys, time
+def start(block: str) -> subprocess.Popen:
+    """A process that waits in `block`, in the middle of a callback that lets no exception out."""
+    code = f"""
+import gc, signal, time
 from delta_jax.training import interruption
 interruption.SAME_SECONDS = 0.2
-with interruption.caught(), interruption.held():
+def wait(phase, _):
+    gc.callbacks.clear()
     print("ready", flush=True)
     time.sleep(60)
+with {block}:
+    gc.callbacks.append(wait)
+    gc.collect()
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    try:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.stderr.readline().startswith("SIGTERM: ")
-        time.sleep(0.3)
-        assert process.poll() is None
-        process.send_signal(signal.SIGUSR1)
-        assert process.wait(10) == -signal.SIGUSR1
-    finally:
-        process.kill()
-        process.communicate()
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_where_there_is_nothing_to_save_a_signal_ends_the_process_at_once():
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGUSR1, 138)):
+        process = start("interruption.caught()")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == status
+        assert said == f"stopped by {number.name}; the same command goes on from there\n"
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    process = start("interruption.caught(), interruption.held()")
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline().startswith("SIGTERM: ")
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGUSR1
 
 
 def test_a_program_of_ones_own_keeps_its_handlers_whatever_the_thread():

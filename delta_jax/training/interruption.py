@@ -7,8 +7,8 @@
 
 These statuses, 128 + the signal, say: all that was done is on disk, start the same command again. The attention ends
 after the batch under way, fine-tuning after the steps that the device was given already, `log_every` of them at most;
-elsewhere there is nothing to save, and a run ends at once. A second signal ends it anywhere, and leaves what was saved
-before.
+elsewhere there is nothing to save, and the process ends at once. A second signal ends it anywhere, and leaves what was
+saved before. A signal that is ignored where the run is started, such as SIGINT in a job of the background, stays so.
 
 Several processes have to stop at the same step, or those that go on wait for the others for ever. So each remembers
 its signal, and they ask each other where they wait for numbers anyway: after every batch of the attention, with every
@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from delta_jax.training import processes
+from delta_jax.training import logs, processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SAME_SECONDS = 1.0  # timeout(1) and others send one signal twice: to the process, and to its group
@@ -36,7 +36,7 @@ SAME_SECONDS = 1.0  # timeout(1) and others send one signal twice: to the proces
 class Interrupted(BaseException):
     """A signal ended the run; `status` is what the process exits with.
 
-    No Exception: it may come at any moment, and is not to be taken for a failure of what it comes into.
+    No Exception, as it is no failure of what it comes out of.
     """
 
     def __init__(self, number: int, after: str = ""):
@@ -58,11 +58,16 @@ class _Request:
                 os.kill(os.getpid(), number)
             return
         self.number, self.since = number, time.monotonic()
-        if not self.held and processes.count() == 1:
-            raise Interrupted(number)
         # Not by print: the handler may have come into another one.
-        name = signal.Signals(number).name
-        os.write(2, f"{name}: the run saves and ends; a second signal ends it at once\n".encode())
+        if self.held or processes.count() > 1:
+            name = signal.Signals(number).name
+            os.write(2, f"{name}: the run saves and ends; a second signal ends it at once\n".encode())
+            return
+        # Nor by an exception: it may come into a callback, such as jax's at garbage collection, which swallows it.
+        stopped = Interrupted(number)
+        logs.leave_terminal()
+        os.write(2, f"{stopped}\n".encode())
+        os._exit(stopped.status)
 
 
 _request = _Request()
@@ -70,11 +75,13 @@ _request = _Request()
 
 @contextmanager
 def caught() -> Iterator[None]:
-    """What a command does within, in its main thread, a signal may stop: the process then exits with its status.
+    """What a command does within, in its main thread, a signal may stop: the process then exits with that status.
 
     It has to come within `processes.together`: jax takes SIGTERM for itself when processes find each other.
     """
-    before = {number: signal.signal(number, _request.handle) for number in SIGNALS}
+    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _request.handle)
     try:
         yield
     except Interrupted as stopped:

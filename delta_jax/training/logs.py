@@ -199,6 +199,12 @@ def say(text: str) -> None:
         _console.print(text, soft_wrap=True)
 
 
+def leave_terminal() -> None:
+    """Leaves it as it was, for a process that ends without the end of its progress bar; safe in a signal's handler."""
+    if _is_interactive():
+        os.write(1, b"\x1b[?25h\n")  # the cursor, which a bar hides
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints rows under a title: as a table on a terminal, else as plain text in columns."""
     if not processes.is_first():
