@@ -188,12 +188,10 @@ def _gigabytes(size: int) -> str:
 
 
 def _alike(some: Any, others: Any) -> bool:
-    structures: list[Any] = [jax.tree.structure(some), jax.tree.structure(others)]
-    if structures[0] != structures[1]:
-        return False
-    return all(
-        a.shape == b.shape and a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, len(a.shape))
-        for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(others), strict=True)
+    ours, theirs = (jax.tree.leaves_with_path(shapes) for shapes in (some, others))
+    return len(ours) == len(theirs) and all(
+        path == other and a.shape == b.shape and a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, a.ndim)
+        for (path, a), (other, b) in zip(ours, theirs, strict=True)
     )
 
 
