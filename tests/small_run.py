@@ -79,8 +79,9 @@ def small_config(root: Path, **changed: Any) -> ConfigDict:
 
 
 def config_flags(root: Path, **changed: Any) -> list[str]:
-    """The same on the command line."""
-    return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in settings(root, **changed).items())]
+    """The same on the command line; None leaves a field as it is."""
+    given = {field: value for field, value in settings(root, **changed).items() if value is not None}
+    return ["--config=configs/default.py", *(f"--config.{field}={value}" for field, value in given.items())]
 
 
 def environment(devices: int = 1) -> dict[str, str]:

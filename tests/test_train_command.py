@@ -121,10 +121,11 @@ def test_a_network_of_the_library_from_its_weights_to_a_prediction(photos, tmp_p
     """What the defaults of the configs stand for; the other tests are of what is around the network."""
     chosen = {"arch": "efficientnet_lite0", "weights": "pip/efficientnet-lite0"}
     # Its last two default taps: little is behind them, so the exact attention takes seconds.
-    fields = config_flags(photos, **chosen, taps=("block_10/project_conv", "head_conv"))
+    fields = config_flags(photos, **chosen, taps=("block_10/project_conv", "head_conv"), alpha=None)
     finished = run("train", *fields, f"--workdir={tmp_path}")
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["arch"] == "efficientnet_lite0"
+    assert summary["alpha"] > 0  # measured
     assert summary["l2_fe"]["test"]["top1"] > 0.9  # colours are learnt by the head alone
     assert_predictions_are_the_same(tmp_path, photos)
