@@ -1,5 +1,6 @@
 """What is wrong ends in one clear error, before anything slow."""
 
+import contextlib
 import os
 import pickle
 import re
@@ -264,7 +265,7 @@ def test_the_command_ends_with_the_message_instead_of_a_traceback(monkeypatch, e
     monkeypatch.setattr(train.trainer, "fit", fit)
     monkeypatch.setattr(train, "_CONFIG", SimpleNamespace(value=None))
     monkeypatch.setattr(train, "_WORKDIR", SimpleNamespace(value="workdir"))
-    monkeypatch.setattr(train.distributed, "set_up_process", lambda: None)
+    monkeypatch.setattr(train.process_flags, "set_up", contextlib.nullcontext)
     with pytest.raises(SystemExit, match=re.escape(f"error: {error}")):
         train.main([])
 
