@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from delta_jax.training import logs
+from tests import small_network
 from tests.process_run import free_port
 from tests.small_run import ROOT, environment
 
@@ -28,7 +29,7 @@ SLOW = {
     "learning_rate": 1e-3,
     "head_l2": (0.01,),
 }
-FILTERS = 64  # of the taps of small_run.py
+FILTERS = sum(small_network.FILTERS.values())
 TRAIN = ("-m", "delta_jax.train")
 # A process that is gone is given up within seconds instead of a minute.
 TRAIN_IMPATIENTLY = (
@@ -111,11 +112,17 @@ def attention_rows(cache_dir: Path) -> int:
     return sum(table.stat().st_size // (4 * FILTERS) for table in cache_dir.glob("attention/*/gaps.f32"))
 
 
-def steps_recorded(workdir: Path) -> int:
-    """The last step of fine-tuning in the metrics: a run is there, or a few steps further."""
+def steps_recorded(workdir: Path, since: float = 0.0) -> int:
+    """The last step of fine-tuning in the metrics: a run is there, or a few steps further.
+
+    Args:
+      workdir: of the run.
+      since: seconds since 1970; what was written before does not count.
+    """
     if not (workdir / logs.METRICS_FILE).exists():
         return 0
-    return max((record["step"] for record in logs.read(workdir) if record["phase"] == "fine_tune"), default=0)
+    written = [one for one in logs.read(workdir) if one["phase"] == "fine_tune" and one["time"] >= since]
+    return max((one["step"] for one in written), default=0)
 
 
 def records(workdir: Path) -> list[dict[str, Any]]:
