@@ -1,4 +1,4 @@
-"""A folder of small photos, a config of a few steps, and the commands in processes of their own."""
+"""A folder of small photos, a config of a few steps on a small network, and the commands in their own processes."""
 
 import os
 import subprocess
@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.default import get_config
+from tests import small_network
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("blue", "green", "red")
-TAPS = ("block_2/project_conv", "block_4/project_conv")  # 24 and 40 filters: the exact attention in seconds
+TAPS = tuple(small_network.FILTERS)
 STEPS = 8
 
 _HUES = {"blue": (60, 60, 160), "green": (60, 160, 60), "red": (160, 60, 60)}
@@ -27,18 +28,29 @@ def noise(name: str, rng: np.random.Generator, size: int = 48) -> Image.Image:
 
 
 def make_photos(root: Path, per_class: int = 24) -> Path:
-    """root/<class>/*.png; 24 per class become 42 training, 12 validation and 18 test images."""
+    """root/<class>/*.png, and the network's weights beside it.
+
+    24 per class become 40 training, 14 validation and 18 test images.
+    """
     rng = np.random.default_rng(0)
     for name in CLASSES:
         (root / name).mkdir(parents=True)
         for i in range(per_class):
             noise(name, rng).save(root / name / f"{i:02}.png")
+    small_network.save_weights(weights_of(root))
     return root
+
+
+def weights_of(root: Path) -> Path:
+    """Where the weights for the images in `root` are."""
+    return root.parent / "small_network.safetensors"
 
 
 def settings(root: Path, **changed: Any) -> dict[str, Any]:
     """Fields, by dotted name, that differ from configs/default.py; dots are written as double underscores here."""
     values = {
+        "arch": small_network.ARCH,
+        "weights": str(weights_of(root)),
         "taps": TAPS,
         "data.root": str(root),
         "data.cache_dir": str(root.parent / "decoded"),
@@ -67,8 +79,9 @@ def small_config(root: Path, **changed: Any) -> ConfigDict:
 
 
 def config_flags(root: Path, **changed: Any) -> list[str]:
-    """The same on the command line."""
-    return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in settings(root, **changed).items())]
+    """The same on the command line; None leaves a field as it is."""
+    given = {field: value for field, value in settings(root, **changed).items() if value is not None}
+    return ["--config=configs/default.py", *(f"--config.{field}={value}" for field, value in given.items())]
 
 
 def environment(devices: int = 1) -> dict[str, str]:

