@@ -161,6 +161,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if error is not None and processes.count() > 1:
+            return  # the end of a save waits for the other processes, which may be gone, or wait for this one
         try:
             self.close()
         except CheckpointError as failure:
