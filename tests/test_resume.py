@@ -101,7 +101,8 @@ def test_a_run_that_lost_its_disk_goes_on_from_the_storage(photos, undisturbed, 
     fields = config_flags(photos, **SLOW, data__cache_dir=str(host))
     # The command, with as many uploads between two checkpoints as in a run of hours.
     script = (
-        "import runpy, time; from delta_jax.training import checkpoints, storage; storage.SECONDS_BETWEEN_UPLOADS = 0.05; "
+        "import runpy, time; from delta_jax.training import checkpoints, storage; "
+        "storage.SECONDS_BETWEEN_UPLOADS = 0.05; "
         "save = checkpoints.Checkpoints.save; "
         "checkpoints.Checkpoints.save = lambda *given, **named: (save(*given, **named), time.sleep(0.5)); "
         "runpy.run_module('delta_jax.train', run_name='__main__')"
@@ -125,8 +126,3 @@ def test_a_run_that_lost_its_disk_goes_on_from_the_storage(photos, undisturbed, 
     assert records(bucket) == records(undisturbed)
     assert (bucket / "predictions.csv").read_text() == (undisturbed / "predictions.csv").read_text()
     assert len((bucket / "command.txt").read_text().splitlines()) == 2
-
-    shutil.rmtree(host)
-    measured = run("evaluate", f"--workdir={workdir}", "--json")
-    assert measured.returncode == 0, measured.stderr
-    assert json.loads(measured.stdout)["top1"] == json.loads((bucket / "summary.json").read_text())["test"]["top1"]
