@@ -176,6 +176,17 @@ def test_a_folder_of_a_copy_that_went_on_elsewhere_or_is_gone_is_not_used(bucket
         assert {path.name for path in workdir.iterdir()} == {".mirror"}
 
 
+def test_what_an_upload_brought_that_did_not_end_is_used(bucket, monkeypatch, tmp_path):
+    mirror = Mirror("memory://runs/one")
+    mirror.fetch()
+    write_checkpoint(mirror.folder, 4)
+    mirror.push()
+    bucket.rm_file("/runs/one/.mirror")  # as if this had been the first one, and killed before its last word
+    another_host(monkeypatch, tmp_path)
+    with storage.opened("memory://runs/one") as workdir:
+        assert (workdir / "checkpoints" / "4" / "files.json").exists()
+
+
 def test_two_runs_in_one_place_are_noticed(bucket, monkeypatch, tmp_path):
     first = Mirror("memory://runs/one")
     first.fetch()

@@ -159,7 +159,8 @@ class Mirror:
         # One process of a host after the other; the later ones find that all is there.
         with _locked(self.folder.with_name(f"{self.folder.name}.fetch"), fcntl.LOCK_EX), self.alone():
             self._token = self._read_token()
-            names = self._names() if self._token else set()
+            # Without a token the first upload did not end. What it brought makes sense all the same, by its order.
+            names = self._names()
             # What a crash may have kept from being uploaded is not known to be there; what is not here goes.
             self._sent = dict.fromkeys(names, (0, 0))
             if not marker.exists() or marker.read_text() != self._token:
