@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.dropout = 0.0  # rate in front of the head
     config.compute_dtype = "float32"  # or bfloat16, for GPUs and TPUs; parameters and penalties stay float32
     config.freeze_until = ""  # module path; what has run when it returns stays as in the source; "" trains all
-    config.remat = False  # blocks of layers are computed again for the gradient: less memory, more time
+    config.remat = False  # for GPUs and TPUs: blocks are computed again for the gradient instead of being kept
 
     # Data.
     config.data = ConfigDict()
