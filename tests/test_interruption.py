@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from delta_jax.training import interruption, logs
+from delta_jax.training import interruption, logs, steps
 from delta_jax.training.checkpoints import Checkpoints
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.interruption import SIGNALS, Interrupted
@@ -147,7 +147,8 @@ def test_a_signal_between_two_records_changes_neither_the_parameters_nor_the_rec
         loss, grads = jax.value_and_grad(lambda p: jnp.mean((p["w"] - batch["x"]) ** 2))(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "top1": params["w"] / 3}
+        metrics = {name: jnp.float32(0) for name in steps.METRICS} | {"loss": loss, "top1": params["w"] / 3}
+        metrics = jnp.stack(list(metrics.values()))
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     def run(workdir, signal_at=()):
@@ -174,14 +175,14 @@ def test_a_signal_between_two_records_changes_neither_the_parameters_nor_the_rec
         return [{name: value for name, value in one.items() if name != "time"} for one in logs.read(workdir)]
 
     _, undisturbed = run(tmp_path / "undisturbed")
-    steps = []
+    seen = []
     for at in (3, 10, 18):  # in the middle, with a look at the validation images, and after the last checkpoint
         taken, stopped = run(tmp_path / "stopped", signal_at=(at,))
         assert str(stopped).startswith(f"stopped by SIGTERM after step {at} of 20;")
         with Checkpoints(tmp_path / "stopped" / "checkpoints") as checkpoints:
             assert checkpoints.latest_step() == at
-        steps += taken
+        seen += taken
     taken, end = run(tmp_path / "stopped")
     assert end == undisturbed
-    assert steps + taken == list(range(1, 21))  # none was run twice
+    assert seen + taken == list(range(1, 21))  # none was run twice
     assert records(tmp_path / "stopped") == records(tmp_path / "undisturbed")

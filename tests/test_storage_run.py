@@ -1,6 +1,5 @@
 """A run whose host is gone, disk and all, goes on from its storage: the same bits as a run that nobody disturbed."""
 
-import json
 import shutil
 import signal
 import subprocess
