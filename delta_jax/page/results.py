@@ -1,0 +1,194 @@
+"""Tables of results: mean, spread and interval over the seeds of each method, and what may be said of differences."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from delta_jax.page.naming import label
+from delta_jax.page.reading import Experiment, Run, Study
+from delta_jax.sweeps import published
+from delta_jax.sweeps.statistics import Summary, summarize
+
+STRIP_WIDTH, STRIP_HEIGHT = 160, 22  # of the picture of seeds and interval in a row, viewBox
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in one experiment.
+
+    Attributes:
+      method: its name.
+      top1, balanced, cross_entropy: of the test images, over seeds; None where no run has the measure.
+      validation: top-1 of the validation images.
+      paper: mean and standard deviation of the paper; None where it has none.
+      alpha: the weights of the penalty over the runs, least and largest; None where it has none.
+      strip: the picture of top-1: positions of seeds, interval and mean.
+      failed: runs without numbers.
+      seconds: of all its runs.
+      best: whether it is better than every other method here, as comparisons.json says.
+    """
+
+    method: str
+    top1: Summary | None
+    balanced: Summary | None
+    cross_entropy: Summary | None
+    validation: Summary | None
+    paper: tuple[float, float] | None
+    alpha: tuple[float, float] | None
+    strip: dict[str, Any] | None
+    failed: int
+    seconds: float
+    best: bool
+
+
+def rows(study: Study, experiment: Experiment) -> list[Row]:
+    """One per method that has a run."""
+    table = str(study.settings.get("table") or "")
+    # The stand-in of a sweep has other data: the paper's numbers beside it would mislead.
+    table = "" if study.settings.get("small") else table
+    scale = _scale(experiment)
+    decided = list(verdicts(study, experiment))
+    found = []
+    for method, runs in experiment.runs.items():
+        alphas = [run.alpha for run in runs if run.alpha is not None]
+        others = [other for other in experiment.runs if other != method]
+        better_than = {v["second"] for v in decided if v["first"] == method and v["verdict"] == "better"}
+        found.append(
+            Row(
+                method=method,
+                top1=_summary(runs, "top1"),
+                balanced=_summary(runs, "balanced_accuracy"),
+                cross_entropy=_summary(runs, "cross_entropy"),
+                validation=_summary(runs, "top1", "validation"),
+                paper=published.accuracy(table, experiment.data, experiment.network, method) if table else None,
+                alpha=(min(alphas), max(alphas)) if alphas else None,
+                strip=_strip(runs, scale) if scale else None,
+                failed=sum(not run.test for run in runs),
+                seconds=sum(run.seconds for run in runs),
+                best=bool(others) and better_than >= set(others),
+            )
+        )
+    return found
+
+
+def strip_ticks(experiment: Experiment) -> tuple[float, float] | None:
+    """Ends of the axis of the strips, accuracies; None where there is nothing to draw."""
+    return _scale(experiment)
+
+
+def verdicts(study: Study, experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """The comparisons of this experiment in comparisons.json, each pair both ways round.
+
+    Yields:
+      first, second, verdict ("better", "worse", "no difference shown" of `first`), difference of top-1 with low and
+      high (over seeds; nan where not known), reason.
+    """
+    for one in _comparisons(study.comparisons, {}):
+        if any(one.get(key, "") != getattr(experiment, key) for key in ("data", "network", "variant") if key in one):
+            continue
+        seeds = one.get("seeds") if isinstance(one.get("seeds"), dict) else {}
+        difference, low, high = (_number(seeds.get(key)) for key in ("difference", "low", "high"))
+        verdict = str(one["verdict"])
+        yield {
+            "first": one["first"],
+            "second": one["second"],
+            "verdict": verdict,
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "reason": str(one.get("reason") or ""),
+            "stated": True,
+        }
+        yield {
+            "first": one["second"],
+            "second": one["first"],
+            "verdict": {"better": "worse", "worse": "better"}.get(verdict, verdict),
+            "difference": -difference,
+            "low": -high,
+            "high": -low,
+            "reason": str(one.get("reason") or ""),
+            "stated": False,
+        }
+
+
+def failures(study: Study) -> list[tuple[str, str]]:
+    """(run, why) of every run without numbers, those that were to choose a strength included."""
+    everything = [
+        run
+        for one in study.experiments
+        for group in (one.runs, one.choices)
+        for runs in group.values()
+        for run in runs
+        if run.error or not (run.test or run.validation)
+    ]
+    return [(_called(run), run.error or "it left no numbers") for run in everything]
+
+
+def expected_runs(settings: Mapping[str, Any]) -> int | None:
+    """How many final runs a sweep is to have; None where sweep.json does not say."""
+    if settings.get("small") and isinstance(settings.get("stand_in"), dict):
+        settings = {**settings, **settings["stand_in"]}
+    try:
+        sizes = [len(settings[key]) for key in ("data_sets", "networks", "methods", "seeds")]
+        return math.prod(sizes) * max(len(settings.get("variants") or {}), 1)
+    except (KeyError, TypeError):
+        return None
+
+
+def _called(run: Run) -> str:
+    parts = [run.data, run.network, run.variant, label(run.method), f"seed {run.seed}"]
+    parts += [f"{name} = {value}" for name, value in run.strength.items()] if run.kind != "final" else []
+    parts += [f"fold {run.fold}"] if run.kind != "final" else []
+    return ", ".join(part for part in parts if part)
+
+
+def _summary(runs: list[Run], measure: str, split: str = "test") -> Summary | None:
+    values = [float(value) for run in runs if (value := getattr(run, split).get(measure)) is not None]
+    return summarize(values) if values else None
+
+
+def _scale(experiment: Experiment) -> tuple[float, float] | None:
+    """The range of top-1 over all methods, intervals included, so that the strips of a table can be compared."""
+    values = [float(run.test["top1"]) for run in experiment.finished() if run.test.get("top1") is not None]
+    if not values:
+        return None
+    for runs in experiment.runs.values():
+        summary = _summary(runs, "top1")
+        values += [v for v in (summary.low, summary.high) if math.isfinite(v)] if summary else []
+    low, high = max(min(values), 0.0), min(max(values), 1.0)
+    margin = max((high - low) * 0.08, 0.002)
+    return low - margin, high + margin
+
+
+def _strip(runs: list[Run], scale: tuple[float, float]) -> dict[str, Any] | None:
+    summary = _summary(runs, "top1")
+    if summary is None:
+        return None
+
+    def at(value: float) -> float:
+        share = (value - scale[0]) / (scale[1] - scale[0])
+        return round(STRIP_WIDTH * min(max(share, 0.0), 1.0), 1)
+
+    interval = (at(summary.low), at(summary.high)) if math.isfinite(summary.low) else None
+    seeds = [(at(float(run.test["top1"])), run.seed) for run in runs if run.test.get("top1") is not None]
+    return {"mean": at(summary.mean), "interval": interval, "seeds": seeds}
+
+
+def _comparisons(content: Any, context: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Comparisons wherever they stand in the file, with the data, network and variant named around them."""
+    if isinstance(content, list):
+        for one in content:
+            yield from _comparisons(one, context)
+    elif isinstance(content, dict):
+        context = {**context, **{key: content[key] for key in ("data", "network", "variant") if key in content}}
+        if {"first", "second", "verdict"} <= content.keys():
+            yield {**context, **content}
+            return
+        for value in content.values():
+            if isinstance(value, (dict, list)):
+                yield from _comparisons(value, context)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
