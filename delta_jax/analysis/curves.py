@@ -4,6 +4,7 @@ python -m delta_jax.analysis.curves [--panels=schedule] --out=curves.png WORKDIR
 """
 
 import argparse
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +97,7 @@ def read(workdirs: Iterable[Path], panels: str = "") -> dict[str, dict[str, Curv
         panel = ""
         if panels:
             configs.check_field(config, panels)
-            panel = f"{panels}: {configs.flat(config.to_dict())[panels]}"
+            panel = f"{panels}: {functools.reduce(getattr, panels.split('.'), config)}"
         found[panel][config.method].append(curve)
     return {
         panel: {method: over_runs(curves) for method, curves in of_panel.items()} for panel, of_panel in found.items()
@@ -104,7 +105,7 @@ def read(workdirs: Iterable[Path], panels: str = "") -> dict[str, dict[str, Curv
 
 
 def plot(panels: Mapping[str, Mapping[str, Curve]], path: str | Path) -> None:
-    """Draws Fig. 2 as a PNG: one panel per variant, such as the schedule, one line per method with a band of its spread.
+    """Draws Fig. 2 as a PNG: one panel per variant, such as the schedule, one line and band per method.
 
     Args:
       panels: {title: {method: curve}}; a method has the same colour in all.

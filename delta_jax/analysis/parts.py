@@ -68,7 +68,7 @@ def at_points(maps: np.ndarray, points: np.ndarray, crop: int) -> np.ndarray:
       [B, P]; NaN for points outside the crop and for those that are NaN.
     """
     height, width = maps.shape[1:]
-    inside = ((points >= 0) & (points < crop)).all(-1)
+    inside = np.all((points >= 0) & (points < crop), axis=-1)
     cells = np.floor(np.where(inside[..., None], points, 0) * np.array([width, height]) / crop).astype(int)
     values = maps[np.arange(len(maps))[:, None], cells[..., 1], cells[..., 0]]
     return np.where(inside, values, np.nan)
