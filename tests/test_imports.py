@@ -46,6 +46,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.trainer": (*LIBRARY, *PARTS, "training", "analysis"),
     "training.report": (*LIBRARY, *PARTS, "training", "analysis"),
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
+    "sweeps": (*LIBRARY, *PARTS, "training", "analysis", "sweeps"),
+    "sweeps.statistics": (),
+    "sweeps.published": (),
+    "sweeps.tables": ("sweeps.statistics", "sweeps.published"),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis", "train")),
     "prepare": (*PARTS, "downloads", "training"),
