@@ -49,7 +49,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sweeps": (*LIBRARY, *PARTS, "training", "analysis", "sweeps"),
     "sweeps.statistics": (),
     "sweeps.published": (),
-    "sweeps.tables": ("sweeps.statistics", "sweeps.published"),
+    "sweeps.comparisons": ("sweeps.statistics", "sweeps.published"),
+    "sweeps.typesetting": (),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis", "train")),
     "prepare": (*PARTS, "downloads", "training"),

@@ -5,8 +5,8 @@ network. A difference is only called one here where it is larger than both can e
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -16,8 +16,6 @@ LEAST_SEEDS = 3  # for a verdict; the spread of two is hardly known
 LEAST_RANKS = 6  # of five seeds the least p value of a rank test is 2 / 32, above 1 - CONFIDENCE
 _EQUAL = 1e-9  # accuracies that are this close are the same, up to rounding: there is no spread to test with
 BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
-
-Key = Hashable  # what runs are paired by: (seed, fold)
 
 
 class Summary(NamedTuple):
@@ -119,7 +117,7 @@ def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nda
     return Paired(float(d.mean()), low, high, p, len(d))
 
 
-def rank_p(differences: Sequence[float]) -> float:
+def rank_p(differences: Sequence[float] | np.ndarray) -> float:
     """Two-sided p value of Wilcoxon's signed rank test on [n] paired differences; NaN below 6 of them."""
     d = np.asarray(differences, np.float64)
     if len(d) < LEAST_RANKS:
@@ -137,12 +135,12 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(one) for one in adjusted]
 
 
-def compare(first: str, second: str, outcomes: Mapping[str, Mapping[Key, Outcome]]) -> Comparison:
+def compare(first: str, second: str, outcomes: Mapping[str, Mapping[Any, Outcome]]) -> Comparison:
     """Two methods on the runs that both have; without a verdict, which `judge` gives to a family of comparisons.
 
     Args:
       first, second: keys of `outcomes`.
-      outcomes: {method: {key: outcome}}; runs with equal keys, such as the seed, are paired.
+      outcomes: {method: {key: outcome}}; runs with equal keys, their seed and fold, are paired.
     """
     a, b = outcomes[first], outcomes[second]
     common = [key for key in a if key in b]
