@@ -112,6 +112,7 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
                 sweep[field] = value
             else:
                 raise ConfigError(f"stand_in.{field}: a sweep has no such field; its fields are {', '.join(FIELDS)}")
+    configs.check_field(sweep.run, "data.validation_fraction")  # a run's config, and not a part of one
     for field in ("data_sets", "networks", "methods", "seeds"):
         _require(bool(len(sweep[field])), field, "one or more", "nothing")
     for field in ("data_sets", "networks", "variants"):
@@ -196,7 +197,7 @@ def _check_strengths(sweep: ConfigDict) -> None:
     if not searched or not set(searched) & set(sweep.methods):
         return
     # The head of L2-FE is a matter of seconds, and needs a grid of its own.
-    effort = {method: n for method, n in searched.items() if method in sweep.methods and method != "l2_fe"}
+    effort = {method: searched[method] for method in sweep.methods if method in searched and method != "l2_fe"}
     if len(set(effort.values())) > 1:
         listed = ", ".join(f"{method} {n}" for method, n in effort.items())
         raise ConfigError(
