@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.evaluation": (*LIBRARY, "data", *PURE),
     "training.trainer": (*LIBRARY, *PARTS, "training", "analysis"),
     "training.report": (*LIBRARY, *PARTS, "training", "analysis"),
+    "training.gallery": (*LIBRARY, *PARTS, "training", "analysis"),
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
     "sweeps": ("methods", *PARTS, "training", "analysis", "sweeps"),
     # --config, --workdir and the errors of a run are those of `train`.

@@ -18,6 +18,7 @@ from delta_jax.training import (
     compiled_step,
     distributed,
     evaluation,
+    gallery,
     head_phase,
     interruption,
     logs,
@@ -235,6 +236,7 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
         report.write_predictions(workdir / "predictions.csv", setup, probabilities)
         report.write_json(workdir / "summary.json", summary)
         report.write_confusion(setup, workdir, confusion)
-        report.write_pictures(setup, workdir, l2_fe, final)
+        report.write_curves(workdir)
+        gallery.write(setup, workdir, l2_fe, final, probabilities)
         report.show(summary, workdir, setup)
     return summary
