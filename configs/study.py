@@ -21,6 +21,7 @@ def get_config():
     run.clip_norm = 1.0  # with statistics frozen nothing else bounds the gradients
     run.batch_norm = "frozen_stats"
     run.head_init = "l2_fe"
+    run.head_l2 = (1e-1, 1e-2, 1e-3)
     run.attention_images = 128
     run.data.resize = 80
     run.data.crop = 72
