@@ -6,7 +6,6 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from delta_jax.analysis import pictures
 from delta_jax.analysis.pictures import confusion, curves, filters
 
 
@@ -104,12 +103,6 @@ def test_a_map_is_scaled_by_itself_and_lies_on_its_photo(tmp_path):
     assert peak[:, 1].min() > 2 / 3 * pixels.shape[1]  # the last of three columns
     assert (peak.max(axis=0) < in_last.max(axis=0) - 40).all()  # up and to the left of what the filter does not see
     assert len(places(64, 0, 0)) == 0  # the peak over black
-
-
-def test_constant_maps_are_all_zero():
-    np.testing.assert_array_equal(pictures._unit_range(np.full((2, 2), 3.0)), np.zeros((2, 2)))
-    # (a - min) / (max - min) by hand
-    np.testing.assert_allclose(pictures._unit_range(np.array([[-1.0, 0.0], [1.0, 3.0]])), [[0, 0.25], [0.5, 1]])
 
 
 @pytest.mark.parametrize(

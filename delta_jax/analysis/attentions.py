@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,6 +70,16 @@ def summarize(gaps: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray])
     """
     _check(gaps, weights)
     return [_summary(tap, np.asarray(gap, np.float64), weights[tap]) for tap, gap in gaps.items()]
+
+
+def profile(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The content of attention_profile.json: {"taps": [{"name", "scaled": C * W of each filter, falling}, ...]}.
+
+    Args:
+      weights: {tap: [C]}, or [N, C] for each image: then their mean over the images counts.
+    """
+    scaled = {tap: np.sort(one.shape[-1] * _of_data_set(one))[::-1] for tap, one in weights.items()}
+    return {"taps": [{"name": tap, "scaled": [float(f"{w:.4g}") for w in one]} for tap, one in scaled.items()]}
 
 
 def table(summaries: Sequence[TapSummary]) -> None:
@@ -147,6 +157,10 @@ def _check(gaps: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) ->
                 f"{tap}: weights of shape {np.shape(weights[tap])}, expected {np.shape(gap)[1:]}, one per filter of "
                 f"the gaps {np.shape(gap)}; weights per image have to be averaged first"
             )
+
+
+def _of_data_set(weights: np.ndarray) -> np.ndarray:
+    return np.asarray(weights, np.float64).reshape(-1, np.shape(weights)[-1]).mean(0)
 
 
 def _summary(tap: str, gaps: np.ndarray, weights: np.ndarray) -> TapSummary:

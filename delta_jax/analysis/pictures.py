@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from delta_jax.analysis.activation_maps import overlay
+
 LOSS_PARTS = {
     "loss": "loss",
     "cross_entropy": "cross-entropy",
@@ -49,7 +51,7 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     for axes in (losses, accuracy):
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
@@ -96,7 +98,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) 
     label = "part of the true class" if count <= ANNOTATED else "images"
     plain = "%g" if count <= ANNOTATED else "%d"
     figure.colorbar(drawn, ax=axes, shrink=0.7, label=label, format=plain)
-    _save(figure, path)
+    save(figure, path)
 
 
 def filters(
@@ -123,15 +125,34 @@ def filters(
     Raises:
       ValueError: the shapes do not go together.
     """
-    columns = []
+    columns = {}
     for tap, ids in filter_ids.items():
         expected = (len(photos), len(ids))
         for maps in (before[tap], after[tap]):
             if maps.ndim != 4 or (maps.shape[0], maps.shape[3]) != expected:
                 raise ValueError(f"{tap}: maps of shape {maps.shape}, expected ({expected[0]}, h, w, {expected[1]})")
         for index, number in enumerate(ids):
-            columns.append((f"{tap}\nfilter {number}\nbefore", before[tap][..., index]))
-            columns.append((f"{tap}\nfilter {number}\nafter", after[tap][..., index]))
+            for when, maps in (("before", before[tap]), ("after", after[tap])):
+                columns[f"{tap}\nfilter {number}\n{when}"] = maps[..., index]
+    activations(photos, columns, path, titles)
+
+
+def activations(photos: np.ndarray, columns: Mapping[str, np.ndarray], path: str | Path, titles: Sequence[str]) -> None:
+    """Draws maps laid over photos, as Fig. 4 of the paper, as a PNG: a row per photo, which stands in the first column.
+
+    Args:
+      photos: uint8 [P, H, W, 3].
+      columns: {heading: [P, h, w]} maps of any size, such as {"source": ..., "l2_sp": ..., "delta": ...} of
+        `activation_maps.mean_map`; every one is scaled by itself.
+      path: of the picture; its folder exists.
+      titles: P texts, one per photo.
+
+    Raises:
+      ValueError: the shapes do not go together.
+    """
+    for heading, maps in columns.items():
+        if maps.ndim != 3 or len(maps) != len(photos):
+            raise ValueError(f"{heading}: maps of shape {maps.shape}, expected ({len(photos)}, h, w)")
     if len(titles) != len(photos):
         raise ValueError(f"{len(titles)} titles for {len(photos)} photos; give one per photo")
 
@@ -144,11 +165,11 @@ def filters(
     for row, photo, title in zip(grid, photos, titles, strict=True):
         row[0].imshow(photo)
         row[0].set_ylabel(title, fontsize=8, parse_math=False)
-    for column, (heading, maps) in zip(grid.T[1:], columns, strict=True):
+    for column, (heading, maps) in zip(grid.T[1:], columns.items(), strict=True):
         column[0].set_title(heading, fontsize=7, parse_math=False)
         for axes, photo, activation in zip(column, photos, maps, strict=True):
-            _overlay(axes, photo, activation)
-    _save(figure, path)
+            axes.imshow(overlay(photo, activation))
+    save(figure, path)
 
 
 def _draw_losses(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
@@ -179,22 +200,10 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray
     return steps, values
 
 
-def _overlay(axes: Axes, photo: np.ndarray, activation: np.ndarray) -> None:
-    height, width = photo.shape[:2]
-    place = (-0.5, width - 0.5, height - 0.5, -0.5)  # the whole photo, whatever the size of the map
-    axes.imshow(photo.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-    axes.imshow(_unit_range(activation), cmap="jet", vmin=0, vmax=1, alpha=0.5, extent=place, interpolation="bilinear")
-
-
-def _unit_range(activation: np.ndarray) -> np.ndarray:
-    activation = np.asarray(activation, np.float32)  # bfloat16 is no type of matplotlib's
-    low, high = activation.min(), activation.max()
-    return (activation - low) / (high - low) if high > low else np.zeros_like(activation)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG; the same numbers give the same bytes."""
     with warnings.catch_warnings():
         # Class names may be in any script; a box in place of a letter is no reason to stop.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        # Without matplotlib's version in it, the same numbers give the same bytes.
+        # matplotlib's version stays out of it.
         figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

@@ -15,17 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from delta_jax import data, features
 from delta_jax.analysis import pictures
-from delta_jax.training import distributed, evaluation, logs, processes
+from delta_jax.training import evaluation, logs, processes
 from delta_jax.training.setup import Setup
-from delta_jax.training.state import Variables
 
 _PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "pillow")
 ALPHA = "alpha.json"
 _NUMBERS = re.compile(r"\[\s[-+.\deE,\s]*\]")
 LARGEST_TABLE = 200  # classes whose confusion matrix stands in summary.json; predictions.csv has what it is made of
-PHOTOS, FILTERS = 4, 3  # rows and filters of filters.png
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -106,10 +103,13 @@ def summarize(
     workdir: Path,
     measured: Mapping[str, Any],
     baseline: Mapping[str, Any],
-    confusion: np.ndarray,
+    confusion: np.ndarray | None,
     evaluate_seconds: float,
 ) -> dict[str, Any]:
-    """The content of summary.json; accuracies are fractions, and `confusion` int [K, K] is of the test images."""
+    """The content of summary.json; accuracies are fractions, and `confusion` int [K, K] is of the test images.
+
+    Where these were not looked at, it is None, and what would be said of them is empty.
+    """
 
     fine_tune, head, attention, alpha = (
         read_json(workdir / name) for name in ("fine_tune.json", "head.json", "attention.json", ALPHA)
@@ -125,9 +125,9 @@ def summarize(
         "seed": config.seed,
         "test": measured["test"],
         "validation": measured["validation"],
-        "per_class_recall": dict(zip(names, evaluation.recalls(confusion), strict=True)),
-        "confusion_matrix": confusion.tolist() if len(names) <= LARGEST_TABLE else None,
-        "l2_fe": {"test": baseline["test"], "validation": baseline["validation"], "l2": head.get("l2")},
+        "per_class_recall": {} if confusion is None else dict(zip(names, evaluation.recalls(confusion), strict=True)),
+        "confusion_matrix": None if confusion is None or len(names) > LARGEST_TABLE else confusion.tolist(),
+        "l2_fe": {split: baseline.get(split, {}) for split in ("test", "validation")} | {"l2": head.get("l2")},
         "seconds": {
             "head": head.get("seconds", 0.0),
             "attention": attention.get("seconds", 0.0),
@@ -145,36 +145,11 @@ def write_confusion(setup: Setup, workdir: Path, confusion: np.ndarray) -> None:
     pictures.confusion(confusion, setup.catalogue.class_names, workdir / "confusion.png")
 
 
-def write_pictures(setup: Setup, workdir: Path, before: Variables, after: Variables) -> None:
-    """curves.png, and filters.png: what the filters that changed most see in a few test photos."""
+def write_curves(workdir: Path) -> None:
+    """curves.png, where there was fine-tuning."""
     records = logs.read(workdir) if (workdir / logs.METRICS_FILE).exists() else []
     if any(record["phase"] == "fine_tune" for record in records):
         pictures.curves(records, workdir / "curves.png")
-    tap = setup.config.taps[len(setup.config.taps) // 2]
-    model = setup.network()
-    # Photos of different classes, as far as there are.
-    _, first = np.unique(setup.test.labels, return_index=True)
-    rest = np.setdiff1d(np.arange(len(setup.test)), first)
-    picked = np.sort(np.concatenate([first, rest])[: min(PHOTOS, len(setup.test))])
-    pixels = setup.images.take(setup.test.rows[picked])
-
-    @jax.jit
-    def maps_of(variables: Variables, pixels: data.Pixels) -> jax.Array:
-        return features.apply_with_taps(model, variables, setup.centre(pixels), (tap,))[1][tap]
-
-    maps_before, maps_after = (np.asarray(maps_of(distributed.own_copy(one), pixels)) for one in (before, after))
-    change = np.square(maps_after - maps_before).sum((0, 1, 2))
-    activity = np.maximum(maps_before, 0).sum((0, 1, 2))
-    chosen = np.argsort(-(change if change.any() else activity))[:FILTERS]
-    names = setup.catalogue.class_names
-    pictures.filters(
-        np.asarray(data.center_crop(pixels, setup.config.data.crop)),
-        {tap: maps_before[..., chosen]},
-        {tap: maps_after[..., chosen]},
-        {tap: chosen.tolist()},
-        workdir / "filters.png",
-        [names[label] for label in setup.test.labels[picked]],
-    )
 
 
 def show(summary: Mapping[str, Any], workdir: Path, setup: Setup) -> None:
