@@ -2,9 +2,9 @@
 
     python -m delta_jax.sweep --config=configs/paper/figure2.py --workdir=runs/figure2 --config.run.data.root=TFDS_DIR
 
-Not run so far. The paper shows "a sample learning curve", and does not say with which alpha. Here strengths are not searched:
-set those that Table 1 chose, such as --config.strengths.delta.alpha_relative="(0.1,)". The curves are of validation images, as
-test images are looked at once, at the end.
+Not run so far. The paper shows "a sample learning curve", and does not say with which alpha. Here strengths are not
+searched: set those that Table 1 chose, such as --config.strengths.delta.alpha_relative="(0.1,)". The curves are of
+validation images, as test images are looked at once, at the end.
 """
 
 from ml_collections import ConfigDict

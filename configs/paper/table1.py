@@ -3,8 +3,8 @@
     python -m delta_jax.sweep --config=configs/paper/table1.py --workdir=runs/table1 --config.run.data.root=TFDS_DIR
     python -m delta_jax.sweep --config=configs/paper/table1.py --workdir=runs/small --config.small=True
 
-The other files of this folder start from this one. docs/experiments.md says how to prepare the data, what it costs and how
-to share it out. Its full form has not been run so far.
+The other files of this folder start from this one. docs/experiments.md says how to prepare the data, what it costs
+and how to share it out. Its full form has not been run so far.
 """
 
 from ml_collections import ConfigDict
@@ -74,8 +74,8 @@ def protocol() -> ConfigDict:
 def networks() -> ConfigDict:
     """With the data sets that the paper has each on.
 
-    Its Indoor 67 rows start from weights trained on Places365. There are none in public for ResNet-101 and Inception-V3,
-    so ResNet-50 takes their place, and the paper has no number for it.
+    Its Indoor 67 rows start from weights trained on Places365. There are none in public for ResNet-101 and
+    Inception-V3, so ResNet-50 takes their place, and the paper has no number for it.
     """
     return ConfigDict(
         {
@@ -103,7 +103,7 @@ def networks() -> ConfigDict:
 
 
 def stand_in() -> ConfigDict:
-    """Solar cells (ELPV) at 64 px on EfficientNet-Lite0, 15 steps: every file of a sweep, and numbers that mean nothing."""
+    """Solar cells (ELPV) at 64 px on EfficientNet-Lite0, 15 steps: every file of a sweep; its numbers mean nothing."""
     return ConfigDict(
         {
             "table": "",

@@ -2,7 +2,8 @@
 
     python -m delta_jax.sweep --config=configs/paper/table2.py --workdir=runs/table2 --config.run.data.root=TFDS_DIR
 
-Not run so far. The paper has no column for L2-FE here; it takes minutes, and its head is what attention is measured with.
+Not run so far. The paper has no column for L2-FE here; it takes minutes, and its head is what attention is measured
+with.
 """
 
 from ml_collections import ConfigDict

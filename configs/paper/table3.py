@@ -3,8 +3,8 @@
     python -m delta_jax.sweep --config=configs/paper/table3.py --workdir=runs/table3 --config.run.data.root=TFDS_DIR
     python -m delta_jax.analysis.parts runs/table3/runs/cub200/resnet101/*/seed-0
 
-Not run so far. These are the runs of Table 1 on CUB-200-2011, where they are already there. The stand-in trains on solar cells,
-which have no annotated parts: it shows that the runs work, and the second command does not apply to it.
+Not run so far. These are the runs of Table 1 on CUB-200-2011, where they are already there. The stand-in trains on
+solar cells, which have no annotated parts: it shows that the runs work, and the second command does not apply to it.
 """
 
 from ml_collections import ConfigDict
