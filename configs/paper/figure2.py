@@ -10,6 +10,7 @@ validation images, as test images are looked at once, at the end.
 from ml_collections import ConfigDict
 
 from configs.paper.table1 import get_config as get_table1
+from configs.paper.table1 import narrow
 
 
 def get_config() -> ConfigDict:
@@ -18,8 +19,7 @@ def get_config() -> ConfigDict:
     config.name = "figure2"
     config.title = "Figure 2: learning curves with two schedules"
     config.table = ""
-    config.data_sets = ConfigDict({"stanford_dogs": config.data_sets.stanford_dogs})
-    config.networks = ConfigDict({"resnet101": config.networks.resnet101})
+    narrow(config, "stanford_dogs")
     config.variants = ConfigDict(
         {
             "step": {"schedule": "step", "decay_at": 6000 / 9000, "decay_factor": 0.1},

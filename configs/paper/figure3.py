@@ -10,6 +10,7 @@ which attention is measured with.
 from ml_collections import ConfigDict
 
 from configs.paper.table1 import get_config as get_table1
+from configs.paper.table1 import narrow
 
 
 def get_config() -> ConfigDict:
@@ -17,8 +18,7 @@ def get_config() -> ConfigDict:
     config = get_table1()
     config.name = "figure3"
     config.title = "Figure 3: how far filters go from their start"
-    config.data_sets = ConfigDict({"stanford_dogs": config.data_sets.stanford_dogs})
-    config.networks = ConfigDict({"resnet101": config.networks.resnet101})
+    narrow(config, "stanford_dogs")
     config.methods = ("l2_fe", "l2_sp", "delta")
     for strengths in (config.strengths, config.stand_in.strengths):
         del strengths.l2, strengths.delta_without_attention

@@ -9,6 +9,7 @@ by side; runs of Table 1 have them too, and make this sweep unnecessary.
 from ml_collections import ConfigDict
 
 from configs.paper.table1 import get_config as get_table1
+from configs.paper.table1 import narrow
 
 
 def get_config() -> ConfigDict:
@@ -16,8 +17,7 @@ def get_config() -> ConfigDict:
     config = get_table1()
     config.name = "figure4"
     config.title = "Figure 4: activation maps after fine-tuning"
-    config.data_sets = ConfigDict({"stanford_dogs": config.data_sets.stanford_dogs})
-    config.networks = ConfigDict({"resnet101": config.networks.resnet101})
+    narrow(config, "stanford_dogs")
     config.seeds = (0,)
     config.stand_in.seeds = (0,)
     return config

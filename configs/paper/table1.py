@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
             "food101": {"data": {"name": "tfds/food101"}},
         }
     )
-    config.networks = networks()
+    config.networks = networks()  # a network's own `data_sets` are those it runs on; without them all
     config.variants = ConfigDict()  # a further axis, as the schedules of Figure 2; empty: none
     config.methods = ("l2_fe", "l2", "l2_sp", "delta_without_attention", "delta")
 
@@ -100,6 +100,13 @@ def networks() -> ConfigDict:
             },
         }
     )
+
+
+def narrow(config: ConfigDict, data: str) -> None:
+    """Leaves one data set, and ResNet-101, as the paper's figures do."""
+    config.data_sets = ConfigDict({data: config.data_sets[data]})
+    config.networks = ConfigDict({"resnet101": config.networks.resnet101})
+    config.networks.resnet101.data_sets = (data,)
 
 
 def stand_in() -> ConfigDict:

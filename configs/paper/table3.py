@@ -10,6 +10,7 @@ solar cells, which have no annotated parts: it shows that the runs work, and the
 from ml_collections import ConfigDict
 
 from configs.paper.table1 import get_config as get_table1
+from configs.paper.table1 import narrow
 
 
 def get_config() -> ConfigDict:
@@ -17,8 +18,7 @@ def get_config() -> ConfigDict:
     config = get_table1()
     config.name = "table3"
     config.title = "Table 3: activations at the parts of birds"
-    config.data_sets = ConfigDict({"cub200": config.data_sets.cub200})
-    config.networks = ConfigDict({"resnet101": config.networks.resnet101})
+    narrow(config, "cub200")
     config.seeds = (0,)
     config.stand_in.seeds = (0,)
     return config
