@@ -47,12 +47,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.report": (*LIBRARY, *PARTS, "training", "analysis"),
     "training.gallery": (*LIBRARY, *PARTS, "training", "analysis"),
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
+    "sweeps": ("methods", *PARTS, "training", "analysis", "sweeps"),
+    "sweeps.statistics": (),
+    "sweeps.published": (),
+    "sweeps.comparisons": ("sweeps.statistics", "sweeps.published"),
+    "sweeps.typesetting": (),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis", "train")),
     "prepare": (*PARTS, "downloads", "training"),
+    "sweep": ("training", "sweeps", "train"),
 }
 PUBLIC = (*LIBRARY, *PARTS)  # delta_jax/__init__.py re-exports them
-MAY_IMPORT_TRAINER = ("training.trainer", *COMMANDS)
+MAY_IMPORT_TRAINER = ("training.trainer", "sweeps.runner", *COMMANDS)
 
 # Names of other packages, and the only modules of delta_jax that may use them.
 OWNERS: dict[str, tuple[str, ...]] = {
@@ -115,7 +121,7 @@ def problem_with(own: str, name: str) -> str | None:
     if not within(target, allowed):
         return f"{', '.join(allowed) or 'nothing'} of delta_jax may be imported here"
     if within(target, ("training.trainer",)) and not within(own, MAY_IMPORT_TRAINER):
-        return "only the commands import the trainer"
+        return "only the commands and sweeps.runner import the trainer"
     inside = ".".join(["delta_jax", *target.split(".")[:2]])
     if (
         part in PARTS

@@ -19,6 +19,10 @@ class ConfigError(ValueError):
     """A field has a value that cannot work; the message says which values do."""
 
 
+class InUseError(ConfigError):
+    """Another run is working in the same workdir."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """Where the paper and its published code differ: fields of the config; docs/fidelity.md has the reasons."""

@@ -112,8 +112,9 @@ def choose(
 
 
 def _strengths(setup: Setup) -> tuple[float, ...]:
-    # Without validation images there is nothing to choose by: beta, the weight Eq. 4 gives the head.
-    return tuple(setup.config.head_l2) if len(setup.validation) else (setup.config.beta or 1e-2,)
+    # Without validation images there is nothing to choose by: then it is beta, the weight Eq. 4 gives the head.
+    given = tuple(setup.config.head_l2)
+    return given if len(setup.validation) or len(given) == 1 else (setup.config.beta or 1e-2,)
 
 
 def _features(setup: Setup) -> tuple[np.ndarray, np.ndarray]:

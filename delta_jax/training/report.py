@@ -103,10 +103,13 @@ def summarize(
     workdir: Path,
     measured: Mapping[str, Any],
     baseline: Mapping[str, Any],
-    confusion: np.ndarray,
+    confusion: np.ndarray | None,
     evaluate_seconds: float,
 ) -> dict[str, Any]:
-    """The content of summary.json; accuracies are fractions, and `confusion` int [K, K] is of the test images."""
+    """The content of summary.json; accuracies are fractions, and `confusion` int [K, K] is of the test images.
+
+    Where these were not looked at, it is None, and what would be said of them is empty.
+    """
 
     fine_tune, head, attention, alpha = (
         read_json(workdir / name) for name in ("fine_tune.json", "head.json", "attention.json", ALPHA)
@@ -122,9 +125,9 @@ def summarize(
         "seed": config.seed,
         "test": measured["test"],
         "validation": measured["validation"],
-        "per_class_recall": dict(zip(names, evaluation.recalls(confusion), strict=True)),
-        "confusion_matrix": confusion.tolist() if len(names) <= LARGEST_TABLE else None,
-        "l2_fe": {"test": baseline["test"], "validation": baseline["validation"], "l2": head.get("l2")},
+        "per_class_recall": {} if confusion is None else dict(zip(names, evaluation.recalls(confusion), strict=True)),
+        "confusion_matrix": None if confusion is None or len(names) > LARGEST_TABLE else confusion.tolist(),
+        "l2_fe": {split: baseline.get(split, {}) for split in ("test", "validation")} | {"l2": head.get("l2")},
         "seconds": {
             "head": head.get("seconds", 0.0),
             "attention": attention.get("seconds", 0.0),

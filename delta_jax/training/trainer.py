@@ -37,12 +37,13 @@ from delta_jax.training.variable_files import kept_variables, save_variables
 ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
 
-def fit(config: Any, workdir: Path) -> dict[str, Any]:
+def fit(config: Any, workdir: Path, *, test: bool = True) -> dict[str, Any]:
     """Trains and evaluates one classifier; the same call again goes on where it stopped.
 
     Args:
       config: of configs/default.py, not yet resolved.
       workdir: for everything that the run writes.
+      test: whether the test images are looked at; a run that serves a choice leaves them alone.
 
     Returns:
       What workdir/summary.json holds.
@@ -69,7 +70,7 @@ def fit(config: Any, workdir: Path) -> dict[str, Any]:
         final = _final(setup, l2_fe, weights, workdir, log, compiled)
         interruption.check("after fine-tuning")
         # 6. The test images are looked at once, at the end.
-        return _evaluate(setup, l2_fe, final, workdir)
+        return _evaluate(setup, l2_fe, final, workdir) if test else _validate(setup, final, workdir)
 
 
 def attend(config: Any, workdir: Path) -> Attention:
@@ -115,7 +116,7 @@ def _alone(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise configs.ConfigError(
+            raise configs.InUseError(
                 f"another run is working in {workdir}; wait for it, or choose another --workdir"
             ) from None
         yield
@@ -206,6 +207,14 @@ def _fine_tune(
     )
     report.write_json(workdir / "fine_tune.json", facts)
     return state.variables
+
+
+def _validate(setup: Setup, final: Variables, workdir: Path) -> dict[str, Any]:
+    began = time.monotonic()
+    measured = {"validation": setup.measures(final, setup.validation, "validation"), "test": {}}
+    summary = report.summarize(setup, workdir, measured, {}, None, time.monotonic() - began)
+    report.write_json(workdir / "summary.json", summary)
+    return summary
 
 
 def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> dict[str, Any]:

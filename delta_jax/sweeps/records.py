@@ -1,0 +1,60 @@
+"""What the runs of a sweep left, one JSON object per run: results.jsonl."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from delta_jax.sweeps.grid import Run
+from delta_jax.training import processes, report
+
+RESULTS = "results.jsonl"
+FAILED = "failed.json"  # in the workdir of a run that diverged: the same would come out again
+
+
+def of_run(folder: Path, run: Run) -> dict[str, Any] | None:
+    """The record of a run, on every process; None if it is not done.
+
+    Returns:
+      kind, data, network, variant, method, seed, fold, strength {field: value}, workdir (below `folder`), test and
+      validation (measures of `evaluation.score`, {} for none), alpha, seconds, and error: "" or why there are none.
+    """
+    workdir = folder / run.path
+    summary = report.read_json(workdir / "summary.json")
+    failed = {} if summary else report.read_json(workdir / FAILED)
+    if not summary and not failed:
+        return None
+    cell = run.cell
+    return {
+        "kind": run.kind,
+        "data": cell.data,
+        "network": cell.network,
+        "variant": cell.variant,
+        "method": cell.method,
+        "seed": run.seed,
+        "fold": run.fold,
+        "strength": dict(run.strength),
+        "workdir": run.path,
+        "test": summary.get("test", {}),
+        "validation": summary.get("validation", {}),
+        "alpha": summary.get("alpha"),
+        "seconds": sum(summary.get("seconds", {}).values()),
+        "error": failed.get("error", ""),
+    }
+
+
+def write(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """results.jsonl, there whole or not at all; the first process alone writes."""
+    if not processes.is_first():
+        return
+    # A name of its own: shards of a sweep write the same file.
+    unfinished = folder / f".{RESULTS}.{os.getpid()}.tmp"
+    unfinished.write_text("".join(json.dumps(record) + "\n" for record in records))
+    unfinished.replace(folder / RESULTS)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The records of results.jsonl; none if there is no such file."""
+    path = Path(folder) / RESULTS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
