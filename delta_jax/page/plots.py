@@ -17,6 +17,7 @@ from delta_jax.page.naming import colour, label
 WIDTH, HEIGHT = 360, 230  # of the viewBox; about as many pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 36
 MOST_POINTS = 200  # of a line
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,11 @@ def number(value: float, percent: bool = False) -> str:
     """With three or four digits, fractions as percentages on request."""
     if percent:
         return f"{100 * value:.4g} %"
-    if value and not 1e-3 <= abs(value) < 1e5:
-        mantissa, _, exponent = f"{value:.0e}".partition("e")
-        return f"{mantissa}e{int(exponent)}" if mantissa != "1" else f"1e{int(exponent)}"
+    if value and not 1e-3 <= abs(value) < 1e4:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
+        power = str(int(exponent)).translate(_SUPERSCRIPTS)
+        return f"10{power}" if mantissa == "1" else f"{mantissa}·10{power}"
     return f"{value:.4g}"
 
 

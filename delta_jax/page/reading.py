@@ -1,4 +1,4 @@
-"""What a sweep's folder, a workdir or a folder of workdirs holds, as plain data; what is damaged is noted, not fatal."""
+"""What the folder of a sweep, a run or several runs holds, as plain data; what is damaged is noted, not fatal."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -12,10 +12,12 @@ import jinja2
 from markupsafe import Markup
 
 from delta_jax.page import confusions, images, naming, reading, repeat, results, series
+from delta_jax.page.plots import Chart
 from delta_jax.page.reading import SUMMARY, Experiment, Study
 
 PAGE = "report.html"
 MOST_OPEN = 3  # experiments shown unfolded
+MOST_CHARTS = 6  # of stages or taps shown unfolded
 
 
 def write(folder: Path, path: Path | None = None) -> Path:
@@ -81,7 +83,7 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
         "with_alpha": any(row.alpha is not None for row in rows),
         "with_validation": any(row.validation for row in rows),
         "scale": results.strip_ticks(experiment),
-        "verdicts": [one for one in results.verdicts(study, experiment) if one["stated"]],
+        "comparisons": results.comparisons(study, experiment),
         "test_images": max((run.test.get("n") or 0 for run in experiment.finished()), default=0),
         "curves": series.learning_curves(experiment, prefix),
         "drift": series.drift(experiment, prefix),
@@ -161,6 +163,17 @@ def _unfinished(study: Study) -> list[str]:
     return []
 
 
+def _spread(charts: list[Chart]) -> tuple[list[Chart], list[Chart]]:
+    """Six of many pictures, from the first to the last, and the rest."""
+    count = len(charts)
+    shown = (
+        {round(i * (count - 1) / (MOST_CHARTS - 1)) for i in range(MOST_CHARTS)}
+        if count > MOST_CHARTS
+        else set(range(count))
+    )
+    return [charts[i] for i in sorted(shown)], [chart for i, chart in enumerate(charts) if i not in shown]
+
+
 def _percent(value: float | None, digits: int = 1) -> str:
     return "" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
 
@@ -188,6 +201,7 @@ def _template() -> jinja2.Template:
         "slug": naming.slug,
         "plural": naming.plural,
         "duration": naming.duration,
+        "spread": _spread,
         "finite": lambda value: value is not None and math.isfinite(value),
     }
     return environment.get_template("template.html")

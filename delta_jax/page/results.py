@@ -1,12 +1,12 @@
 """Tables of results: mean, spread and interval over the seeds of each method, and what may be said of differences."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from delta_jax.page.naming import label
-from delta_jax.page.reading import Experiment, Run, Study
+from delta_jax.page.reading import Experiment, Run, Study, objects
 from delta_jax.sweeps import published
 from delta_jax.sweeps.statistics import Summary, summarize
 
@@ -48,12 +48,14 @@ def rows(study: Study, experiment: Experiment) -> list[Row]:
     # The stand-in of a sweep has other data: the paper's numbers beside it would mislead.
     table = "" if study.settings.get("small") else table
     scale = _scale(experiment)
-    decided = list(verdicts(study, experiment))
+    better = set()
+    for one in comparisons(study, experiment):
+        pair = one["first"], one["second"]
+        better |= {"better": {pair}, "worse": {pair[::-1]}}.get(one["verdict"], set())
     found = []
     for method, runs in experiment.runs.items():
         alphas = [run.alpha for run in runs if run.alpha is not None]
         others = [other for other in experiment.runs if other != method]
-        better_than = {v["second"] for v in decided if v["first"] == method and v["verdict"] == "better"}
         found.append(
             Row(
                 method=method,
@@ -66,7 +68,7 @@ def rows(study: Study, experiment: Experiment) -> list[Row]:
                 strip=_strip(runs, scale) if scale else None,
                 failed=sum(not run.test for run in runs),
                 seconds=sum(run.seconds for run in runs),
-                best=bool(others) and better_than >= set(others),
+                best=bool(others) and all((method, other) in better for other in others),
             )
         )
     return found
@@ -77,39 +79,27 @@ def strip_ticks(experiment: Experiment) -> tuple[float, float] | None:
     return _scale(experiment)
 
 
-def verdicts(study: Study, experiment: Experiment) -> Iterator[dict[str, Any]]:
-    """The comparisons of this experiment in comparisons.json, each pair both ways round.
+def comparisons(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
+    """The comparisons of this experiment in comparisons.json.
 
-    Yields:
-      first, second, verdict ("better", "worse", "no difference shown" of `first`), difference of top-1 with low and
-      high (over seeds; nan where not known), reason.
+    Returns:
+      first, second, verdict ("better", "worse" or "no difference shown" of `first`), reason, p, and the differences of
+      top-1 over "seeds" and over "images": difference, low and high each, None where not known.
     """
-    for one in _comparisons(study.comparisons, {}):
-        if any(one.get(key, "") != getattr(experiment, key) for key in ("data", "network", "variant") if key in one):
-            continue
-        seeds = one.get("seeds") if isinstance(one.get("seeds"), dict) else {}
-        difference, low, high = (_number(seeds.get(key)) for key in ("difference", "low", "high"))
-        verdict = str(one["verdict"])
-        yield {
-            "first": one["first"],
-            "second": one["second"],
-            "verdict": verdict,
-            "difference": difference,
-            "low": low,
-            "high": high,
+    own = (experiment.data, experiment.network, experiment.variant)
+    return [
+        {
+            "first": str(one["first"]),
+            "second": str(one["second"]),
+            "verdict": str(one["verdict"]),
             "reason": str(one.get("reason") or ""),
-            "stated": True,
+            "p": one.get("adjusted_p"),
+            **{over: one.get(over) or {} for over in ("seeds", "images")},
         }
-        yield {
-            "first": one["second"],
-            "second": one["first"],
-            "verdict": {"better": "worse", "worse": "better"}.get(verdict, verdict),
-            "difference": -difference,
-            "low": -high,
-            "high": -low,
-            "reason": str(one.get("reason") or ""),
-            "stated": False,
-        }
+        for one in objects(study.comparisons, "comparisons")
+        if (one.get("data"), one.get("network"), one.get("variant") or "") == own
+        and {"first", "second", "verdict"} <= one.keys()
+    ]
 
 
 def failures(study: Study) -> list[tuple[str, str]]:
@@ -127,12 +117,11 @@ def failures(study: Study) -> list[tuple[str, str]]:
 
 def expected_runs(settings: Mapping[str, Any]) -> int | None:
     """How many final runs a sweep is to have; None where sweep.json does not say."""
-    if settings.get("small") and isinstance(settings.get("stand_in"), dict):
-        settings = {**settings, **settings["stand_in"]}
     try:
-        sizes = [len(settings[key]) for key in ("data_sets", "networks", "methods", "seeds")]
-        return math.prod(sizes) * max(len(settings.get("variants") or {}), 1)
-    except (KeyError, TypeError):
+        # A network may name the data sets that it runs on.
+        cells = sum(len(network.get("data_sets") or settings["data_sets"]) for network in settings["networks"].values())
+        return cells * max(len(settings.get("variants") or {}), 1) * len(settings["methods"]) * len(settings["seeds"])
+    except (KeyError, TypeError, AttributeError):
         return None
 
 
@@ -173,22 +162,3 @@ def _strip(runs: list[Run], scale: tuple[float, float]) -> dict[str, Any] | None
     interval = (at(summary.low), at(summary.high)) if math.isfinite(summary.low) else None
     seeds = [(at(float(run.test["top1"])), run.seed) for run in runs if run.test.get("top1") is not None]
     return {"mean": at(summary.mean), "interval": interval, "seeds": seeds}
-
-
-def _comparisons(content: Any, context: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Comparisons wherever they stand in the file, with the data, network and variant named around them."""
-    if isinstance(content, list):
-        for one in content:
-            yield from _comparisons(one, context)
-    elif isinstance(content, dict):
-        context = {**context, **{key: content[key] for key in ("data", "network", "variant") if key in content}}
-        if {"first", "second", "verdict"} <= content.keys():
-            yield {**context, **content}
-            return
-        for value in content.values():
-            if isinstance(value, (dict, list)):
-                yield from _comparisons(value, context)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan

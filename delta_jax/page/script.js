@@ -115,7 +115,6 @@ function readable(figure) {
     const left = (at(x) / 360) * box.width;
     const beside = left + 12 + tip.offsetWidth <= box.width ? left + 12 : left - 12 - tip.offsetWidth;
     tip.style.left = `${Math.max(0, Math.min(beside, box.width - tip.offsetWidth))}px`;
-    tip.style.top = `${svg.offsetTop ?? 0}px`;
     tip.style.top = `${box.top - figure.getBoundingClientRect().top + 4}px`;
   }
   function hide() {

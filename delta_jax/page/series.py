@@ -1,4 +1,4 @@
-"""The lines of an experiment's pictures: learning curves, drift of the filters, attention, and choice of the strength."""
+"""The lines of an experiment's pictures: learning curves, drift of filters, attention, choice of the strength."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,45 +6,45 @@ from typing import Any
 
 import numpy as np
 
+from delta_jax.analysis import drift as filter_drift
 from delta_jax.page import plots
 from delta_jax.page.naming import label, slug
 from delta_jax.page.plots import Chart, Line
 from delta_jax.page.reading import Experiment, Run, objects
 
-# Phase and name in metrics.jsonl, title, label of the axis, fractions shown as percentages.
+# Phase and name in metrics.jsonl, title, label of the axis.
 _CURVES = (
-    ("validation", "top1", "Validation accuracy", "top-1", True),
-    ("fine_tune", "cross_entropy", "Training: cross-entropy", "nats", False),
-    ("fine_tune", "loss", "Training: whole loss", "nats", False),
-    ("fine_tune", "penalty", "Training: penalty, without its weight alpha", "penalty", False),
+    ("validation", "top1", "Validation accuracy", "top-1"),
+    ("fine_tune", "cross_entropy", "Training: cross-entropy", "nats"),
+    ("fine_tune", "loss", "Training: whole loss", "nats"),
+    ("fine_tune", "penalty", "Training: what the penalty adds to the loss", "alpha times penalty"),
 )
 
 
 def learning_curves(experiment: Experiment, prefix: str) -> list[Chart]:
     """Accuracy on validation images and losses against the step; mean and range over the seeds of each method."""
-    records = {method: [run.records() for run in runs] for method, runs in experiment.runs.items()}
+    records = {method: [(run, run.records()) for run in runs] for method, runs in experiment.runs.items()}
     charts = []
-    for phase, name, title, y_label, percent in _CURVES:
-        lines = [
-            line
-            for method, of_runs in records.items()
-            if (
-                line := _over_steps(
-                    method, [_values(one, phase, name) for one in of_runs], average=phase == "fine_tune"
-                )
-            )
-        ]
-        # The penalty of one method is not that of another: on one axis they would say nothing.
-        logarithmic = name == "penalty"
-        if logarithmic:
-            lines = [line for line in lines if (line.y > 0).any()]
+    for phase, name, title, y_label in _CURVES:
+        penalty = name == "penalty"
+        lines = []
+        for method, of_runs in records.items():
+            # Penalties of two methods can only be compared with their weights.
+            values = [_values(one, phase, name, (run.alpha or 0.0) if penalty else 1.0) for run, one in of_runs]
+            line = _over_steps(method, values, average=phase == "fine_tune")
+            if line and (not penalty or (line.y > 0).any()):
+                lines.append(line)
         if lines:
-            identity = f"{prefix}-curve-{slug(phase + ' ' + name)}"
-            charts.append(
-                plots.draw(
-                    identity, title, lines, x_label="step", y_label=y_label, percent=percent, logarithmic=logarithmic
-                )
+            chart = plots.draw(
+                f"{prefix}-curve-{slug(phase + ' ' + name)}",
+                title,
+                lines,
+                x_label="step",
+                y_label=y_label,
+                percent=name == "top1",
+                logarithmic=penalty,
             )
+            charts.append(chart)
     return charts
 
 
@@ -64,19 +64,16 @@ def drift(experiment: Experiment, prefix: str) -> list[Chart]:
 
 def farther(experiment: Experiment, first: str, second: str) -> float | None:
     """Share of the filters that `first` moved farther than `second`, over the seeds of both; None without the files."""
-    by_method = [
-        {
-            run.seed: np.concatenate(list(stages.values()))
-            for run in experiment.runs.get(method, ())
-            if (stages := _stages(run))
-        }
-        for method in (first, second)
-    ]
-    shares = [
-        float(np.mean(one > by_method[1][seed]))
-        for seed, one in by_method[0].items()
-        if seed in by_method[1] and one.shape == by_method[1][seed].shape
-    ]
+    by_seed = [{run.seed: _filters(run) for run in experiment.runs.get(method, ())} for method in (first, second)]
+    shares = []
+    for seed, moved in by_seed[0].items():
+        other = by_seed[1].get(seed)
+        if (
+            moved
+            and other
+            and {name: one.shape for name, one in moved.items()} == {name: one.shape for name, one in other.items()}
+        ):
+            shares.append(filter_drift.share_farther(moved, other)["all"])
     return float(np.mean(shares)) if shares else None
 
 
@@ -169,13 +166,20 @@ def _over_steps(method: str, runs: Iterable[Mapping[int, float]], *, average: bo
     return Line(method, x, y, low, high, len(found))
 
 
-def _values(records: Iterable[Mapping[str, Any]], phase: str, name: str) -> dict[int, float]:
-    return {int(one["step"]): float(one[name]) for one in records if one.get("phase") == phase and name in one}
+def _values(records: Iterable[Mapping[str, Any]], phase: str, name: str, factor: float) -> dict[int, float]:
+    return {int(one["step"]): factor * float(one[name]) for one in records if one.get("phase") == phase and name in one}
+
+
+def _filters(run: Run) -> dict[str, np.ndarray]:
+    """{layer: distances of its filters}."""
+    return {
+        str(one.get("name")): _finite(one.get("distance")) for one in objects(run.file(filter_drift.FILE), "layers")
+    }
 
 
 def _stages(run: Run) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
-    for layer in objects(run.file("drift.json"), "layers"):
+    for layer in objects(run.file(filter_drift.FILE), "layers"):
         found.setdefault(str(layer.get("stage", "all")), []).append(_finite(layer.get("distance")))
     return {stage: np.concatenate(parts) for stage, parts in found.items()}
 
