@@ -14,8 +14,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from delta_jax.page.naming import colour, label
 
-WIDTH, HEIGHT = 360, 230  # of the viewBox; about as many pixels on a phone
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 36
+WIDTH, HEIGHT = 320, 220  # of the viewBox; about as many pixels on a phone
+LEFT, RIGHT, TOP, BOTTOM = 48, 8, 8, 38  # margins
 MOST_POINTS = 200  # of a line
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -205,7 +205,7 @@ def _log_ticks(values: np.ndarray) -> list[float]:
     ticks = [float(tick) for tick in locator.tick_values(low, high)]
     inside = [tick for tick in ticks if low <= tick <= high]
     below, above = [t for t in ticks if t < low], [t for t in ticks if t > high]
-    return [*below[-1:], *inside, *above[:1]]
+    return inside if len(inside) > 1 else [*below[-1:], *inside, *above[:1]]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from delta_jax.page import confusions, images, naming, reading, repeat, results, series
+from delta_jax.page import confusions, images, naming, plots, reading, repeat, results, series
 from delta_jax.page.plots import Chart
 from delta_jax.page.reading import SUMMARY, Experiment, Study
 
@@ -84,6 +84,7 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
         "with_validation": any(row.validation for row in rows),
         "scale": results.strip_ticks(experiment),
         "comparisons": results.comparisons(study, experiment),
+        "better": results.superior(study, experiment),
         "test_images": max((run.test.get("n") or 0 for run in experiment.finished()), default=0),
         "curves": series.learning_curves(experiment, prefix),
         "drift": series.drift(experiment, prefix),
@@ -203,5 +204,13 @@ def _template() -> jinja2.Template:
         "duration": naming.duration,
         "spread": _spread,
         "finite": lambda value: value is not None and math.isfinite(value),
+    }
+    environment.globals |= {
+        "width": plots.WIDTH,
+        "height": plots.HEIGHT,
+        "left": plots.LEFT,
+        "right": plots.WIDTH - plots.RIGHT,
+        "top": plots.TOP,
+        "bottom": plots.HEIGHT - plots.BOTTOM,
     }
     return environment.get_template("template.html")

@@ -74,7 +74,7 @@ def when(runs: Iterable[Run]) -> str:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{name}.")

@@ -10,7 +10,7 @@ from delta_jax.page.reading import Experiment, Run, Study, objects
 from delta_jax.sweeps import published
 from delta_jax.sweeps.statistics import Summary, summarize
 
-STRIP_WIDTH, STRIP_HEIGHT = 160, 22  # of the picture of seeds and interval in a row, viewBox
+STRIP_WIDTH = 130  # of the picture of seeds and interval in a row, viewBox
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,11 @@ def rows(study: Study, experiment: Experiment) -> list[Row]:
     # The stand-in of a sweep has other data: the paper's numbers beside it would mislead.
     table = "" if study.settings.get("small") else table
     scale = _scale(experiment)
-    better = set()
-    for one in comparisons(study, experiment):
-        pair = one["first"], one["second"]
-        better |= {"better": {pair}, "worse": {pair[::-1]}}.get(one["verdict"], set())
+    better = {winner: {loser for loser, _ in others} for winner, others in superior(study, experiment).items()}
     found = []
     for method, runs in experiment.runs.items():
         alphas = [run.alpha for run in runs if run.alpha is not None]
-        others = [other for other in experiment.runs if other != method]
+        others = experiment.runs.keys() - {method}
         found.append(
             Row(
                 method=method,
@@ -68,7 +65,7 @@ def rows(study: Study, experiment: Experiment) -> list[Row]:
                 strip=_strip(runs, scale) if scale else None,
                 failed=sum(not run.test for run in runs),
                 seconds=sum(run.seconds for run in runs),
-                best=bool(others) and all((method, other) in better for other in others),
+                best=bool(others) and better.get(method, set()) >= others,
             )
         )
     return found
@@ -100,6 +97,21 @@ def comparisons(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
         if (one.get("data"), one.get("network"), one.get("variant") or "") == own
         and {"first", "second", "verdict"} <= one.keys()
     ]
+
+
+def superior(study: Study, experiment: Experiment) -> dict[str, list[tuple[str, float | None]]]:
+    """{method: those it is better than, as comparisons.json says, and by how much of top-1 over the seeds}."""
+    found: dict[str, list[tuple[str, float | None]]] = {}
+    for one in comparisons(study, experiment):
+        pair = {"better": (one["first"], one["second"]), "worse": (one["second"], one["first"])}.get(one["verdict"])
+        if pair:
+            difference = one["seeds"].get("difference")
+            found.setdefault(pair[0], []).append((pair[1], None if difference is None else abs(difference)))
+    order = list(experiment.runs)
+    return {
+        name: found[name]
+        for name in sorted(found, key=lambda name: order.index(name) if name in order else -1, reverse=True)
+    }
 
 
 def failures(study: Study) -> list[tuple[str, str]]:

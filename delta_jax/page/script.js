@@ -94,7 +94,7 @@ function readable(figure) {
     const x = xs[place];
     marks.replaceChildren();
     tip.replaceChildren(made("b", { textContent: `${data.xLabel} ${data.xNames[x] ?? (+x.toFixed(1)).toLocaleString("en")}` }));
-    drawn("path", { class: "cross", d: `M${at(x)} 10V194` }, marks);
+    drawn("path", { class: "cross", d: `M${at(x)} ${svg.dataset.top}V${svg.dataset.bottom}` }, marks);
     for (const line of data.lines) {
       const shown = svg.querySelector(`.line.${line.class}`);
       if (getComputedStyle(shown).display === "none") continue;
@@ -112,7 +112,7 @@ function readable(figure) {
     }
     tip.hidden = false;
     const box = svg.getBoundingClientRect();
-    const left = (at(x) / 360) * box.width;
+    const left = (at(x) / svg.viewBox.baseVal.width) * box.width;
     const beside = left + 12 + tip.offsetWidth <= box.width ? left + 12 : left - 12 - tip.offsetWidth;
     tip.style.left = `${Math.max(0, Math.min(beside, box.width - tip.offsetWidth))}px`;
     tip.style.top = `${box.top - figure.getBoundingClientRect().top + 4}px`;
@@ -123,7 +123,7 @@ function readable(figure) {
   }
   function nearest(event) {
     const box = svg.getBoundingClientRect();
-    const x = (((event.clientX - box.left) / box.width) * 360 - data.x[0]) / data.x[1];
+    const x = (((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width - data.x[0]) / data.x[1];
     let near = 0;
     xs.forEach((one, i) => { if (Math.abs(one - x) < Math.abs(xs[near] - x)) near = i; });
     show(near);

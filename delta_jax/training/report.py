@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from delta_jax import page
 from delta_jax.analysis import pictures
 from delta_jax.training import evaluation, logs, processes
 from delta_jax.training.setup import Setup
@@ -169,6 +170,7 @@ def show(summary: Mapping[str, Any], workdir: Path, setup: Setup) -> None:
     for name in ("summary.json", "predictions.csv", "confusion.png", "curves.png", "filters.png"):
         if (workdir / name).exists():
             logs.say(f"  {workdir / name}")
+    logs.say(f"All of it on one page, for a browser: {workdir / page.PAGE}")
     logs.say(f"Licence of the images: {setup.catalogue.licence}")
     if summary["data"] not in ("folder", "manifest"):
         logs.say(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from delta_jax import page
 from delta_jax.training import (
     agreement,
     attention_phase,
@@ -238,5 +239,6 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
         report.write_confusion(setup, workdir, confusion)
         report.write_curves(workdir)
         gallery.write(setup, workdir, l2_fe, final, probabilities)
+        page.write(workdir)
         report.show(summary, workdir, setup)
     return summary
