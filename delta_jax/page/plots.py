@@ -17,6 +17,7 @@ from delta_jax.page.naming import colour, label
 WIDTH, HEIGHT = 320, 220  # of the viewBox; about as many pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 8, 38  # margins
 MOST_POINTS = 200  # of a line
+LEAST_SHARE = 1e-4  # of the largest value on a logarithmic axis
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -97,10 +98,10 @@ def draw(
       lines: at least one with a finite y.
       x_label, y_label: of the axes.
       percent: y are fractions, shown as percentages.
-      logarithmic: the axis of y; what is not positive is left out.
+      logarithmic: the axis of y; what is not positive, or less than a 10,000th of the largest, is left out.
       x_names: of x = 0, 1, ...: then these are its ticks.
     """
-    shown = [_positive(line) for line in lines] if logarithmic else list(lines)
+    shown = _logarithmic(lines) if logarithmic else list(lines)
     x_all = np.concatenate([line.x for line in shown])
     marks = np.array([y for line in shown for _, y in line.marks], np.float64)
     y_all = np.concatenate([marks, *(np.concatenate([line.low, line.high]) for line in shown)])
@@ -187,9 +188,17 @@ def _description(title: str, lines: Sequence[Line], percent: bool, x_label: str,
     return f"{title}: {'; '.join(ends)}."
 
 
-def _positive(line: Line) -> Line:
-    y, low, high = (np.where(values > 0, values, np.nan) for values in (line.y, line.low, line.high))
-    return Line(line.method, line.x, y, low, high, line.runs, [mark for mark in line.marks if mark[1] > 0])
+def _logarithmic(lines: Sequence[Line]) -> list[Line]:
+    """Without what is not positive, or so small beside the largest that the rest would be pressed together."""
+    least = max((float(np.nanmax(line.y, initial=0.0)) for line in lines), default=0.0) * LEAST_SHARE
+
+    def cut(values: np.ndarray) -> np.ndarray:
+        return np.where(values > least, values, np.nan)
+
+    return [
+        Line(line.method, line.x, cut(line.y), cut(np.maximum(line.low, least * 1.001)), cut(line.high), line.runs)
+        for line in lines
+    ]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from delta_jax.page import confusions, images, naming, plots, reading, repeat, results, series
 from delta_jax.page.plots import Chart
-from delta_jax.page.reading import SUMMARY, Experiment, Study
+from delta_jax.page.reading import SUMMARY, Experiment, Run, Study
 
 PAGE = "report.html"
 MOST_OPEN = 3  # experiments shown unfolded
@@ -70,7 +70,7 @@ def render(study: Study) -> str:
 
 def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any]:
     """All about one data set, network and variant."""
-    rows = results.rows(study, experiment)
+    rows, scale = results.table(study, experiment)
     confused = confusions.of(experiment)
     return {
         "id": prefix,
@@ -82,7 +82,7 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
         "with_paper": any(row.paper for row in rows),
         "with_alpha": any(row.alpha is not None for row in rows),
         "with_validation": any(row.validation for row in rows),
-        "scale": results.strip_ticks(experiment),
+        "scale": scale,
         "comparisons": results.comparisons(study, experiment),
         "better": results.superior(study, experiment),
         "test_images": max((run.test.get("n") or 0 for run in experiment.finished()), default=0),
@@ -114,6 +114,8 @@ def _lead(study: Study) -> str:
     runs = study.runs()
     if not runs:
         return "No final run has finished yet."
+    if study.kind == "run" and runs[0].test:
+        return _lead_of_run(runs[0])
     methods = [naming.label(name) for name in dict.fromkeys(run.method for run in runs)]
     finished = sum(bool(run.test) for run in runs)
     seeds = len({run.seed for run in runs})
@@ -127,6 +129,18 @@ def _lead(study: Study) -> str:
         f"{who} on {', '.join(data)}, with {', '.join(networks)}: {counted}, {naming.plural(seeds, 'seed')}, "
         f"{naming.duration(seconds)} of computing in all."
     )
+
+
+def _lead_of_run(run: Run) -> str:
+    baseline = (run.file(SUMMARY).get("l2_fe") or {}).get("test") or {}
+    beside = ""
+    if run.method != "l2_fe" and baseline.get("top1") is not None:
+        beside = f" A new head on the frozen source network ({naming.label('l2_fe')}) reaches {baseline['top1']:.1%}."
+    return (
+        f"{naming.label(run.method)} on {run.data}, with {run.network} and seed {run.seed}, classifies "
+        f"{run.test['top1']:.1%} of the test images correctly.{beside} "
+        f"It took {naming.duration(run.seconds)}."
+    ).replace("%", "\u202f%")
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:

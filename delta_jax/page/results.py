@@ -1,12 +1,12 @@
 """Tables of results: mean, spread and interval over the seeds of each method, and what may be said of differences."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from delta_jax.page.naming import label
-from delta_jax.page.reading import Experiment, Run, Study, objects
+from delta_jax.page.reading import SUMMARY, Experiment, Run, Study, objects
 from delta_jax.sweeps import published
 from delta_jax.sweeps.statistics import Summary, summarize
 
@@ -42,17 +42,24 @@ class Row:
     best: bool
 
 
-def rows(study: Study, experiment: Experiment) -> list[Row]:
-    """One per method that has a run."""
-    table = str(study.settings.get("table") or "")
+def table(study: Study, experiment: Experiment) -> tuple[list[Row], tuple[float, float] | None]:
+    """A row per method that has a run, and the ends of the axis of their strips, accuracies; None without any."""
     # The stand-in of a sweep has other data: the paper's numbers beside it would mislead.
-    table = "" if study.settings.get("small") else table
-    scale = _scale(experiment)
+    published_in = "" if study.settings.get("small") else str(study.settings.get("table") or "")
+    by_method = dict(experiment.runs)
+    if study.kind == "run" and "l2_fe" not in by_method:
+        # A run of any method trains a head on the frozen source first: that is its baseline.
+        by_method = {
+            "l2_fe": [head for runs in by_method.values() for run in runs if (head := _baseline(run))],
+            **by_method,
+        }
+        by_method = {method: runs for method, runs in by_method.items() if runs}
+    scale = _scale(by_method)
     better = {winner: {loser for loser, _ in others} for winner, others in superior(study, experiment).items()}
     found = []
-    for method, runs in experiment.runs.items():
+    for method, runs in by_method.items():
         alphas = [run.alpha for run in runs if run.alpha is not None]
-        others = experiment.runs.keys() - {method}
+        others = by_method.keys() - {method}
         found.append(
             Row(
                 method=method,
@@ -60,7 +67,9 @@ def rows(study: Study, experiment: Experiment) -> list[Row]:
                 balanced=_summary(runs, "balanced_accuracy"),
                 cross_entropy=_summary(runs, "cross_entropy"),
                 validation=_summary(runs, "top1", "validation"),
-                paper=published.accuracy(table, experiment.data, experiment.network, method) if table else None,
+                paper=published.accuracy(published_in, experiment.data, experiment.network, method)
+                if published_in
+                else None,
                 alpha=(min(alphas), max(alphas)) if alphas else None,
                 strip=_strip(runs, scale) if scale else None,
                 failed=sum(not run.test for run in runs),
@@ -68,12 +77,7 @@ def rows(study: Study, experiment: Experiment) -> list[Row]:
                 best=bool(others) and better.get(method, set()) >= others,
             )
         )
-    return found
-
-
-def strip_ticks(experiment: Experiment) -> tuple[float, float] | None:
-    """Ends of the axis of the strips, accuracies; None where there is nothing to draw."""
-    return _scale(experiment)
+    return found, scale
 
 
 def comparisons(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
@@ -144,17 +148,27 @@ def _called(run: Run) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _summary(runs: list[Run], measure: str, split: str = "test") -> Summary | None:
+def _summary(runs: Sequence[Run], measure: str, split: str = "test") -> Summary | None:
     values = [float(value) for run in runs if (value := getattr(run, split).get(measure)) is not None]
     return summarize(values) if values else None
 
 
-def _scale(experiment: Experiment) -> tuple[float, float] | None:
+def _baseline(run: Run) -> Run | None:
+    summary = run.file(SUMMARY)
+    measured = summary.get("l2_fe") or {}
+    if not measured.get("test"):
+        return None
+    seconds = float((summary.get("seconds") or {}).get("head") or 0.0)
+    validation = measured.get("validation") or {}
+    return replace(run, method="l2_fe", test=measured["test"], validation=validation, alpha=None, seconds=seconds)
+
+
+def _scale(by_method: Mapping[str, Sequence[Run]]) -> tuple[float, float] | None:
     """The range of top-1 over all methods, intervals included, so that the strips of a table can be compared."""
-    values = [float(run.test["top1"]) for run in experiment.finished() if run.test.get("top1") is not None]
+    values = [float(top1) for runs in by_method.values() for run in runs if (top1 := run.test.get("top1")) is not None]
     if not values:
         return None
-    for runs in experiment.runs.values():
+    for runs in by_method.values():
         summary = _summary(runs, "top1")
         values += [v for v in (summary.low, summary.high) if math.isfinite(v)] if summary else []
     low, high = max(min(values), 0.0), min(max(values), 1.0)
@@ -162,7 +176,7 @@ def _scale(experiment: Experiment) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _strip(runs: list[Run], scale: tuple[float, float]) -> dict[str, Any] | None:
+def _strip(runs: Sequence[Run], scale: tuple[float, float]) -> dict[str, Any] | None:
     summary = _summary(runs, "top1")
     if summary is None:
         return None
