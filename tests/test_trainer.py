@@ -133,6 +133,7 @@ def test_pictures_tensorboard_versions_and_the_command_are_there(run):
     workdir, _ = run
     for name in ("curves.png", "filters.png"):
         assert (workdir / name).read_bytes().startswith(PNG)
+    assert (workdir / "report.html").read_text().startswith("<!doctype html>")
     assert any(file.stat().st_size > 500 for file in (workdir / "tensorboard").glob("events.out.tfevents.*"))
     versions = json.loads((workdir / "versions.json").read_text())
     assert {"jax", "flax", "delta_jax"} <= set(versions["packages"])

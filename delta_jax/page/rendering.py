@@ -227,4 +227,4 @@ def _template() -> jinja2.Template:
         "top": plots.TOP,
         "bottom": plots.HEIGHT - plots.BOTTOM,
     }
-    return environment.get_template("template.html")
+    return environment.get_template("page.html")
