@@ -206,6 +206,7 @@ def test_commands_once_each_the_sweep_first(sweep, parsed):
     )
     assert len(found) == 1 + len(METHODS) * SEEDS
     assert found[0][0] in parsed.text
+    assert "15 more commands" in parsed.text
 
 
 def test_of_many_classes_the_most_confused_pairs():
@@ -302,7 +303,7 @@ def test_several_data_sets_have_an_overview(sweep, tmp_path):
     parsed = shown(tmp_path)
     assert ["Data, network", *map(naming.label, METHODS)] in parsed.cells
     # Table 1 of the paper, DELTA with ResNet-101.
-    row = next(cells for cells in parsed.cells if cells[0] == "cub200 · resnet101")
+    row = next(cells for cells in parsed.cells if cells[0] == "CUB-200-2011 · ResNet-101")
     assert "80.5 ± 0.1" in row[-1]
 
 

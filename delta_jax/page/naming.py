@@ -3,6 +3,7 @@
 import re
 
 from delta_jax import methods
+from delta_jax.sweeps import published
 
 _LABELS = {
     "l2_fe": "L²-FE",
@@ -17,6 +18,12 @@ COLOURS = 8  # m0 to m7 of style.css; the last is for methods that it does not k
 def label(method: str) -> str:
     """The name of a method in the paper's tables; that of an unknown one is its own."""
     return _LABELS.get(method, method)
+
+
+def setting(*names: str) -> str:
+    """Data set, network and variant for a heading, those of the paper by its names for them; "" is left out."""
+    known = {**published.DATA_SETS, **published.NETWORKS}
+    return " · ".join(known.get(name, name) for name in names if name)
 
 
 def colour(method: str) -> str:

@@ -75,11 +75,6 @@ class Experiment:
     runs: Mapping[str, list[Run]]
     choices: Mapping[str, list[Run]]
 
-    @property
-    def name(self) -> str:
-        """For headings."""
-        return " · ".join(part for part in (self.data, self.network, self.variant) if part)
-
     def finished(self) -> list[Run]:
         """The final runs with numbers of the test images."""
         return [run for runs in self.runs.values() for run in runs if run.test]

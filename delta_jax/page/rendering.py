@@ -64,6 +64,8 @@ def render(study: Study) -> str:
         differing=differing,
         same=same,
         commands=repeat.commands(study),
+        # That of a sweep makes all its runs.
+        shown_commands=1 if study.kind == "sweep" else 3,
         versions=repeat.versions(study.runs()),
     )
 
@@ -74,10 +76,11 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
     confused = confusions.of(experiment)
     return {
         "id": prefix,
-        "name": experiment.name,
+        "name": naming.setting(experiment.data, experiment.network, experiment.variant),
         "experiment": experiment,
         "methods": list(dict.fromkeys([*experiment.runs, *experiment.choices])),
         "rows": rows,
+        "by_method": {row.method: row for row in rows},
         "seeds": max((row.top1.n for row in rows if row.top1), default=0),
         "with_paper": any(row.paper for row in rows),
         "with_alpha": any(row.alpha is not None for row in rows),
@@ -105,8 +108,8 @@ def _title(study: Study) -> str:
         return str(study.settings.get("title") or study.settings.get("name") or "A sweep of delta_jax")
     experiment = study.experiments[0]
     if study.kind == "run":
-        return f"{naming.label(next(iter(experiment.runs)))} on {experiment.data}"
-    return f"Runs on {', '.join(dict.fromkeys(one.data for one in study.experiments))}"
+        return f"{naming.label(next(iter(experiment.runs)))} on {naming.setting(experiment.data)}"
+    return f"Runs on {', '.join(dict.fromkeys(naming.setting(one.data) for one in study.experiments))}"
 
 
 def _lead(study: Study) -> str:
@@ -119,14 +122,16 @@ def _lead(study: Study) -> str:
     methods = [naming.label(name) for name in dict.fromkeys(run.method for run in runs)]
     finished = sum(bool(run.test) for run in runs)
     seeds = len({run.seed for run in runs})
-    data, networks = (list(dict.fromkeys(getattr(run, key) for run in runs)) for key in ("data", "network"))
+    data, networks = (
+        ", ".join(dict.fromkeys(naming.setting(getattr(run, key)) for run in runs)) for key in ("data", "network")
+    )
     counted = naming.plural(finished, "finished run")
     seconds = sum(
         run.seconds for one in study.experiments for g in (one.runs, one.choices) for rs in g.values() for run in rs
     )
     who = f"{methods[0]}" if len(methods) == 1 else f"{', '.join(methods[:-1])} and {methods[-1]}"
     return (
-        f"{who} on {', '.join(data)}, with {', '.join(networks)}: {counted}, {naming.plural(seeds, 'seed')}, "
+        f"{who} on {data}, with {networks}: {counted}, {naming.plural(seeds, 'seed')}, "
         f"{naming.duration(seconds)} of computing in all."
     )
 
@@ -136,11 +141,12 @@ def _lead_of_run(run: Run) -> str:
     beside = ""
     if run.method != "l2_fe" and baseline.get("top1") is not None:
         beside = f" A new head on the frozen source network ({naming.label('l2_fe')}) reaches {baseline['top1']:.1%}."
-    return (
-        f"{naming.label(run.method)} on {run.data}, with {run.network} and seed {run.seed}, classifies "
-        f"{run.test['top1']:.1%} of the test images correctly.{beside} "
+    where = f"{naming.setting(run.data)}, with {naming.setting(run.network)} and seed {run.seed},"
+    said = (
+        f"{naming.label(run.method)} on {where} classifies {run.test['top1']:.1%} of the test images correctly.{beside} "
         f"It took {naming.duration(run.seconds)}."
-    ).replace("%", "\u202f%")
+    )
+    return said.replace("%", "\u202f%")  # a narrow space before it
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
@@ -154,7 +160,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
             naming.plural(images, "test image") if images else "",
             naming.plural(classes, "class") if classes else "",
         ]
-        sizes.append([run.data, *counts])
+        sizes.append([naming.setting(run.data), *counts])
     found = {name: text for name, text in repeat.versions(runs) if name in ("devices", "jax", "delta_jax")}
     facts = [
         (
@@ -162,7 +168,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
             "; ".join(dict.fromkeys(", ".join(filter(None, size)) for size in sizes))
             or ", ".join(sorted({r.data for r in runs})),
         ),
-        ("Network", ", ".join(dict.fromkeys(run.network for run in runs))),
+        ("Network", ", ".join(dict.fromkeys(naming.setting(run.network) for run in runs))),
         ("Preset", ", ".join(dict.fromkeys(str(s["preset"]) for _, s in summaries if "preset" in s))),
         ("Trained on", found.get("devices", "")),
         ("With", ", ".join(f"{name} {found[name]}" for name in ("delta_jax", "jax") if name in found)),

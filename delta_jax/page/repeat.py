@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from delta_jax.page.naming import label
+from delta_jax.page.naming import label, setting
 from delta_jax.page.reading import CONFIG, SUMMARY, Run, Study
 
 _PER_RUN = ("seed", "method")  # differ by intention, and stand in the tables' rows
@@ -21,8 +21,8 @@ def settings(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]
     several = len({(run.data, run.network, run.variant) for run, _ in configs}) > 1
     columns: dict[str, list[dict[str, str]]] = {}
     for run, config in configs:
-        place = [run.data, run.network, run.variant] if several else []
-        columns.setdefault(" · ".join([*filter(None, place), label(run.method)]), []).append(config)
+        place = (run.data, run.network, run.variant) if several else ()
+        columns.setdefault(setting(*place, label(run.method)), []).append(config)
     fields = sorted(set().union(*(config for _, config in configs)))
     differing, same = [], []
     for name in fields:
@@ -42,7 +42,9 @@ def commands(study: Study) -> list[tuple[str, list[str]]]:
         found[own] = ["the whole sweep"]
     for run in study.runs():
         if line := _last_line(run.folder):
-            found.setdefault(line, []).append(f"{label(run.method)}, seed {run.seed}")
+            place = setting(run.data, run.network, run.variant) if len(study.experiments) > 1 else ""
+            name = ", ".join(filter(None, (place, label(run.method), f"seed {run.seed}")))
+            found.setdefault(line, []).append(name)
     return list(found.items())
 
 

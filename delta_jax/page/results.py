@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from delta_jax.page.naming import label
+from delta_jax.page.naming import label, setting
 from delta_jax.page.reading import SUMMARY, Experiment, Run, Study, objects
 from delta_jax.sweeps import published
 from delta_jax.sweeps.statistics import Summary, summarize
@@ -142,10 +142,10 @@ def expected_runs(settings: Mapping[str, Any]) -> int | None:
 
 
 def _called(run: Run) -> str:
-    parts = [run.data, run.network, run.variant, label(run.method), f"seed {run.seed}"]
+    parts = [setting(run.data, run.network, run.variant), label(run.method), f"seed {run.seed}"]
     parts += [f"{name} = {value}" for name, value in run.strength.items()] if run.kind != "final" else []
     parts += [f"fold {run.fold}"] if run.kind != "final" else []
-    return ", ".join(part for part in parts if part)
+    return ", ".join(parts)
 
 
 def _summary(runs: Sequence[Run], measure: str, split: str = "test") -> Summary | None:

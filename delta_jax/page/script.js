@@ -111,11 +111,12 @@ function readable(figure) {
       tip.append(row);
     }
     tip.hidden = false;
-    const box = svg.getBoundingClientRect();
-    const left = (at(x) / svg.viewBox.baseVal.width) * box.width;
-    const beside = left + 12 + tip.offsetWidth <= box.width ? left + 12 : left - 12 - tip.offsetWidth;
-    tip.style.left = `${Math.max(0, Math.min(beside, box.width - tip.offsetWidth))}px`;
-    tip.style.top = `${box.top - figure.getBoundingClientRect().top + 4}px`;
+    // Below the picture, which stays in view, and inside the window.
+    const [box, own] = [svg.getBoundingClientRect(), figure.getBoundingClientRect()];
+    const wish = box.left + (at(x) / svg.viewBox.baseVal.width) * box.width - tip.offsetWidth / 2;
+    const last = document.documentElement.clientWidth - tip.offsetWidth - 8;
+    tip.style.left = `${Math.max(8, Math.min(wish, last)) - own.left}px`;
+    tip.style.top = `${box.bottom - own.top + 2}px`;
   }
   function hide() {
     tip.hidden = true;
@@ -131,7 +132,8 @@ function readable(figure) {
   svg.tabIndex = 0;
   svg.addEventListener("pointermove", nearest);
   svg.addEventListener("pointerdown", nearest);
-  svg.addEventListener("pointerleave", hide);
+  // A finger that is lifted leaves too: what it showed stays until another place is touched.
+  svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
   svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) show(place); });
   svg.addEventListener("blur", hide);
   svg.addEventListener("keydown", (event) => {

@@ -17,7 +17,7 @@ _CURVES = (
     ("validation", "top1", "Validation accuracy", "top-1"),
     ("fine_tune", "cross_entropy", "Training: cross-entropy", "nats"),
     ("fine_tune", "loss", "Training: whole loss", "nats"),
-    ("fine_tune", "penalty", "Training: what the penalty adds to the loss", "alpha times penalty"),
+    ("fine_tune", "penalty", "Training: weighted penalty", "alpha times penalty"),
 )
 
 
