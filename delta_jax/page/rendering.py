@@ -143,8 +143,8 @@ def _lead_of_run(run: Run) -> str:
         beside = f" A new head on the frozen source network ({naming.label('l2_fe')}) reaches {baseline['top1']:.1%}."
     where = f"{naming.setting(run.data)}, with {naming.setting(run.network)} and seed {run.seed},"
     said = (
-        f"{naming.label(run.method)} on {where} classifies {run.test['top1']:.1%} of the test images correctly.{beside} "
-        f"It took {naming.duration(run.seconds)}."
+        f"{naming.label(run.method)} on {where} classifies {run.test['top1']:.1%} of the test images "
+        f"correctly.{beside} It took {naming.duration(run.seconds)}."
     )
     return said.replace("%", "\u202f%")  # a narrow space before it
 
