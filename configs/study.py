@@ -16,7 +16,7 @@ def get_config():
     run.steps = 300
     run.batch_size = 32
     run.schedule = "cosine"
-    run.learning_rate = 0.01
+    run.learning_rate = 0.02  # of 0.005, 0.02 and 0.05 the best for L2 on the validation images of Caltech-101
     run.warmup_steps = 20
     run.clip_norm = 1.0  # with statistics frozen nothing else bounds the gradients
     run.batch_norm = "frozen_stats"
