@@ -195,10 +195,12 @@ def _logarithmic(lines: Sequence[Line]) -> list[Line]:
     def cut(values: np.ndarray) -> np.ndarray:
         return np.where(values > least, values, np.nan)
 
-    return [
-        Line(line.method, line.x, cut(line.y), cut(np.maximum(line.low, least * 1.001)), cut(line.high), line.runs)
-        for line in lines
-    ]
+    def cut_line(line: Line) -> Line:
+        # A range that reaches below ends at the line itself.
+        low = np.where(line.low > least, line.low, cut(line.y))
+        return Line(line.method, line.x, cut(line.y), low, cut(line.high), line.runs)
+
+    return [cut_line(line) for line in lines]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -17,7 +17,7 @@ from delta_jax.page.reading import SUMMARY, Experiment, Run, Study
 
 PAGE = "report.html"
 MOST_OPEN = 3  # experiments shown unfolded
-MOST_CHARTS = 6  # of stages or taps shown unfolded
+MOST_CHARTS = 8  # of stages or taps shown unfolded
 
 
 def write(folder: Path, path: Path | None = None) -> Path:
@@ -66,6 +66,7 @@ def render(study: Study) -> str:
         commands=repeat.commands(study),
         # That of a sweep makes all its runs.
         shown_commands=1 if study.kind == "sweep" else 3,
+        finals=len(study.runs()),
         versions=repeat.versions(study.runs()),
     )
 
@@ -74,6 +75,7 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
     """All about one data set, network and variant."""
     rows, scale = results.table(study, experiment)
     confused = confusions.of(experiment)
+    curves = series.learning_curves(experiment, prefix)
     return {
         "id": prefix,
         "name": naming.setting(experiment.data, experiment.network, experiment.variant),
@@ -89,7 +91,8 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
         "comparisons": results.comparisons(study, experiment),
         "better": results.superior(study, experiment),
         "test_images": max((run.test.get("n") or 0 for run in experiment.finished()), default=0),
-        "curves": series.learning_curves(experiment, prefix),
+        "curves": curves,
+        "with_validation_curve": any(chart.id.endswith("validation-top1") for chart in curves),
         "drift": series.drift(experiment, prefix),
         "farther": series.farther(experiment, "delta", "l2_sp"),
         "attention": series.attention(experiment, prefix),
@@ -185,7 +188,7 @@ def _unfinished(study: Study) -> list[str]:
 
 
 def _spread(charts: list[Chart]) -> tuple[list[Chart], list[Chart]]:
-    """Six of many pictures, from the first to the last, and the rest."""
+    """Eight of many pictures, from the first to the last, and the rest."""
     count = len(charts)
     shown = (
         {round(i * (count - 1) / (MOST_CHARTS - 1)) for i in range(MOST_CHARTS)}
@@ -222,6 +225,7 @@ def _template() -> jinja2.Template:
         "slug": naming.slug,
         "plural": naming.plural,
         "duration": naming.duration,
+        "number": plots.number,
         "spread": _spread,
         "finite": lambda value: value is not None and math.isfinite(value),
     }

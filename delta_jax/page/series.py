@@ -100,7 +100,7 @@ def strengths(experiment: Experiment, prefix: str) -> list[tuple[str, Chart]]:
         by_value: dict[str, list[float]] = {}
         for run in sorted(runs, key=lambda run: _size(_value(run))):
             if run.strength and (top1 := run.validation.get("top1")) is not None:
-                by_value.setdefault(_shown(_value(run)), []).append(float(top1))
+                by_value.setdefault(_tick(_value(run)), []).append(float(top1))
         if not by_value:
             continue
         names = list(by_value)
@@ -198,6 +198,10 @@ def _value(run: Run) -> Any:
 def _size(value: Any) -> tuple[bool, float, str]:
     number = isinstance(value, (int, float))
     return (not number, float(value) if number else 0.0, str(value))
+
+
+def _tick(value: Any) -> str:
+    return plots.number(value) if isinstance(value, (int, float)) else _shown(value)
 
 
 def _shown(value: Any) -> str:
