@@ -107,6 +107,16 @@ def test_a_name_that_looks_like_html_stays_text(parsed, sweep):
             assert json.loads(script)["lines"]
 
 
+def test_a_name_in_the_numbers_of_a_picture_does_not_end_the_script(tmp_path):
+    one_run(tmp_path, "</script><i>")
+    lines = [{"phase": "fine_tune", "step": step, "time": 0.0, "loss": 1.0} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    parsed = shown(tmp_path)
+    (numbers,) = [s for s, a in zip(parsed.scripts, parsed.all("script"), strict=True) if a.get("type")]
+    assert json.loads(numbers)["lines"][0]["name"] == "</script><i>"
+    assert not parsed.all("i")
+
+
 def test_mean_spread_and_interval_over_the_seeds(parsed, sweep):
     records = [json.loads(line) for line in (sweep / "results.jsonl").read_text().splitlines()]
     rows = {cells[0].strip(): [cell.strip() for cell in cells] for cells in parsed.cells if len(cells) == 10}
