@@ -69,12 +69,13 @@ def _of_run(run: Run) -> tuple[list[str], np.ndarray] | None:
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        lines = csv.reader(file)
-        header = next(lines, [])
+        header = next(csv.reader(file), [])
         classes = [name.removeprefix("p(").removesuffix(")") for name in header[3:]]
         index = {name: i for i, name in enumerate(classes)}
         counts = np.zeros((len(classes), len(classes)), np.int64)
-        for line in lines:
-            if len(line) == len(header):
-                counts[index[line[1]], index[line[2]]] += 1
+        for line in file:
+            # Behind these three stands a probability for each class; to parse them would take most of the time.
+            _, true, predicted, *_ = [*(next(csv.reader([line])) if '"' in line else line.split(",", 3)), "", ""]
+            if true in index and predicted in index:
+                counts[index[true], index[predicted]] += 1
     return (classes, counts) if classes else None

@@ -176,6 +176,12 @@ for (const table of all("table.confusion")) {
   }));
 }
 
+// What scrolls is a stop for Tab, so that arrow keys can move it; what fits is none.
+const fits = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
+});
+for (const box of all(".scroll")) fits.observe(box);
+
 // A link into something folded unfolds it, and so does printing.
 function unfold() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
