@@ -239,7 +239,10 @@ def test_many_classes_become_a_table_of_pairs(tmp_path):
 
 def one_run(folder, method="delta", **summary):
     """A workdir of an older version: no gallery, drift, metrics or versions."""
-    write_json(folder / "config.json", {"arch": "resnet18", "method": method, "seed": 3, "data": {"name": "folder"}})
+    write_json(
+        folder / "config.json",
+        {"arch": "resnet18", "method": method, "seed": 3, "data": {"name": "folder", "root": "/my/birds"}},
+    )
     measured = {"top1": 0.75, "balanced_accuracy": 0.7, "cross_entropy": 0.5, "n": 4}
     content = {
         "classes": ["a", "b"],
@@ -265,7 +268,7 @@ def test_what_a_run_does_not_have_is_said(tmp_path, method):
         "no command.txt",
     ):
         assert said in parsed.text
-    assert f"{naming.label(method)} on folder" in parsed.text
+    assert f"{naming.label(method)} on birds" in parsed.text
     assert ["a", "2", "0"] in parsed.cells
     # The head on the frozen source is the baseline of every method.
     tops = {cells[0].strip(): cells[1] for cells in parsed.cells if cells[0].strip() in ("L²-FE", "DELTA")}
@@ -275,7 +278,8 @@ def test_what_a_run_does_not_have_is_said(tmp_path, method):
 def test_a_folder_of_workdirs(tmp_path):
     for name, method in (("one", "l2"), ("two", "delta")):
         one_run(tmp_path / name, method)
-    write_json(tmp_path / "three" / "config.json", {"method": "l2_sp", "arch": "resnet18", "data": {"name": "folder"}})
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    write_json(tmp_path / "three" / "config.json", {**config, "method": "l2_sp"})
     parsed = shown(tmp_path)
     assert [cells[0].strip() for cells in parsed.cells[1:4]] == ["L²", "L²-SP", "DELTA"]
     assert "there is no summary.json" in parsed.text

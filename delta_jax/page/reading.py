@@ -10,6 +10,7 @@ from delta_jax import methods
 from delta_jax.training import logs
 
 SWEEP, RESULTS, COMPARISONS = "sweep.json", "results.jsonl", "comparisons.json"
+_OWN = ("folder", "manifest")
 SUMMARY, CONFIG = "summary.json", "config.json"
 
 
@@ -184,7 +185,7 @@ def _from_workdir(folder: Path) -> Run:
     data = config.get("data") or {}
     return Run(
         kind="final",
-        data=str(data.get("name", "unknown data")),
+        data=_called(data),
         network=str(config.get("arch", "unknown network")),
         variant="",
         method=str(config.get("method", "unknown method")),
@@ -198,6 +199,12 @@ def _from_workdir(folder: Path) -> Run:
         seconds=float(sum((summary.get("seconds") or {}).values())),
         error="" if summary else f"it has not ended: there is no {SUMMARY}",
     )
+
+
+def _called(data: Mapping[str, Any]) -> str:
+    """The name of a data set; one's own images are called as their folder or list is."""
+    name = str(data.get("name", "unknown data"))
+    return Path(data["root"]).name or name if name in _OWN and data.get("root") else name
 
 
 def _grouped(runs: Iterable[Run]) -> tuple[Experiment, ...]:
