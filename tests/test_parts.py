@@ -128,7 +128,7 @@ def birds(tmp_path_factory):
     root = tmp_path_factory.mktemp("parts") / "photos"
     make_photos(root, per_class=12)
     workdir = root.parent / "run"
-    trainer.fit(small_config(root, method="l2_fe", taps=TAPS), workdir)
+    trainer.fit(small_config(root, method="l2_fe", head_l2=(0.01,)), workdir)
     shutil.copytree(workdir, root.parent / "turned")
     model = load_file(workdir / "model.safetensors")
     model[f"params/{TAPS[-1]}/kernel"] *= -1
