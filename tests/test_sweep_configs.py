@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from delta_jax.sweeps import grid, published, records, tables
+from delta_jax.sweeps import grid, published, records, runner, tables
 from delta_jax.sweeps.runner import Sweep
 from delta_jax.training.config import ConfigError
 from tests.small_run import make_photos, settings
@@ -139,37 +139,39 @@ def test_a_network_on_a_data_set_that_is_not_there():
         grid.resolve(config)
 
 
-def test_a_small_sweep_to_its_tables(tmp_path):
-    """Table 1's stand-in on another network and other photos: two methods, two values on a fold, three seeds."""
+def test_a_small_sweep_to_its_tables(tmp_path, monkeypatch):
+    """Table 1's stand-in on another network and other photos: the head's penalty is chosen of two, delta's is given."""
+    monkeypatch.setattr(runner.jax, "clear_caches", lambda: None)  # these few runs may share what is compiled
     photos = make_photos(tmp_path / "photos")
     config = load("table1", small=True)
     config.methods = ("l2_fe", "delta")
-    run = settings(
-        photos, steps=2, eval_every=0, checkpoint_every=2, head_init="l2_fe", data__shots=12, attention_images=8
-    )
-    for field in ("alpha", "schedule"):
-        del run[field]
-    config.run.update_from_flattened_dict({name: value for name, value in run.items() if not name.startswith("arch")})
+    given = settings(photos, steps=2, eval_every=0, checkpoint_every=2, head_init="l2_fe", attention_images=8)
+    arch, _, _ = given.pop("arch"), given.pop("alpha"), given.pop("schedule")
+    config.run.update_from_flattened_dict(given)
     config.stand_in.run = ConfigDict({})
     config.stand_in.data_sets = ConfigDict({"photos": {"data": {"name": "folder"}}})
-    config.stand_in.networks = ConfigDict({"tiny": {"arch": run["arch"]}})
-    config.stand_in.seeds = (0, 1, 2)
+    config.stand_in.networks = ConfigDict({"tiny": {"arch": arch}})
+    config.stand_in.seeds = (0,)
+    config.stand_in.strengths = ConfigDict(
+        {"l2_fe": {"head_l2": ((1e-1,), (1e-3,))}, "delta": {"alpha_relative": (0.1,)}}
+    )
     sweep = Sweep(config, tmp_path / "sweep")
     sweep.check()
     assert sweep.run() == []
     found = records.read(sweep.folder)
-    assert Counter(one["kind"] for one in found) == Counter(choice=4, final=6)
+    assert Counter(one["kind"] for one in found) == Counter(choice=2, final=2)
 
     tables.write(sweep.folder, found, sweep.config.table)
     content = json.loads((sweep.folder / "comparisons.json").read_text())
     assert [(one["method"], one["n"], one["published"]) for one in content["cells"]] == [
-        ("l2_fe", 3, None),
-        ("delta", 3, None),
+        ("l2_fe", 1, None),
+        ("delta", 1, None),
     ]
     (pair,) = content["comparisons"]
-    assert (pair["seeds"]["n"], pair["images"]["n"], pair["reason"]) == (3, 18, "")
+    assert (pair["seeds"]["n"], pair["images"]["n"]) == (1, 18)
     # The same difference twice: from summary.json, and from every image of predictions.csv.
     assert pair["seeds"]["difference"] == pytest.approx(pair["images"]["difference"], abs=1e-6)
+    assert pair["reason"] == "common seeds: 1; a verdict needs 3"
     text = (sweep.folder / "tables.md").read_text()
     assert "| tiny | L2-FE | DELTA |" in text
-    assert "| DELTA | alpha\\_relative |" in text
+    assert "| L2-FE | head\\_l2 |" in text
