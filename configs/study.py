@@ -16,7 +16,7 @@ def get_config():
     run.steps = 300
     run.batch_size = 32
     run.schedule = "cosine"
-    run.learning_rate = 0.01
+    run.learning_rate = 0.02  # of 0.005, 0.02 and 0.05 the best for L2 on the validation images of Caltech-101
     run.warmup_steps = 20
     run.clip_norm = 1.0  # with statistics frozen nothing else bounds the gradients
     run.batch_norm = "frozen_stats"
@@ -53,7 +53,7 @@ def get_config():
     config.strengths = ConfigDict(
         {
             "l2_fe": {"head_l2": ((1e-1,), (1e-2,), (1e-3,))},
-            "l2": {"weight_decay": (1e-4, 1e-3, 1e-2)},
+            "l2": {"weight_decay": (1e-5, 1e-4, 1e-3)},
             "l2_sp": {"alpha": (1e-3, 1e-2, 1e-1)},
             "delta_without_attention": {"alpha_relative": (0.1, 1.0, 10.0)},
             "delta": {"alpha_relative": (0.1, 1.0, 10.0)},

@@ -109,13 +109,13 @@ def slurm(tmp_path):
     calls = tmp_path / "calls"
     calls.touch()
 
-    def job(srun, state="RUNNING"):
+    def job(srun, state="RUNNING", **environment):
         note = f'echo "$(basename "$0") $*" >> {calls}\n'
         executable(tmp_path / "srun", f"#!/bin/bash\n{note}{srun}\n")
         executable(tmp_path / "scontrol", f"#!/bin/bash\n{note}")
         executable(tmp_path / "squeue", f"#!/bin/bash\necho {state}\n")
         path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "71"}
-        found = run("slurm.sbatch", "--workdir=runs/a b", environment=path)
+        found = run("slurm.sbatch", "--workdir=runs/a b", environment=path | environment)
         return found, calls.read_text().splitlines()
 
     return job
@@ -144,6 +144,14 @@ def test_the_warning_before_the_time_limit_is_passed_on(slurm):
     found, calls = slurm(srun)
     assert found.returncode == 138
     assert calls[-1] == "scontrol requeue 71"
+
+
+@pytest.mark.parametrize(("module", "share"), [("delta_jax.sweep", " --shard=2/4"), ("delta_jax.train", "")])
+def test_the_tasks_of_an_array_share_a_sweep(slurm, module, share):
+    # Of sbatch --array=3-6 the third task.
+    array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
+    _, calls = slurm("exit 0", MODULE=module, **array)
+    assert calls[0].endswith(f"-m {module} --workdir=runs/a b{share}")
 
 
 def test_slurm_is_asked_to_warn_and_to_requeue():

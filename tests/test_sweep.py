@@ -239,6 +239,13 @@ def test_only_the_named_ones_are_run(photos, fitted, tmp_path):
     Sweep(small_sweep(photos), tmp_path, only=["slow", "l2_fe", "l2_sp"]).run()
     assert len(fitted) == 2 * (4 + 2)
     assert {config.method for _, config, _ in fitted} == {"l2_fe", "l2_sp"}
+    # The results are those of the whole sweep, whatever was run last.
+    Sweep(small_sweep(photos), tmp_path, only=["fast", "l2_fe"]).run()
+    assert {(one["variant"], one["method"]) for one in records.read(tmp_path)} == {
+        ("slow", "l2_fe"),
+        ("slow", "l2_sp"),
+        ("fast", "l2_fe"),
+    }
     with pytest.raises(ConfigError, match="--only=dleta: no such data set"):
         Sweep(small_sweep(photos), tmp_path, only=["slow", "dleta"])
 

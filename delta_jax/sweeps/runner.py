@@ -60,16 +60,18 @@ class Sweep:
         """
         self.config = grid.resolve(config)
         self.folder = Path(folder)
-        self.cells = _only(grid.cells(self.config), only)
+        self._all = grid.cells(self.config)
+        self.cells = _only(self._all, only)
         self._done: dict[Any, dict[str, Any]] = {}
 
     def planned(self) -> list[Run]:
-        """All runs, the choices first in each cell; the strengths of final runs are filled in where they are known."""
-        return [run for cell in self.cells for run in (*grid.choice_runs(self.config, cell), *self._final(cell)[0])]
+        """The runs of `cells`, choices first in each; final runs have their strengths where these are known."""
+        return [run for cell in self.cells for run in self._runs(cell)]
 
     def records(self) -> list[dict[str, Any]]:
-        """Of the runs that are done."""
-        return [record for record in map(self._record, self.planned()) if record is not None]
+        """Of all runs of the config that are done, those that `only` leaves out included."""
+        runs = (run for cell in self._all for run in self._runs(cell))
+        return [record for record in map(self._record, runs) if record is not None]
 
     def check(self) -> None:
         """Looks for data, weights and taps of everything that is not done, before anything slow.
@@ -107,7 +109,8 @@ class Sweep:
         for share in (shard, (0, 1)):
             while todo := [run for run in self._ready(share) if run.path not in failed.keys() | elsewhere]:
                 run = todo[0]
-                logs.say(f"\n{run.path}: {len(todo)} runs to do{clock.left(len(todo))}")
+                left = self._undone(share)
+                logs.say(f"\n{run.path}: {left} runs to do{clock.left(left)}")
                 began = time.monotonic()
                 try:
                     trainer.fit(grid.config_of(self.config, run), self.folder / run.path, test=run.kind == "final")
@@ -138,9 +141,11 @@ class Sweep:
         for cell in self.cells:
             chosen = self._strength(cell)
             why = f": {chosen}" if isinstance(chosen, str) else ""
-            runs = (*grid.choice_runs(self.config, cell), *self._final(cell)[0])
-            lines += [f"{run.path}{why}" for run in runs if self._record(run) is None]
+            lines += [f"{run.path}{why}" for run in self._runs(cell) if self._record(run) is None]
         return lines
+
+    def _runs(self, cell: Cell) -> list[Run]:
+        return [*grid.choice_runs(self.config, cell), *self._final(cell)[0]]
 
     def _record(self, run: Run) -> dict[str, Any] | None:
         # A record that is there does not change any more.
@@ -158,6 +163,10 @@ class Sweep:
             if number % count == index and self._record(run) is None and (run.kind == "choice" or self._knows(run.cell))
         ]
 
+    def _undone(self, share: tuple[int, int]) -> int:
+        index, count = share
+        return sum(self._record(run) is None for run in self.planned()[index::count])
+
     def _knows(self, cell: Cell) -> bool:
         return self._final(cell)[1]
 
@@ -168,7 +177,7 @@ class Sweep:
         head_l2 = None
         if self.config.refit and cell.method != "l2_fe":
             # Without validation images nothing chooses the head that the others start from, or measure attention with.
-            beside = next((one for one in self.cells if one.setting == cell.setting and one.method == "l2_fe"), None)
+            beside = next((one for one in self._all if one.setting == cell.setting and one.method == "l2_fe"), None)
             if beside and beside.field == "head_l2":
                 head = self._strength(beside)
                 known = known and not isinstance(head, str)
