@@ -115,8 +115,8 @@ def strengths(records: Sequence[Record]) -> Table:
         blocks.setdefault(setting, []).append(tuple(map(Entry, row)))
     folds = max((len({one["fold"] for one in own}) for own in groups.values()), default=0)
     caption = (
-        "The strength of each method, chosen on validation images: top-1 of every value in %, "
-        f"{f'mean over {folds} folds' if folds > 1 else 'on one fold'}. A value with a fold that diverged is not chosen."
+        "The strength of each method, chosen on validation images: top-1 of every value in %, mean over the folds "
+        f"({folds}). A value with a fold that diverged is not chosen."
     )
     columns = ("field", "chosen", "validation accuracies")
     return Table(caption, tuple((_header(_name(setting), columns), tuple(rows)) for setting, rows in blocks.items()))
