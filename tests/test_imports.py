@@ -48,6 +48,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.gallery": (*LIBRARY, *PARTS, "training", "analysis"),
     "analysis": (*LIBRARY, *PARTS, "training", "analysis"),
     "sweeps": ("methods", *PARTS, "training", "analysis", "sweeps"),
+    "sweeps.statistics": (),
+    "sweeps.published": (),
+    "sweeps.comparisons": ("sweeps.statistics", "sweeps.published"),
+    "sweeps.typesetting": (),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*LIBRARY, *PARTS, "training", "analysis", "train")),
     "prepare": (*PARTS, "downloads", "training"),

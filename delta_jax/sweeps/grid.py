@@ -31,6 +31,7 @@ FIELDS = (
 )
 # Replaced as a whole by a stand-in, as the paper's data sets are not to be left among those of a small one.
 _WHOLE = ("data_sets", "networks", "variants", "strengths")
+_WHERE = "data_sets"  # of a network: the data sets that it runs on, where not on all
 _PLAIN = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
@@ -120,21 +121,32 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
             _require(
                 bool(_PLAIN.fullmatch(name)), field, "names of letters, digits and _.+-, as they are folders", name
             )
+    for name, network in sweep.networks.items():
+        others = sorted(set(network.get(_WHERE, ())) - set(sweep.data_sets))
+        _require(not others, f"networks.{name}.{_WHERE}", f"some of {', '.join(sweep.data_sets)}", others)
     for field in ("seeds", "folds", "methods"):
         values = tuple(sweep[field])
         _require(len(set(values)) == len(values), field, "each once", values)
     _check_strengths(sweep)
+    checked: set[Any] = set()
     for cell in cells(sweep):
-        # What a field's value may be is the same for every fold and seed.
         first = {cell.field: cell.values[0]} if cell.values else {}
         for run in (*choice_runs(sweep, cell), *final_runs(sweep, cell, first)):
-            configs.resolve(config_of(sweep, run))
+            # Each value and each fold once: a table of the paper has a thousand runs.
+            facts = {(cell, run.kind, run.strength), (cell.setting, run.kind, run.fold)}
+            if not facts <= checked:
+                configs.resolve(config_of(sweep, run))
+                checked |= facts
     return sweep
 
 
 def cells(sweep: ConfigDict) -> list[Cell]:
     """Of a resolved sweep; those with the same data, network and variant stand together."""
-    settings = itertools.product(sweep.data_sets, sweep.networks, list(sweep.variants) or [""])
+    settings = [
+        (data, network, variant)
+        for data, network, variant in itertools.product(sweep.data_sets, sweep.networks, list(sweep.variants) or [""])
+        if data in sweep.networks[network].get(_WHERE, tuple(sweep.data_sets))
+    ]
     found = []
     for (data, network, variant), method in itertools.product(settings, sweep.methods):
         field, values = next(iter(sweep.strengths.get(method, {}).items()), ("", ()))
@@ -171,7 +183,8 @@ def config_of(sweep: ConfigDict, run: Run) -> ConfigDict:
     config, cell = sweep.run.copy_and_resolve_references(), run.cell
     for group, name in (("data_sets", cell.data), ("networks", cell.network), ("variants", cell.variant)):
         if name:
-            _update(config, sweep[group][name], f"{group}.{name}")
+            fields = {field: value for field, value in sweep[group][name].items() if field != _WHERE}
+            _update(config, ConfigDict(fields), f"{group}.{name}")
     config.method = cell.method
     config.seed = run.seed
     _update(config, dict(run.strength), f"strengths.{cell.method}")

@@ -1,0 +1,171 @@
+"""The tables of a sweep in the paper's layout: accuracies, comparisons and the strengths that were chosen."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from delta_jax.sweeps import choice, comparisons, published
+from delta_jax.sweeps.comparisons import Cell, Findings, Record, Setting
+from delta_jax.sweeps.statistics import Paired, Summary
+from delta_jax.sweeps.typesetting import Entry, Table, latex, markdown
+
+_NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
+
+
+def write(folder: Path, records: Sequence[Record], table: str = "") -> Findings:
+    """Writes tables.md, tables.tex and comparisons.json into the folder of a sweep.
+
+    Args:
+      folder: of the sweep; each run's predictions.csv is read from its workdir.
+      records: of results.jsonl, of a sweep that may be half done.
+      table: of the paper, whose numbers stand beside ours: "table1", "table2" or "" for none.
+    """
+    findings = comparisons.find(folder, records)
+    found = [
+        ("Accuracy", accuracies(findings.cells, table)),
+        ("Comparisons", differences(findings)),
+        ("Strengths", strengths(records)),
+    ]
+    parts = [(title, one) for title, one in found if one.blocks]
+    texts = {
+        "tables.md": "\n\n".join(f"## {title}\n\n{markdown(one)}" for title, one in parts),
+        "tables.tex": "\n\n".join(["% \\usepackage{booktabs}", *(latex(one) for _, one in parts)]),
+        "comparisons.json": json.dumps(comparisons.as_dict(findings, table), indent=2),
+    }
+    for name, text in texts.items():
+        # A name of its own: shards of a sweep write the same files.
+        unfinished = folder / f".{name}.{os.getpid()}.tmp"
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.replace(folder / name)
+    return findings
+
+
+def accuracies(cells: Sequence[Cell], table: str) -> Table:
+    """Rows are data sets, columns methods, and a block is a network in a variant."""
+    names = sorted({cell.method for cell in cells}, key=lambda name: comparisons.place(name, published.METHODS))
+    seeds = max((cell.top1.n for cell in cells), default=0)
+    blocks: dict[tuple[str, str], dict[str, dict[str, Cell]]] = {}
+    for cell in cells:
+        block = blocks.setdefault((cell.setting.network, cell.setting.variant), {})
+        block.setdefault(cell.setting.data, {})[cell.method] = cell
+    found = []
+    for (network, variant), by_data in blocks.items():
+        title = ", ".join(filter(None, (published.NETWORKS.get(network, network), variant)))
+        rows = []
+        for data, by_method in by_data.items():
+            entries = (_accuracy(by_method.get(name), seeds) for name in names)
+            rows.append((Entry(published.DATA_SETS.get(data, data)), *entries))
+            theirs = [published.accuracy(table, data, network, name) for name in names]
+            if any(theirs):
+                numbers = (
+                    Entry(f"{100 * one[0]:.1f} ± {100 * one[1]:.1f}" if one else "-", slanted=True) for one in theirs
+                )
+                rows.append((Entry("as published", slanted=True), *numbers))
+        found.append((_header(title, map(_method, names)), tuple(rows)))
+    caption = (
+        f"Top-1 accuracy on the test images in %, {_seeds(seeds)}; n is the number of runs where there are fewer. "
+        "Bold: better than every other method of the row, by the table of comparisons."
+    )
+    if table in _NUMBERS:
+        caption += f" Published: {_NUMBERS[table]} of the paper, over five runs."
+    return Table(caption, tuple(found))
+
+
+def differences(findings: Findings) -> Table:
+    """A block for every setting, with a row for every two methods."""
+    blocks: dict[Setting, list[tuple[Entry, ...]]] = {}
+    for setting, one in findings.comparisons:
+        p = "< 0.001" if one.adjusted_p < 0.001 else f"{one.adjusted_p:.3f}"
+        names = f"{_method(one.first)} against {_method(one.second)}"
+        row = (names, _interval(one.seeds), _interval(one.images), p, one.verdict)
+        blocks.setdefault(setting, []).append(tuple(map(Entry, row)))
+    caption = (
+        "Differences of top-1 in percentage points: mean, t interval and number of pairs, over the seeds that both "
+        "have, and over the test images, each averaged over the seeds. p is the larger of both paired t tests', after "
+        "Holm's correction over all comparisons of a data set and network; the intervals are of the corrected level, "
+        "at least 95 %. Better or worse: both intervals exclude zero, with at least three seeds."
+    )
+    columns = ("over seeds", "over images", "p", "verdict")
+    return Table(caption, tuple((_header(_name(setting), columns), tuple(rows)) for setting, rows in blocks.items()))
+
+
+def strengths(records: Sequence[Record]) -> Table:
+    """A row for every method that chose its strength: validation accuracy of each value, mean over the folds."""
+    groups: dict[tuple[Setting, str], list[Record]] = {}
+    for record in records:
+        if record["kind"] == "choice":
+            setting = Setting(record["data"], record["network"], record["variant"])
+            groups.setdefault((setting, record["method"]), []).append(record)
+    chosen = {
+        (Setting(one["data"], one["network"], one["variant"]), one["method"]): one["strength"]
+        for one in records
+        if one["kind"] == "final"
+    }
+    blocks: dict[Setting, list[tuple[Entry, ...]]] = {}
+    for (setting, method), own in groups.items():
+        field = next(iter(own[0]["strength"]))
+        values = list({json.dumps(one["strength"][field]): one["strength"][field] for one in own}.values())
+        tried = choice.tried(own, field, values)
+        listed = ", ".join(f"{_value(one.value)}: {_percent(one.top1)}" for one in tried)
+        value = chosen.get((setting, method), {}).get(field)
+        row = (_method(method), field, "not yet" if value is None else _value(value), listed)
+        blocks.setdefault(setting, []).append(tuple(map(Entry, row)))
+    folds = max((len({one["fold"] for one in own}) for own in groups.values()), default=0)
+    caption = (
+        "The strength of each method, chosen on validation images: top-1 of every value in %, mean over the folds "
+        f"({folds}). A value with a fold that diverged is not chosen."
+    )
+    columns = ("field", "chosen", "validation accuracies")
+    return Table(caption, tuple((_header(_name(setting), columns), tuple(rows)) for setting, rows in blocks.items()))
+
+
+def _header(title: str, columns: Iterable[str]) -> tuple[Entry, ...]:
+    return (Entry(title), *map(Entry, columns))
+
+
+def _accuracy(cell: Cell | None, seeds: int) -> Entry:
+    if cell is None:
+        return Entry("-")
+    if not cell.top1.n:
+        return Entry("diverged" if cell.failed else "-")
+    text = _spread(cell.top1) + (f" (n = {cell.top1.n})" if cell.top1.n < seeds else "")
+    return Entry(text, bold=cell.best)
+
+
+def _seeds(count: int) -> str:
+    return f"mean ± standard deviation over {count} seeds" if count > 1 else "of one seed"
+
+
+def _spread(summary: Summary) -> str:
+    mean = f"{100 * summary.mean:.1f}"
+    return mean if math.isnan(summary.std) else f"{mean} ± {100 * summary.std:.1f}"
+
+
+def _interval(pair: Paired) -> str:
+    if not pair.n:
+        return "-"
+    text = f"{100 * pair.difference:+.2f}"
+    if pair.n > 1:
+        text += f" [{100 * pair.low:+.2f}, {100 * pair.high:+.2f}]"
+    return f"{text}, {pair.n}"
+
+
+def _name(setting: Setting) -> str:
+    network = published.NETWORKS.get(setting.network, setting.network)
+    return ", ".join(filter(None, (published.DATA_SETS.get(setting.data, setting.data), network, setting.variant)))
+
+
+def _method(name: str) -> str:
+    return published.METHODS.get(name, name)
+
+
+def _percent(value: float) -> str:
+    return "diverged" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _value(value: Any) -> str:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(f"{one:g}" if isinstance(one, (int, float)) else str(one) for one in values)
