@@ -112,7 +112,7 @@ def test_verdicts(right, verdict):
 def test_two_seeds_are_too_few_however_clear():
     (judged,) = statistics.judge([statistics.compare("delta", "l2", outcomes(plain(2, 2000, gain=0.2)))])
     assert judged.verdict == "no difference shown"
-    assert judged.reason == "2 common seeds; a verdict needs 3"
+    assert judged.reason == "common seeds: 2; a verdict needs 3"
 
 
 def test_only_common_seeds_and_images_count():

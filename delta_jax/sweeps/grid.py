@@ -128,11 +128,15 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
         values = tuple(sweep[field])
         _require(len(set(values)) == len(values), field, "each once", values)
     _check_strengths(sweep)
+    checked: set[Any] = set()
     for cell in cells(sweep):
-        # What a field's value may be is the same for every fold and seed.
         first = {cell.field: cell.values[0]} if cell.values else {}
         for run in (*choice_runs(sweep, cell), *final_runs(sweep, cell, first)):
-            configs.resolve(config_of(sweep, run))
+            # Each value and each fold once: a table of the paper has a thousand runs.
+            facts = {(cell, run.kind, run.strength), (cell.setting, run.kind, run.fold)}
+            if not facts <= checked:
+                configs.resolve(config_of(sweep, run))
+                checked |= facts
     return sweep
 
 

@@ -182,7 +182,7 @@ def judge(family: Sequence[Comparison]) -> list[Comparison]:
 def _missing(comparison: Comparison) -> str:
     """Why there can be no verdict; "" if there can."""
     if comparison.seeds.n < LEAST_SEEDS:
-        return f"{comparison.seeds.n} common seeds; a verdict needs {LEAST_SEEDS}"
+        return f"common seeds: {comparison.seeds.n}; a verdict needs {LEAST_SEEDS}"
     if comparison.images.n < 2:
         return "no common test images in predictions.csv"
     if comparison.seeds.difference * comparison.images.difference < 0:

@@ -66,8 +66,8 @@ def accuracies(cells: Sequence[Cell], table: str) -> Table:
                 rows.append((Entry("as published", slanted=True), *numbers))
         found.append((_header(title, map(_method, names)), tuple(rows)))
     caption = (
-        f"Top-1 accuracy on the test images in %, mean ± standard deviation over {seeds} seeds; n is the number of "
-        "runs where there are fewer. Bold: better than every other method of the row, by the table of comparisons."
+        f"Top-1 accuracy on the test images in %, {_seeds(seeds)}; n is the number of runs where there are fewer. "
+        "Bold: better than every other method of the row, by the table of comparisons."
     )
     if table in _NUMBERS:
         caption += f" Published: {_NUMBERS[table]} of the paper, over five runs."
@@ -79,9 +79,8 @@ def differences(findings: Findings) -> Table:
     blocks: dict[Setting, list[tuple[Entry, ...]]] = {}
     for setting, one in findings.comparisons:
         p = "< 0.001" if one.adjusted_p < 0.001 else f"{one.adjusted_p:.3f}"
-        verdict = f"{one.verdict} ({one.reason})" if one.reason else one.verdict
         names = f"{_method(one.first)} against {_method(one.second)}"
-        row = (names, _interval(one.seeds), _interval(one.images), p, verdict)
+        row = (names, _interval(one.seeds), _interval(one.images), p, one.verdict)
         blocks.setdefault(setting, []).append(tuple(map(Entry, row)))
     caption = (
         "Differences of top-1 in percentage points: mean, t interval and number of pairs, over the seeds that both "
@@ -116,8 +115,8 @@ def strengths(records: Sequence[Record]) -> Table:
         blocks.setdefault(setting, []).append(tuple(map(Entry, row)))
     folds = max((len({one["fold"] for one in own}) for own in groups.values()), default=0)
     caption = (
-        f"The strength of each method, chosen on validation images: mean top-1 in % over {folds} folds for every "
-        "value. A value with a fold that diverged is not chosen."
+        "The strength of each method, chosen on validation images: top-1 of every value in %, mean over the folds "
+        f"({folds}). A value with a fold that diverged is not chosen."
     )
     columns = ("field", "chosen", "validation accuracies")
     return Table(caption, tuple((_header(_name(setting), columns), tuple(rows)) for setting, rows in blocks.items()))
@@ -134,6 +133,10 @@ def _accuracy(cell: Cell | None, seeds: int) -> Entry:
         return Entry("diverged" if cell.failed else "-")
     text = _spread(cell.top1) + (f" (n = {cell.top1.n})" if cell.top1.n < seeds else "")
     return Entry(text, bold=cell.best)
+
+
+def _seeds(count: int) -> str:
+    return f"mean ± standard deviation over {count} seeds" if count > 1 else "of one seed"
 
 
 def _spread(summary: Summary) -> str:
