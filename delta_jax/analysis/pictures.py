@@ -153,10 +153,30 @@ def activations(photos: np.ndarray, columns: Mapping[str, np.ndarray], path: str
     for heading, maps in columns.items():
         if maps.ndim != 3 or len(maps) != len(photos):
             raise ValueError(f"{heading}: maps of shape {maps.shape}, expected ({len(photos)}, h, w)")
+    overlaid = {
+        heading: [overlay(photo, one) for photo, one in zip(photos, maps, strict=True)]
+        for heading, maps in columns.items()
+    }
+    beside(list(photos), overlaid, path, titles)
+
+
+def beside(
+    photos: Sequence[np.ndarray], columns: Mapping[str, Sequence[np.ndarray]], path: str | Path, titles: Sequence[str]
+) -> None:
+    """Draws photos, one below the other, and pictures of each to its right, as a PNG.
+
+    Args:
+      photos: P of uint8 [H, W, 3].
+      columns: {heading: P pictures, uint8 [H, W, 3]}.
+      path: of the picture; its folder exists.
+      titles: P texts, one per photo.
+
+    Raises:
+      ValueError: there is not one title per photo.
+    """
     if len(titles) != len(photos):
         raise ValueError(f"{len(titles)} titles for {len(photos)} photos; give one per photo")
-
-    height, width = photos.shape[1:3]
+    height, width = photos[0].shape[:2]
     size = ((1 + len(columns)) * CELL + 0.5, len(photos) * CELL * height / width + 0.8)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, wspace=GUTTER, hspace=GUTTER))
     grid = figure.subplots(len(photos), 1 + len(columns), squeeze=False)
@@ -165,10 +185,10 @@ def activations(photos: np.ndarray, columns: Mapping[str, np.ndarray], path: str
     for row, photo, title in zip(grid, photos, titles, strict=True):
         row[0].imshow(photo)
         row[0].set_ylabel(title, fontsize=8, parse_math=False)
-    for column, (heading, maps) in zip(grid.T[1:], columns.items(), strict=True):
+    for column, (heading, pictures) in zip(grid.T[1:], columns.items(), strict=True):
         column[0].set_title(heading, fontsize=7, parse_math=False)
-        for axes, photo, activation in zip(column, photos, maps, strict=True):
-            axes.imshow(overlay(photo, activation))
+        for axes, picture in zip(column, pictures, strict=True):
+            axes.imshow(picture)
     save(figure, path)
 
 

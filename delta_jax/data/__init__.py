@@ -19,8 +19,9 @@ from delta_jax.data.color import color_jitter
 from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import image_files
-from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
+from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
 from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
+from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
 from delta_jax.data.streaming import stream
@@ -35,6 +36,7 @@ __all__ = [
     "Catalogue",
     "DataError",
     "Images",
+    "PartLocations",
     "Pixels",
     "Prepared",
     "Strip",
@@ -55,6 +57,9 @@ __all__ = [
     "kept_leaks",
     "normalize",
     "padded_batches",
+    "part_locations",
+    "photo_size",
+    "points_in_crop",
     "prepare",
     "random_crop_mirror",
     "random_resized_crop",

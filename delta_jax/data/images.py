@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from delta_jax.data.canvas import LONGEST
 from delta_jax.data.errors import DataError
@@ -64,6 +64,44 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", asp
         Exception
     ) as error:  # Pillow's readers raise nearly anything on damaged data, struct.error and IndexError too
         raise BrokenImageError(str(error) or type(error).__name__) from error
+
+
+def photo_size(data: bytes) -> tuple[int, int]:
+    """Width and height, pixels, of an encoded image as a viewer would show it; its pixels are not decoded.
+
+    Raises:
+      BrokenImageError: not an image.
+    """
+    try:
+        with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8: by a quarter
+    except Exception as error:  # as in decode_image
+        raise BrokenImageError(str(error) or type(error).__name__) from error
+    return (height, width) if turned else (width, height)
+
+
+def points_in_crop(
+    points: np.ndarray, photo: tuple[int, int], size: int, crop: int, *, aspect: str = "squash"
+) -> np.ndarray:
+    """Where points of a photo come to lie in the centre crop of what `decode_image` makes of it.
+
+    Args:
+      points: [P, 2], x and y in pixels of the photo; (0, 0) is its upper left corner.
+      photo: width and height, pixels.
+      size: side of the square, or the shorter side, after `decode_image`.
+      crop: side of the centre crop, pixels.
+      aspect: "squash" or "keep", as in `decode_image`.
+
+    Returns:
+      float64 [P, 2] in pixels of the crop: outside of [0, crop) for a point that was cut away.
+    """
+    found = np.empty(np.shape(points), np.float64)
+    for axis, side in enumerate(photo):
+        scaled, start, end = (size, 0.0, side) if aspect == "squash" else _kept(side, min(photo), size)
+        margin = round((scaled - crop) / 2)  # as `center_crop` rounds it
+        found[:, axis] = (np.asarray(points)[:, axis] - start) * scaled / (end - start) - margin
+    return found
 
 
 def _scale(image: Image.Image, size: int, interpolation: Image.Resampling, aspect: str) -> Image.Image:
