@@ -152,8 +152,9 @@ def test_a_family_is_corrected_together():
     assert family[10].family == 21
     assert family[10].adjusted_p == pytest.approx(21 * max(alone.seeds.p, alone.images.p))
     # t of 4 degrees at 1 - 0.05 / 21 / 2 against that at 0.975, from scipy's table of quantiles
-    wider = (family[10].seeds.high - family[10].seeds.low) / (alone.seeds.high - alone.seeds.low)
-    assert wider == pytest.approx(stats.t.ppf(1 - 0.025 / 21, 4) / 2.7764, rel=1e-4)
+    for before, after in ((alone, family[10]), (none, family[0]), (none, family[20])):  # Holm stops at the first
+        wider = (after.seeds.high - after.seeds.low) / (before.seeds.high - before.seeds.low)
+        assert wider == pytest.approx(stats.t.ppf(1 - 0.025 / 21, 4) / 2.7764, rel=1e-4)
 
 
 def test_false_verdicts_are_rare():

@@ -194,3 +194,14 @@ def test_a_run_without_predictions_is_no_ground_for_a_verdict(tmp_path):
     assert found.seeds.n == 3
     assert found.reason == "no common test images in predictions.csv"
     assert not any(cell.best for cell in comparisons.find(tmp_path, records).cells)
+
+
+def test_better_than_some_is_not_best(tmp_path):
+    records = [
+        *ran(tmp_path, "l2_fe", (300, 302, 304)),
+        *ran(tmp_path, "l2", (200, 201, 203)),
+        *ran(tmp_path, "delta", (199, 200, 205)),
+    ]
+    found = comparisons.find(tmp_path, records)
+    assert [one.verdict for _, one in found.comparisons] == ["better", "better", "no difference shown"]
+    assert not any(cell.best for cell in found.cells)

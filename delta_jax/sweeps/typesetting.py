@@ -37,7 +37,11 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     r"""A `table` environment with a rule between blocks; needs \usepackage{booktabs}."""
     columns = "l" + "c" * (max(len(header) for header, _ in table.blocks) - 1)
-    lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{_latex(Entry(table.caption))}}}"]
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{_latex(Entry(table.caption))}}}",
+    ]
     lines.append(rf"\begin{{tabular}}{{{columns}}}")
     for number, (header, rows) in enumerate(table.blocks):
         lines += [r"\midrule" if number else r"\toprule", _latex_row(header), r"\midrule", *map(_latex_row, rows)]
