@@ -1,14 +1,16 @@
 """What a sweep leaves for people, made again from its runs at any time."""
 
+from delta_jax import page
 from delta_jax.sweeps import figures, records, tables
 from delta_jax.sweeps.runner import Sweep
 from delta_jax.training import processes
 
 
 def write(sweep: Sweep) -> None:
-    """results.jsonl, of the runs that are done, and the tables and figures made of it."""
+    """results.jsonl, of the runs that are done, and the tables, figures and page made of it."""
     found = sweep.records()
     records.write(sweep.folder, found)
     if processes.is_first():
         tables.write(sweep.folder, found, sweep.config.table)
         figures.write(sweep.folder, found)
+        page.write(sweep.folder)
