@@ -2,9 +2,9 @@
 
     python -m delta_jax.sweep --config=configs/paper/figure3.py --workdir=runs/figure3 --config.run.data.root=TFDS_DIR
 
-Not run so far. Every run leaves drift.json; runs of Table 1 have it too, and make this sweep unnecessary. Strengths
-are searched as there: how far a filter goes depends on them first of all. L2-FE is among the methods for its head,
-which attention is measured with.
+Not run so far. The figure is figures/drift-stanford_dogs-resnet101.png. Runs of Table 1 have it too, and make this
+sweep unnecessary. Strengths are searched as there: how far a filter goes depends on them first of all. L2-FE is among
+the methods for its head, which attention is measured with.
 """
 
 from ml_collections import ConfigDict

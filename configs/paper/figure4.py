@@ -2,8 +2,8 @@
 
     python -m delta_jax.sweep --config=configs/paper/figure4.py --workdir=runs/figure4 --config.run.data.root=TFDS_DIR
 
-Not run so far. Every run leaves the maps of the same few test images in gallery/, and the page lays the methods side
-by side; runs of Table 1 have them too, and make this sweep unnecessary.
+Not run so far. The figure is figures/maps-stanford_dogs-resnet101.png. Runs of Table 1 have it too, and make this
+sweep unnecessary.
 """
 
 from ml_collections import ConfigDict

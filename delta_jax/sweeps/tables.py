@@ -15,7 +15,7 @@ from delta_jax.sweeps.typesetting import Entry, Table, latex, markdown
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
 
 
-def write(folder: Path, records: Sequence[Record], table: str = "") -> Findings:
+def write(folder: Path, records: Sequence[Record], table: str = "") -> None:
     """Writes tables.md, tables.tex and comparisons.json into the folder of a sweep.
 
     Args:
@@ -40,7 +40,6 @@ def write(folder: Path, records: Sequence[Record], table: str = "") -> Findings:
         unfinished = folder / f".{name}.{os.getpid()}.tmp"
         unfinished.write_text(text + "\n", encoding="utf-8")
         unfinished.replace(folder / name)
-    return findings
 
 
 def accuracies(cells: Sequence[Cell], table: str) -> Table:
