@@ -55,8 +55,8 @@ def get_config():
             "l2_fe": {"head_l2": ((1e-1,), (1e-2,), (1e-3,))},
             "l2": {"weight_decay": (1e-5, 1e-4, 1e-3)},
             "l2_sp": {"alpha": (1e-3, 1e-2, 1e-1)},
-            "delta_without_attention": {"alpha_relative": (0.1, 1.0, 10.0)},
-            "delta": {"alpha_relative": (0.1, 1.0, 10.0)},
+            "delta_without_attention": {"alpha_relative": (0.01, 0.1, 1.0)},
+            "delta": {"alpha_relative": (0.01, 0.1, 1.0)},
         }
     )
     config.folds = (0,)
