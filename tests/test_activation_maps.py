@@ -45,6 +45,6 @@ def test_the_overlay_is_half_photo_half_colours():
     shown = overlay(photo, np.array([[-5.0, 3.0]]))
     assert shown.shape == photo.shape
     assert shown.dtype == np.uint8
-    low, high = (np.array(colormaps["jet"](end)[:3]) for end in (0.0, 1.0))
+    low, high = (np.array(colormaps["viridis"](end)[:3]) for end in (0.0, 1.0))
     np.testing.assert_array_equal(shown[0, 0], np.rint(127.5 * low))
     np.testing.assert_array_equal(shown[7, 11], np.rint(30 + 127.5 * high))

@@ -56,7 +56,7 @@ def mean_map(maps: np.ndarray, filters: np.ndarray | None = None) -> np.ndarray:
 
 
 def overlay(photo: np.ndarray, activation: np.ndarray) -> np.ndarray:
-    """The grey photo under the colours of a map, half and half: blue is its minimum, red its maximum.
+    """The grey photo under the colours of a map, half and half: violet is its minimum, yellow its maximum (viridis).
 
     Args:
       photo: uint8 [H, W, 3].
@@ -67,6 +67,6 @@ def overlay(photo: np.ndarray, activation: np.ndarray) -> np.ndarray:
     """
     height, width = photo.shape[:2]
     stretched = Image.fromarray(unit_range(activation)).resize((width, height), Image.Resampling.BILINEAR)
-    colours = colormaps["jet"](np.asarray(stretched))[..., :3]
+    colours = colormaps["viridis"](np.asarray(stretched))[..., :3]
     grey = photo.mean(axis=-1, keepdims=True) / 255
     return np.rint(255 * (0.5 * grey + 0.5 * colours)).astype(np.uint8)

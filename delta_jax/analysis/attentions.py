@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
-from scipy import special, stats
+from scipy import special
 
 from delta_jax.analysis import pictures
 from delta_jax.training import logs
@@ -195,6 +195,8 @@ def _reliability(gaps: np.ndarray) -> float:
     even, odd = gaps[::2].mean(0), gaps[1::2].mean(0) if len(gaps) > 1 else np.zeros(gaps.shape[1])
     if len(gaps) < 4 or gaps.shape[1] < 3 or np.ptp(even) == 0 or np.ptp(odd) == 0:
         return float("nan")
+    from scipy import stats  # half a second to import
+
     return float(stats.spearmanr(even, odd).statistic)
 
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
 
 from delta_jax import attention
 from delta_jax.training import (
@@ -221,6 +220,8 @@ def _check(gaps_of: _Gaps, found: AttentionPass, setup: Setup) -> dict[str, dict
 
     "rms" is in units of the exact gaps' standard deviation, "spearman" the rank correlation over filters and images.
     """
+    from scipy import stats  # half a second to import, wanted for estimates only
+
     rng, size = np.random.default_rng(0), setup.config.attention_batch
     rows = np.arange(size) % len(found.images)
     filters = {tap: rng.permutation(n)[:_CHECKED_FILTERS] for tap, n in setup.channels.items()}

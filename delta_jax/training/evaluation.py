@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import metrics
 
 from delta_jax import data
 
@@ -50,6 +49,8 @@ def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
       probabilities: [M, K].
       labels: [M].
     """
+    from sklearn import metrics  # 0.3 s to import, wanted after minutes of training
+
     return metrics.confusion_matrix(labels, probabilities.argmax(-1), labels=np.arange(probabilities.shape[-1]))
 
 
@@ -69,6 +70,8 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     Returns:
       top1 and balanced_accuracy (mean recall of the classes present) as fractions, cross_entropy in nats, n.
     """
+    from sklearn import metrics
+
     predicted = probabilities.argmax(-1)
     with warnings.catch_warnings():
         # A class may be predicted that this split has no example of; recall is a mean over the classes it has.

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from delta_jax import page
 from delta_jax.analysis import pictures
 from delta_jax.training import evaluation, logs, processes
 from delta_jax.training.setup import Setup
@@ -153,7 +152,14 @@ def write_curves(workdir: Path) -> None:
         pictures.curves(records, workdir / "curves.png")
 
 
-def show(summary: Mapping[str, Any], workdir: Path, setup: Setup) -> None:
+def write_page(workdir: Path) -> Path:
+    """report.html."""
+    from delta_jax import page  # 0.7 s to import, most of it scipy's statistics, wanted only at the end
+
+    return page.write(workdir)
+
+
+def show(summary: Mapping[str, Any], workdir: Path, setup: Setup, page: Path) -> None:
     """The table at the end of a run, and where its files are."""
 
     def row(name: str, measured: Mapping[str, Any], seconds: float) -> list[str]:
@@ -170,7 +176,7 @@ def show(summary: Mapping[str, Any], workdir: Path, setup: Setup) -> None:
     for name in ("summary.json", "predictions.csv", "confusion.png", "curves.png", "filters.png"):
         if (workdir / name).exists():
             logs.say(f"  {workdir / name}")
-    logs.say(f"All of it on one page, for a browser: {workdir / page.PAGE}")
+    logs.say(f"All of it on one page, for a browser: {page}")
     logs.say(f"Licence of the images: {setup.catalogue.licence}")
     if summary["data"] not in ("folder", "manifest"):
         logs.say(

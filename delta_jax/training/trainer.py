@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from delta_jax import page
 from delta_jax.training import (
     agreement,
     attention_phase,
@@ -235,10 +234,10 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
     summary = report.summarize(setup, workdir, measured, baseline, confusion, time.monotonic() - began)
     if processes.is_first():
         report.write_predictions(workdir / "predictions.csv", setup, probabilities)
-        report.write_json(workdir / "summary.json", summary)
         report.write_confusion(setup, workdir, confusion)
         report.write_curves(workdir)
         gallery.write(setup, workdir, l2_fe, final, probabilities)
-        page.write(workdir)
-        report.show(summary, workdir, setup)
+        # The file that says that the run is done comes last, but for the page, which is made of all of them.
+        report.write_json(workdir / "summary.json", summary)
+        report.show(summary, workdir, setup, report.write_page(workdir))
     return summary
