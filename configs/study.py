@@ -38,7 +38,10 @@ def get_config():
     config.data_sets = ConfigDict(
         {
             "caltech101": {"data": {"name": "folder", "root": "photos/caltech101_30"}},
-            "stanford_dogs": {"data": {"name": "folder", "root": "photos/stanford_dogs_50"}},
+            # At 72 px breeds are hardly told apart: 21 % of the validation images by L2-FE.
+            "stanford_dogs": {
+                "data": {"name": "folder", "root": "photos/stanford_dogs_50", "resize": 108, "crop": 96},
+            },
             "elpv": {"data": {"name": "elpv"}},
         }
     )

@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
             "l2_fe": {"head_l2": ((1e-2,),)},
             "l2": {"weight_decay": (1e-4,)},
             "l2_sp": {"alpha": (1e-2,)},
-            "delta_without_attention": {"alpha_relative": (1.0,)},
-            "delta": {"alpha_relative": (1.0,)},
+            "delta_without_attention": {"alpha_relative": (0.1,)},
+            "delta": {"alpha_relative": (0.01,)},
         }
     )
     return config
