@@ -95,14 +95,14 @@ def test_a_map_is_scaled_by_itself_and_lies_on_its_photo(tmp_path):
     def places(*colour):
         return np.argwhere(np.abs(pixels - colour).max(axis=-1) <= 4)
 
-    # Half the photo, half the colour map, which ends in (128, 0, 0) and begins in (0, 0, 128):
-    peak, empty = places(192, 128, 128), places(0, 0, 64)
+    # Half the photo, half the colour map, which ends in (253, 231, 37) and begins in (68, 1, 84):
+    peak, empty = places(254, 243, 146), places(34, 0, 42)
     in_last = empty[empty[:, 1] > 2 / 3 * pixels.shape[1]]
     assert len(peak) > 50
     assert len(in_last) > 50
     assert peak[:, 1].min() > 2 / 3 * pixels.shape[1]  # the last of three columns
     assert (peak.max(axis=0) < in_last.max(axis=0) - 40).all()  # up and to the left of what the filter does not see
-    assert len(places(64, 0, 0)) == 0  # the peak over black
+    assert len(places(127, 116, 18)) == 0  # the peak over black
 
 
 @pytest.mark.parametrize(
