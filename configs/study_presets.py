@@ -10,7 +10,7 @@ from configs.study import get_config as get_study
 
 
 def get_config() -> ConfigDict:
-    """DELTA with and without attention; the strengths are searched again, as the penalty has another scale."""
+    """DELTA alone; its strength is searched again, as the penalty has another scale."""
     config = get_study()
     config.name = "study_presets"
     config.title = "The paper's DELTA and its published code's"
@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
     config.variants = ConfigDict(
         {"paper": {"preset": "paper", "attention_images": 0, "attention_estimator": "first_order"}}
     )
-    config.methods = ("l2_fe", "delta_without_attention", "delta")
+    config.methods = ("l2_fe", "delta")
     return config
