@@ -12,6 +12,7 @@ from delta_jax.sweeps.runner import Sweep
 from delta_jax.training.config import ConfigError, InUseError
 from delta_jax.training.fine_tune import DivergedError
 from tests.small_run import make_photos
+from tests.small_run import run as run_command
 from tests.small_sweep import small_sweep
 
 # Of tests/small_sweep.py, by hand: 2 variants x 3 methods x (2 values x 2 folds) choices, and as many x 2 seeds at the
@@ -255,3 +256,31 @@ def test_a_share_that_is_none_is_refused(text):
     assert command.shard("2/8") == (2, 8)
     with pytest.raises(ConfigError, match="expected i/n"):
         command.shard(text)
+
+
+def test_the_command_says_what_it_would_run(tmp_path):
+    table = ("--config=configs/paper/table1.py", f"--workdir={tmp_path}", "--config.small=True", "--dry_run")
+    finished = run_command("sweep", *table, "--only=delta")
+    assert finished.returncode == 0, finished.stderr
+    # Of the stand-in, by hand: two values on one fold, two seeds.
+    assert finished.stdout.split() == [
+        *("to", "do", "choice/elpv/efficientnet_lite0/delta/alpha_relative=0.1/fold-0"),
+        *("to", "do", "choice/elpv/efficientnet_lite0/delta/alpha_relative=1/fold-0"),
+        *("to", "do", "runs/elpv/efficientnet_lite0/delta/seed-0"),
+        *("to", "do", "runs/elpv/efficientnet_lite0/delta/seed-1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--only=detla", "error: --only=detla: no such data set, network, variant or method; there are "),
+        ("--config.run.stesp=3", "error: --config.run.stesp: no such field; did you mean run.steps"),
+    ],
+)
+def test_the_command_has_one_line_for_what_cannot_work(tmp_path, given, said):
+    finished = run_command("sweep", "--config=configs/paper/table1.py", f"--workdir={tmp_path / 'none'}", given)
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1].startswith(said)
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "none" / "runs").exists()
