@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Read by malloc when a process starts: delta_jax/training/huge_pages.py has what it brings.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help

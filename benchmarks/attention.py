@@ -14,6 +14,7 @@ import _random_network
 import jax
 
 from delta_jax import attention, features, models
+from delta_jax.training import huge_pages
 
 
 def main() -> None:
@@ -61,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     main()

@@ -26,7 +26,7 @@ from PIL import Image
 
 from delta_jax import data, methods, models
 from delta_jax.data.streaming import AHEAD
-from delta_jax.training import distributed, optim, steps
+from delta_jax.training import distributed, huge_pages, optim, steps
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import init_state
 
@@ -187,4 +187,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     main()

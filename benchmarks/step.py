@@ -26,6 +26,7 @@ import _training_step
 import jax
 
 from delta_jax import methods, models
+from delta_jax.training import huge_pages
 
 WARM_UP = 2  # steps before the clock counts
 
@@ -183,4 +184,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     main()

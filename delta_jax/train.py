@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import interruption, process_flags, storage, trainer
+from delta_jax.training import huge_pages, interruption, process_flags, storage, trainer
 from delta_jax.training.cluster import ProcessError
 from delta_jax.training.config import ConfigError, check_field
 from delta_jax.training.fine_tune import DivergedError
@@ -71,4 +71,5 @@ def main(_: list[str]) -> Any:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main, flags_parser=parse)

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delta_jax.models import activation
-from delta_jax.models.convolution import pointwise_conv
+from delta_jax.models import activation, convolution
+from delta_jax.models.convolution import DIMENSIONS, dense_conv, depthwise_conv, pointwise_conv
 from delta_jax.models.normalization import normalize_batch
 from delta_jax.models.pooling import max_pool
 
@@ -50,6 +50,56 @@ def test_pointwise_convolution():
     same_gradients(
         pointwise_conv, lambda x, kernel: jnp.einsum("bhwc,cf->bhwf", x, kernel), draw(0, 2, 3, 4, 5), draw(1, 5, 7)
     )
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 6])  # images in a group, of six
+@pytest.mark.parametrize(
+    ("kernel_hw", "stride", "padding"),
+    [
+        ((3, 3), 1, ((1, 1), (1, 1))),
+        ((3, 3), 2, ((0, 1), (0, 1))),
+        ((1, 7), 1, ((0, 0), (3, 3))),
+        ((5, 5), 2, ((2, 2),) * 2),
+    ],
+)
+def test_convolutions_sum_their_kernels_gradient_over_groups_of_images(
+    kernel_hw, stride, padding, at_once, monkeypatch
+):
+    x, kernel, kernels = draw(0, 6, 10, 9, 3), draw(1, *kernel_hw, 3, 4), draw(2, *kernel_hw, 1, 3)
+
+    def plain(x, kernel, groups=1):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, dimension_numbers=DIMENSIONS, feature_group_count=groups
+        )
+
+    positions = plain(x, kernel)[0, ..., 0].size
+    monkeypatch.setattr(convolution, "FEW_POSITIONS", 0)
+    monkeypatch.setattr(convolution, "PATCHES_GROUP", at_once * positions * kernel[..., 0].size)
+    monkeypatch.setattr(convolution, "DEPTHWISE_GROUP", at_once * positions * 3)
+    same_gradients(lambda x, kernel: dense_conv(x, kernel, stride, padding), plain, x, kernel)
+    same_gradients(
+        lambda x, kernel: depthwise_conv(x, kernel, stride, padding),
+        lambda x, kernel: plain(x, kernel, groups=3),
+        x,
+        kernels,
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "of_one", "together", "size"),
+    [(6, 10, 25, 2), (6, 10, 9, 1), (7, 1, 6, 1), (6, 10, 60, 6)],  # 7 has no divisors between 1 and 7
+)
+def test_groups_divide_the_images_and_fit(images, of_one, together, size):
+    seen = []
+
+    def of_images(x, _):
+        seen.append(len(x))
+        return jnp.sum(x, 0)
+
+    x = draw(0, images, 3)
+    total = convolution._sum_over_groups(of_images, x, x, size=of_one, most=together)
+    np.testing.assert_allclose(total, jnp.sum(x, 0), rtol=1e-12)
+    assert set(seen) == {size}
 
 
 @pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 0), (0, 0)), ((0, 1), (1, 0))])
