@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from delta_jax import sweep as command
 from delta_jax.sweeps import choice, grid, records, runner
 from delta_jax.sweeps.runner import Sweep
+from delta_jax.training import config as configs
 from delta_jax.training.config import ConfigError, InUseError
 from delta_jax.training.fine_tune import DivergedError
 from tests.small_run import make_photos
@@ -38,6 +39,7 @@ def fitted(monkeypatch):
         measures = {"top1": 0.9 if good else 0.8, "balanced_accuracy": 0.8, "cross_entropy": 0.5, "n": 10}
         summary = {"validation": measures, "test": measures if test else {}, "alpha": 0.1, "seconds": {"head": 1.0}}
         (workdir / "summary.json").write_text(json.dumps(summary))
+        configs.claim_workdir(workdir, configs.resolve(config), "fingerprint")
         for name in ("model.safetensors", "checkpoints/2/state"):
             (workdir / name).parent.mkdir(parents=True, exist_ok=True)
             (workdir / name).write_text("")
@@ -49,6 +51,13 @@ def fitted(monkeypatch):
     monkeypatch.setattr(runner.gc, "collect", lambda: 0)  # takes a fifth of a second here, and nothing was trained
     monkeypatch.setattr(Sweep, "check", checked)
     return calls
+
+
+def diverge(config, workdir):
+    """What `fit` does when a run diverges: by then it has written its config."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    configs.claim_workdir(workdir, configs.resolve(config), "fingerprint")
+    raise DivergedError("the loss is not finite")
 
 
 def _json(value):
@@ -167,6 +176,32 @@ def test_runs_that_are_there_are_not_run_again(photos, fitted, tmp_path):
     assert len(fitted) == 2 * 3
 
 
+def test_runs_of_another_config_are_not_taken_for_these(photos, fitted, tmp_path):
+    Sweep(small_sweep(photos), tmp_path).run()
+    # Other steps: every run is another one, and the folder of the old one is refused, by the field that differs.
+    other = small_sweep(photos)
+    other.run.steps = 3
+    other = Sweep(other, tmp_path, only=("fast", "l2_sp"))
+    assert other.records() == []
+    failed = other.run()
+    assert len(failed) == 2 * 2  # strengths, folds
+    assert "steps: 2 there, 3 here" in failed[0]
+    # Another value wins: the final runs with the one before do not count as its own.
+    changed = small_sweep(photos)
+    changed.strengths.l2_sp.alpha = (0.01, 1.0)
+    kept = Sweep(changed, tmp_path, only=("fast",))
+    kept.run()
+    assert not [one for one in kept.records() if one["kind"] == "final" and one["method"] == "l2_sp"]
+    assert len([one for one in kept.records() if one["kind"] == "final" and one["method"] == "delta"]) == 2
+
+
+def test_images_may_lie_elsewhere(photos, fitted, tmp_path):
+    Sweep(small_sweep(photos), tmp_path).run()
+    moved = small_sweep(photos)
+    moved.run.data.root = "elsewhere"
+    assert len(Sweep(moved, tmp_path).records()) == CHOICES + FINALS
+
+
 def test_shards_share_the_runs_and_the_last_one_does_what_is_left(photos, fitted, tmp_path):
     first = Sweep(small_sweep(photos), tmp_path)
     half = first._ready((0, 2))
@@ -195,7 +230,7 @@ def test_a_run_that_diverged_is_a_result_and_one_that_had_no_space_is_not(photos
 
     def failing(config, workdir, *, test=True):
         if config.method == "l2_sp" and config.alpha == 0.1 and config.learning_rate == 0.01:
-            raise DivergedError("the loss is not finite")
+            diverge(config, workdir)
         if config.method == "delta" and config.seed == 1 and test:
             raise OSError("no space left")
         fit(config, workdir, test=test)
@@ -225,7 +260,7 @@ def test_where_every_strength_diverges_the_others_go_on(photos, fitted, tmp_path
 
     def failing(config, workdir, *, test=True):
         if config.method == "delta":
-            raise DivergedError("the loss is not finite")
+            diverge(config, workdir)
         fit(config, workdir, test=test)
 
     with pytest.MonkeyPatch.context() as patch:

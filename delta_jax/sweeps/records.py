@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from delta_jax.sweeps.grid import Run
+from delta_jax.training import config as configs
 from delta_jax.training import processes, report
 
 RESULTS = "results.jsonl"
 FAILED = "failed.json"  # in the workdir of a run that diverged: the same would come out again
 
 
-def of_run(folder: Path, run: Run) -> dict[str, Any] | None:
-    """The record of a run, on every process; None if it is not done.
+def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
+    """The record of a run, on every process; None if it is not done, or was done with another config.
+
+    Args:
+      folder: of the sweep.
+      run: of the sweep.
+      config: that the run is given, not yet resolved; where the images lie (data.root) may have changed.
 
     Returns:
       kind, data, network, variant, method, seed, fold, strength {field: value}, workdir (below `folder`), test and
@@ -24,6 +32,10 @@ def of_run(folder: Path, run: Run) -> dict[str, Any] | None:
     summary = report.read_json(workdir / "summary.json")
     failed = {} if summary else report.read_json(workdir / FAILED)
     if not summary and not failed:
+        return None
+    # A sweep whose grid, steps or choice changed must not take the numbers of the runs before for its own.
+    wanted, stored = configs.resolve(config).to_dict(), report.read_json(workdir / "config.json")
+    if any(not line.startswith("data.root:") for line in configs.differences(wanted, stored)):
         return None
     cell = run.cell
     return {

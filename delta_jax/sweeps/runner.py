@@ -3,7 +3,7 @@
 import gc
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Sweep:
         self.folder = Path(folder)
         self._all = grid.cells(self.config)
         self.cells = _only(self._all, only)
-        self._done: dict[Any, dict[str, Any]] = {}
+        self._done: dict[Run, dict[str, Any]] = {}
 
     def planned(self) -> list[Run]:
         """The runs of `cells`, choices first in each; final runs have their strengths where these are known."""
@@ -86,7 +86,7 @@ class Sweep:
                 seen.add(run.cell.setting)
                 Setup(configs.resolve(grid.config_of(self.config, run)))
 
-    def run(self, *, shard: tuple[int, int] = (0, 1), after: Callable[[], None] | None = None) -> list[str]:
+    def run(self, *, shard: tuple[int, int] = (0, 1)) -> list[str]:
         """Does the runs of a share, then those that nobody else is doing.
 
         A final run waits for the choice runs of its method, which other shards may have: so the shard that does the
@@ -94,7 +94,6 @@ class Sweep:
 
         Args:
           shard: (i, n): every n-th run from the i-th on comes first.
-          after: called after every run.
 
         Returns:
           What failed and would be tried again, one line for each run.
@@ -105,10 +104,11 @@ class Sweep:
         """
         report.write_json(self.folder / "sweep.json", self.config.to_dict())
         failed: dict[str, str] = {}
-        clock, elsewhere = _Clock(), set[str]()
+        clock, tried = _Clock(), set[str]()
         for share in (shard, (0, 1)):
-            while todo := [run for run in self._ready(share) if run.path not in failed.keys() | elsewhere]:
+            while todo := [run for run in self._ready(share) if run.path not in tried]:
                 run = todo[0]
+                tried.add(run.path)
                 left = self._undone(share)
                 logs.say(f"\n{run.path}: {left} runs to do{clock.left(left)}")
                 began = time.monotonic()
@@ -116,13 +116,13 @@ class Sweep:
                     trainer.fit(grid.config_of(self.config, run), self.folder / run.path, test=run.kind == "final")
                     self._tidy(run)
                 except InUseError:
-                    elsewhere.add(run.path)
                     logs.say("another process is at it")
                     continue
                 except LASTING as error:
                     report.write_json(self.folder / run.path / records.FAILED, {"error": str(error)})
                     logs.say(f"error: {error}")
                 except (*PASSING, ConfigError) as error:
+                    # A run with another config, as after a change of the grid: the message names what differs.
                     failed[run.path] = str(error)
                     logs.say(f"error: {error}")
                 clock = _Clock(clock.seconds + time.monotonic() - began, clock.runs + 1)
@@ -130,8 +130,6 @@ class Sweep:
                 jax.clear_caches()
                 gc.collect()
                 records.write(self.folder, self.records())
-                if after:
-                    after()
         records.write(self.folder, self.records())
         return [f"{path}: {why}" for path, why in failed.items()]
 
@@ -149,10 +147,12 @@ class Sweep:
 
     def _record(self, run: Run) -> dict[str, Any] | None:
         # A record that is there does not change any more.
-        key = (run.path, run.strength)
-        if key not in self._done and (found := records.of_run(self.folder, run)) is not None:
-            self._done[key] = found
-        return self._done.get(key)
+        if run not in self._done:
+            found = records.of_run(self.folder, run, grid.config_of(self.config, run))
+            if found is None:
+                return None
+            self._done[run] = found
+        return self._done[run]
 
     def _ready(self, share: tuple[int, int]) -> list[Run]:
         """The runs of a share that are not done and wait for nothing."""
