@@ -192,7 +192,7 @@ def test_runs_of_another_config_are_not_taken_for_these(photos, fitted, tmp_path
     kept = Sweep(changed, tmp_path, only=("fast",))
     kept.run()
     assert not [one for one in kept.records() if one["kind"] == "final" and one["method"] == "l2_sp"]
-    assert len([one for one in kept.records() if one["kind"] == "final" and one["method"] == "delta"]) == 2
+    assert len([one for one in kept.records() if one["kind"] == "final" and one["method"] == "delta"]) == 4
 
 
 def test_images_may_lie_elsewhere(photos, fitted, tmp_path):
