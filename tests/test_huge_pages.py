@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from delta_jax.training import huge_pages
 from delta_jax.training.huge_pages import TUNABLE, VARIABLE, improved
 
 MADVISE = "always [madvise] never\n"
@@ -58,8 +59,6 @@ def test_a_process_starts_again_once_with_the_same_command():
 
 
 def test_it_does_not_start_again_with_an_accelerator(monkeypatch):
-    from delta_jax.training import huge_pages
-
     monkeypatch.setattr(huge_pages, "_policy", lambda: MADVISE)
     monkeypatch.setattr(huge_pages, "_libc", lambda: "glibc 2.36")
     monkeypatch.setattr(huge_pages.importlib.metadata, "entry_points", lambda group: ["cuda"])
