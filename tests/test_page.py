@@ -1,5 +1,6 @@
 """The page of sweeps and runs: what stands on it, that nothing breaks out of it, and what it says of missing files."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -148,6 +149,24 @@ def test_better_is_said_only_where_the_comparisons_say_so(parsed, sweep, tmp_pat
     assert " is better than" not in html
     assert "<strong>" not in html
     assert "have not been tested" in html
+
+
+def test_variants_stand_with_the_variant_that_they_compare(sweep):
+    study = reading.read(sweep)
+    (experiment,) = study.experiments
+    interval = {"difference": 0.0123, "low": 0.004, "high": 0.021}
+    shared = {"data": experiment.data, "network": experiment.network, "method": "delta", "verdict": "better"}
+    pairs = [("step", "exponential"), ("step", "co<sine"), ("exponential", "co<sine")]
+    rows = [{**shared, "first": a, "second": b, "seeds": interval, "images": interval} for a, b in pairs]
+    step = dataclasses.replace(experiment, variant="step")
+    html = rendering.render(dataclasses.replace(study, experiments=[step], comparisons={"variants": rows}))
+    assert "2 comparisons with other variants of the same method" in html
+    assert (
+        html.count('<td class="number" data-value="0.0123">+1.2<span class="spread"> (+0.4 to +2.1)</span></td>') == 4
+    )
+    assert "<td>exponential</td>" in html
+    assert "<td>co&lt;sine</td>" in html
+    assert "other variants" not in rendering.render(study)
 
 
 def test_curves_are_means_over_seeds_of_at_most_200_points(sweep):

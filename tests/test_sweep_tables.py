@@ -188,6 +188,35 @@ def test_variants_are_compared_within_and_corrected_together(tmp_path):
     assert {one.family for _, one in found} == {2}
 
 
+def test_variants_of_a_method_are_compared_in_a_family_of_their_own(tmp_path):
+    records = [
+        *ran(tmp_path, "l2", (300, 301, 303), variant="step"),
+        *ran(tmp_path, "delta", (100, 101, 103), variant="exponential"),
+        *ran(tmp_path, "delta", (150, 152, 153), variant="step"),
+        *ran(tmp_path, "delta", (150, 151, 152), variant="cosine"),
+        *ran(tmp_path, "delta", (1, 2, 3), data="cub200", variant="step"),
+    ]
+    tables.write(tmp_path, records)
+    found = json.loads((tmp_path / "comparisons.json").read_text())["variants"]
+    assert [(one["data"], one["network"], one["method"], one["first"], one["second"]) for one in found] == [
+        ("stanford_dogs", "resnet101", "delta", "exponential", "cosine"),
+        ("stanford_dogs", "resnet101", "delta", "step", "cosine"),
+        ("stanford_dogs", "resnet101", "delta", "step", "exponential"),
+    ]
+    # Wrong of a thousand: 150, 151, 152 less 100, 101, 103 are 50, 50, 49.
+    assert found[0]["seeds"]["difference"] == pytest.approx((0.050 + 0.050 + 0.049) / 3)
+    assert [one["verdict"] for one in found] == ["better", "no difference shown", "worse"]
+    assert {one["family"] for one in found} == {3}
+    text = (tmp_path / "tables.md").read_text()
+    assert "| Stanford Dogs 120, ResNet-101, DELTA | over seeds |" in text
+    assert rows_of(text, "step against exponential")[0][4] == "worse"
+
+
+def test_a_sweep_without_variants_has_no_table_of_them(sweep):
+    assert "## Variants" not in (sweep[0] / "tables.md").read_text()
+    assert json.loads((sweep[0] / "comparisons.json").read_text())["variants"] == []
+
+
 def test_a_run_without_predictions_is_no_ground_for_a_verdict(tmp_path):
     records = [*ran(tmp_path, "delta", (1, 2, 3)), *(record("l2", seed, test={"top1": 0.5}) for seed in range(3))]
     ((_, found),) = comparisons.find(tmp_path, records).comparisons

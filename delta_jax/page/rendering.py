@@ -89,6 +89,7 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
         "with_validation": any(row.validation for row in rows),
         "scale": scale,
         "comparisons": results.comparisons(study, experiment),
+        "variants": results.variants(study, experiment),
         "better": results.superior(study, experiment),
         "test_images": max((run.test.get("n") or 0 for run in experiment.finished()), default=0),
         "curves": curves,

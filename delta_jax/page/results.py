@@ -10,6 +10,7 @@ from delta_jax.page.reading import SUMMARY, Experiment, Run, Study, objects
 from delta_jax.sweeps import published
 from delta_jax.sweeps.statistics import Summary, summarize
 
+_COMPARED = frozenset({"first", "second", "verdict"})  # fields that a comparison cannot do without
 STRIP_WIDTH = 130  # of the picture of seeds and interval in a row, viewBox
 
 
@@ -89,17 +90,20 @@ def comparisons(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
     """
     own = (experiment.data, experiment.network, experiment.variant)
     return [
-        {
-            "first": str(one["first"]),
-            "second": str(one["second"]),
-            "verdict": str(one["verdict"]),
-            "reason": str(one.get("reason") or ""),
-            "p": one.get("adjusted_p"),
-            **{over: one.get(over) or {} for over in ("seeds", "images")},
-        }
+        _comparison(one)
         for one in objects(study.comparisons, "comparisons")
-        if (one.get("data"), one.get("network"), one.get("variant") or "") == own
-        and {"first", "second", "verdict"} <= one.keys()
+        if (one.get("data"), one.get("network"), one.get("variant") or "") == own and one.keys() >= _COMPARED
+    ]
+
+
+def variants(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
+    """The comparisons of this variant with others in comparisons.json: as `comparisons`, and the method they are of."""
+    return [
+        {"method": str(one["method"]), **_comparison(one)}
+        for one in objects(study.comparisons, "variants")
+        if (one.get("data"), one.get("network")) == (experiment.data, experiment.network)
+        and _COMPARED | {"method"} <= one.keys()
+        and experiment.variant in (one["first"], one["second"])
     ]
 
 
@@ -139,6 +143,17 @@ def expected_runs(settings: Mapping[str, Any]) -> int | None:
         return cells * max(len(settings.get("variants") or {}), 1) * len(settings["methods"]) * len(settings["seeds"])
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def _comparison(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "first": str(one["first"]),
+        "second": str(one["second"]),
+        "verdict": str(one["verdict"]),
+        "reason": str(one.get("reason") or ""),
+        "p": one.get("adjusted_p"),
+        **{over: one.get(over) or {} for over in ("seeds", "images")},
+    }
 
 
 def _called(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""From the records of a sweep to what they show: the mean of every cell, and which methods differ."""
+"""From the records of a sweep to what they show: the mean of every cell, and which methods and variants differ."""
 
 import csv
 import dataclasses
@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from delta_jax.sweeps import published, statistics
 from delta_jax.sweeps.statistics import Comparison, Outcome, Summary
@@ -20,6 +20,17 @@ class Setting(NamedTuple):
     data: str
     network: str
     variant: str
+
+
+class Column(NamedTuple):
+    """What is the same for variants that are compared."""
+
+    data: str
+    network: str
+    method: str
+
+
+Where = TypeVar("Where", Setting, Column)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +55,18 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Of a sweep: `cells`, and `comparisons` of two methods each, with the setting they are of."""
+    """Of a sweep: `cells`, `comparisons` of two methods each, and `variants`: of two variants of one method."""
 
     cells: tuple[Cell, ...]
     comparisons: tuple[tuple[Setting, Comparison], ...]
+    variants: tuple[tuple[Column, Comparison], ...] = ()
 
 
 def find(folder: Path, records: Sequence[Record]) -> Findings:
-    """Compares all methods of each setting; those of one data set and network are a family, its variants included.
+    """Compares all methods of each setting, and all variants of each method.
+
+    Of one data set and network the comparisons of methods, in all variants, are a family that is corrected together.
+    Those of variants answer another question: they are a family of their own.
 
     Args:
       folder: of the sweep: the runs' predictions.csv lie below it.
@@ -63,17 +78,30 @@ def find(folder: Path, records: Sequence[Record]) -> Findings:
             setting = Setting(record["data"], record["network"], record["variant"])
             grouped.setdefault(setting, {}).setdefault(record["method"], []).append(record)
     found: list[tuple[Setting, Comparison]] = []
+    across: list[tuple[Column, Comparison]] = []
     families = itertools.groupby(sorted(grouped, key=_layout), key=lambda setting: (setting.data, setting.network))
-    for _, settings in families:
-        pairs = [pair for setting in settings for pair in _pairs(setting, grouped[setting], folder)]
-        judged = statistics.judge([comparison for _, comparison in pairs])
-        found += zip((setting for setting, _ in pairs), judged, strict=True)
+    for (data, network), members in families:
+        # By method and by variant, so that a run's predictions are read once.
+        outcomes = {
+            setting.variant: {method: _outcomes(folder, runs) for method, runs in _methods(grouped[setting])}
+            for setting in members
+        }
+        of_methods = [
+            (Setting(data, network, variant), one) for variant, runs in outcomes.items() for one in _pairs(runs)
+        ]
+        of_variants = [
+            (Column(data, network, method), one)
+            for method in sorted({name for runs in outcomes.values() for name in runs}, key=_known_first)
+            for one in _pairs({variant: runs[method] for variant, runs in outcomes.items() if method in runs})
+        ]
+        found += _judged(of_methods)
+        across += _judged(of_variants)
     cells = [
         _cell(setting, method, runs, found)
         for setting in sorted(grouped, key=_layout)
         for method, runs in _methods(grouped[setting])
     ]
-    return Findings(tuple(cells), tuple(found))
+    return Findings(tuple(cells), tuple(found), tuple(across))
 
 
 def as_dict(findings: Findings, table: str) -> dict[str, Any]:
@@ -95,26 +123,13 @@ def as_dict(findings: Findings, table: str) -> dict[str, Any]:
         }
         for cell in findings.cells
     ]
-    comparisons = [
-        {
-            **setting._asdict(),
-            "first": one.first,
-            "second": one.second,
-            "verdict": one.verdict,
-            "reason": one.reason,
-            "seeds": _known(one.seeds._asdict()),
-            "images": _known(one.images._asdict()),
-            **_known({"rank_p": one.rank_p, "adjusted_p": one.adjusted_p}),
-            "family": one.family,
-        }
-        for setting, one in findings.comparisons
-    ]
     return {
         "measure": "top1",
         "confidence": statistics.CONFIDENCE,
         "table": table,
         "cells": cells,
-        "comparisons": comparisons,
+        "comparisons": [_as_row(*one) for one in findings.comparisons],
+        "variants": [_as_row(*one) for one in findings.variants],
     }
 
 
@@ -133,27 +148,52 @@ def place(name: str, known: Mapping[str, str]) -> tuple[int, str]:
     return (list(known).index(name) if name in known else len(known)), name
 
 
-def _pairs(setting: Setting, by_method: Mapping[str, list[Record]], folder: Path) -> list[tuple[Setting, Comparison]]:
-    outcomes = {
-        method: {
-            (run["seed"], run["fold"]): Outcome(
-                run["test"]["top1"], read_correct(folder / run["workdir"] / "predictions.csv")
-            )
-            for run in runs
-            if run["test"]
-        }
-        for method, runs in _methods(by_method)
+def _outcomes(folder: Path, runs: Sequence[Record]) -> dict[tuple[int, int], Outcome]:
+    """{(seed, fold): outcome} of the runs that have numbers."""
+    return {
+        (run["seed"], run["fold"]): Outcome(
+            run["test"]["top1"], read_correct(folder / run["workdir"] / "predictions.csv")
+        )
+        for run in runs
+        if run["test"]
     }
-    # The later one against the earlier: DELTA against what it is to improve on.
+
+
+def _pairs(outcomes: Mapping[str, Mapping[Any, Outcome]]) -> list[Comparison]:
+    """The later one against the earlier: DELTA against what it is to improve on."""
     return [
-        (setting, statistics.compare(later, earlier, outcomes))
+        statistics.compare(later, earlier, outcomes)
         for earlier, later in itertools.combinations(outcomes, 2)
         if outcomes[earlier] and outcomes[later]
     ]
 
 
+def _judged(pairs: Sequence[tuple[Where, Comparison]]) -> list[tuple[Where, Comparison]]:
+    """The pairs as one family."""
+    judged = statistics.judge([one for _, one in pairs])
+    return list(zip((where for where, _ in pairs), judged, strict=True))
+
+
+def _as_row(where: Setting | Column, one: Comparison) -> dict[str, Any]:
+    return {
+        **where._asdict(),
+        "first": one.first,
+        "second": one.second,
+        "verdict": one.verdict,
+        "reason": one.reason,
+        "seeds": _known(one.seeds._asdict()),
+        "images": _known(one.images._asdict()),
+        **_known({"rank_p": one.rank_p, "adjusted_p": one.adjusted_p}),
+        "family": one.family,
+    }
+
+
 def _methods(by_method: Mapping[str, list[Record]]) -> list[tuple[str, list[Record]]]:
-    return sorted(by_method.items(), key=lambda one: place(one[0], published.METHODS))
+    return sorted(by_method.items(), key=lambda one: _known_first(one[0]))
+
+
+def _known_first(method: str) -> tuple[int, str]:
+    return place(method, published.METHODS)
 
 
 def _cell(setting: Setting, method: str, runs: Sequence[Record], found: Sequence[tuple[Setting, Comparison]]) -> Cell:

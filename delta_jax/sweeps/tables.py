@@ -9,7 +9,7 @@ from typing import Any
 
 from delta_jax.sweeps import choice, comparisons, published
 from delta_jax.sweeps.comparisons import Cell, Findings, Record, Setting
-from delta_jax.sweeps.statistics import Paired, Summary
+from delta_jax.sweeps.statistics import Comparison, Paired, Summary
 from delta_jax.sweeps.typesetting import Entry, Table, latex, markdown
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
@@ -27,6 +27,7 @@ def write(folder: Path, records: Sequence[Record], table: str = "") -> None:
     found = [
         ("Accuracy", accuracies(findings.cells, table)),
         ("Comparisons", differences(findings)),
+        ("Variants", variants(findings)),
         ("Strengths", strengths(records)),
     ]
     parts = [(title, one) for title, one in found if one.blocks]
@@ -75,20 +76,30 @@ def accuracies(cells: Sequence[Cell], table: str) -> Table:
 
 def differences(findings: Findings) -> Table:
     """A block for every setting, with a row for every two methods."""
-    blocks: dict[Setting, list[tuple[Entry, ...]]] = {}
-    for setting, one in findings.comparisons:
-        p = "< 0.001" if one.adjusted_p < 0.001 else f"{one.adjusted_p:.3f}"
-        names = f"{_method(one.first)} against {_method(one.second)}"
-        row = (names, _interval(one.seeds), _interval(one.images), p, one.verdict)
-        blocks.setdefault(setting, []).append(tuple(map(Entry, row)))
     caption = (
         "Differences of top-1 in percentage points: mean, t interval and number of pairs, over the seeds that both "
         "have, and over the test images, each averaged over the seeds. p is the larger of both paired t tests', after "
         "Holm's correction over all comparisons of a data set and network; the intervals are of the corrected level, "
         "at least 95 %. Better or worse: both intervals exclude zero, with at least three seeds."
     )
-    columns = ("over seeds", "over images", "p", "verdict")
-    return Table(caption, tuple((_header(_name(setting), columns), tuple(rows)) for setting, rows in blocks.items()))
+    return _compared(
+        caption, [(_name(where), one, (_method(one.first), _method(one.second))) for where, one in findings.comparisons]
+    )
+
+
+def variants(findings: Findings) -> Table:
+    """A block for every method of a data set and network, with a row for every two of its variants."""
+    caption = (
+        "Variants of the same method, as methods are compared above, with Holm's correction over all comparisons of "
+        "variants of a data set and network."
+    )
+    return _compared(
+        caption,
+        [
+            (f"{_name(Setting(where.data, where.network, ''))}, {_method(where.method)}", one, (one.first, one.second))
+            for where, one in findings.variants
+        ],
+    )
 
 
 def strengths(records: Sequence[Record]) -> Table:
@@ -119,6 +130,17 @@ def strengths(records: Sequence[Record]) -> Table:
     )
     columns = ("field", "chosen", "validation accuracies")
     return Table(caption, tuple((_header(_name(setting), columns), tuple(rows)) for setting, rows in blocks.items()))
+
+
+def _compared(caption: str, found: Iterable[tuple[str, Comparison, tuple[str, str]]]) -> Table:
+    """Of (title of the block, comparison, what its two are called)."""
+    blocks: dict[str, list[tuple[Entry, ...]]] = {}
+    for title, one, (first, second) in found:
+        p = "< 0.001" if one.adjusted_p < 0.001 else f"{one.adjusted_p:.3f}"
+        row = (f"{first} against {second}", _interval(one.seeds), _interval(one.images), p, one.verdict)
+        blocks.setdefault(title, []).append(tuple(map(Entry, row)))
+    columns = ("over seeds", "over images", "p", "verdict")
+    return Table(caption, tuple((_header(title, columns), tuple(rows)) for title, rows in blocks.items()))
 
 
 def _header(title: str, columns: Iterable[str]) -> tuple[Entry, ...]:
