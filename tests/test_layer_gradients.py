@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delta_jax.models import activation, convolution
-from delta_jax.models.convolution import DIMENSIONS, dense_conv, depthwise_conv, pointwise_conv
+from delta_jax.models import activation, functional_convolution
+from delta_jax.models.functional_convolution import DIMENSIONS, dense_conv, depthwise_conv, pointwise_conv
 from delta_jax.models.normalization import normalize_batch
 from delta_jax.models.pooling import max_pool
 
@@ -73,9 +73,9 @@ def test_convolutions_sum_their_kernels_gradient_over_groups_of_images(
         )
 
     positions = plain(x, kernel)[0, ..., 0].size
-    monkeypatch.setattr(convolution, "FEW_POSITIONS", 0)
-    monkeypatch.setattr(convolution, "PATCHES_GROUP", at_once * positions * kernel[..., 0].size)
-    monkeypatch.setattr(convolution, "DEPTHWISE_GROUP", at_once * positions * 3)
+    monkeypatch.setattr(functional_convolution, "FEW_POSITIONS", 0)
+    monkeypatch.setattr(functional_convolution, "PATCHES_GROUP", at_once * positions * kernel[..., 0].size)
+    monkeypatch.setattr(functional_convolution, "DEPTHWISE_GROUP", at_once * positions * 3)
     same_gradients(lambda x, kernel: dense_conv(x, kernel, stride, padding), plain, x, kernel)
     same_gradients(
         lambda x, kernel: depthwise_conv(x, kernel, stride, padding),
@@ -97,7 +97,7 @@ def test_groups_divide_the_images_and_fit(images, of_one, together, size):
         return jnp.sum(x, 0)
 
     x = draw(0, images, 3)
-    total = convolution._sum_over_groups(of_images, x, x, size=of_one, most=together)
+    total = functional_convolution._sum_over_groups(of_images, x, x, size=of_one, most=together)
     np.testing.assert_allclose(total, jnp.sum(x, 0), rtol=1e-12)
     assert set(seen) == {size}
 

@@ -11,8 +11,10 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from delta_jax.models.convolution import Conv, depthwise_conv, same_padding
+from delta_jax.models.convolution import Conv
+from delta_jax.models.functional_convolution import depthwise_conv
 from delta_jax.models.normalization import BatchNorm
+from delta_jax.models.windows import same_padding
 
 RNG = np.random.default_rng(0)
 

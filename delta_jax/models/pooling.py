@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from delta_jax.models.convolution import Padding, windows
+from delta_jax.models.windows import Padding, windows
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

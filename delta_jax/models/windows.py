@@ -1,0 +1,33 @@
+"""Windows of feature maps, with torch's explicit padding: what convolution and pooling are made of on CPUs."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
+
+
+def same_padding(size: Sequence[int], kernel_size: int, stride: int) -> Padding:
+    """TensorFlow's SAME padding of an input [height, width]: the odd pixel goes to the bottom and the right."""
+
+    def one(n: int) -> tuple[int, int]:
+        total = max((-(-n // stride) - 1) * stride + kernel_size - n, 0)
+        return total // 2, total - total // 2
+
+    return one(size[0]), one(size[1])
+
+
+def windows(x: jax.Array, kernel_hw: tuple[int, int], stride: int, padding: Padding, edge: float | jax.Array = 0):
+    """The kernel_h * kernel_w shifted, strided views of padded x [..., H, W, C]: pairs ((i, j), [..., H', W', C]).
+
+    Beyond the edges lie values `edge`.
+    """
+    x = jnp.pad(x, ((0, 0),) * (x.ndim - 3) + (*padding, (0, 0)), constant_values=edge)
+    height, width = x.shape[-3], x.shape[-2]
+    out_h, out_w = (height - kernel_hw[0]) // stride + 1, (width - kernel_hw[1]) // stride + 1
+    for i in range(kernel_hw[0]):
+        for j in range(kernel_hw[1]):
+            rows = lax.slice_in_dim(x, i, i + (out_h - 1) * stride + 1, stride, x.ndim - 3)
+            yield (i, j), lax.slice_in_dim(rows, j, j + (out_w - 1) * stride + 1, stride, x.ndim - 2)
