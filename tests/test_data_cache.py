@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delta_jax.data import Catalogue, DataError, cache, decode, find
+from delta_jax.data import Catalogue, DataError, cache, decode, find, identified
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_rows_follow_the_catalogue_and_are_kept(root, tmp_path, monkeypatch):
     again = decode(find("folder", root=str(root), seed=9), 5, cache_dir=tmp_path / "cache", progress=finished.append)
     require_right(again, 5)
     assert sum(finished) == 20
-    assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]
+    assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*.*")) == [".json", ".npy"]
 
 
 def test_other_settings_and_other_data_have_other_arrays(root, tmp_path):
@@ -67,17 +67,66 @@ def test_other_settings_and_other_data_have_other_arrays(root, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
 
 
-def test_an_image_changed_in_place_is_decoded_again(root, tmp_path):
-    for i in range(10):  # without compression, so that another picture has the same number of bytes
-        Image.open(root / "a" / f"{i}.png").save(root / "a" / f"{i}.bmp")
-        (root / "a" / f"{i}.png").unlink()
-    found = find("folder", root=str(root))
-    require_right(decode(found, 5, cache_dir=tmp_path / "cache"), 5)
-    Image.fromarray(np.full((6, 9, 3), 77, np.uint8)).save(root / "a" / "3.bmp")
-    changed = find("folder", root=str(root))
-    assert changed.fingerprint() == found.fingerprint()
-    assert changed.newest_ns > found.newest_ns
-    assert decode(changed, 5, cache_dir=tmp_path / "cache").array[3, 0, 0, 0] == 77
+def kept_or_made(root: Path, cache_dir: Path) -> tuple[cache.Images, int]:
+    """The decoded images, and how many of them were decoded now."""
+    made: list[int] = []
+    return decode(find("folder", root=str(root)), 5, cache_dir=cache_dir, progress=made.append), sum(made)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".png"])
+def test_one_image_of_the_same_length_with_an_older_time_is_decoded_again(root, tmp_path, suffix):
+    for path in sorted(root.glob("a/*.png")):  # without compression, so that another picture has as many bytes
+        content = Image.open(path).copy()
+        path.unlink()
+        content.save(path.with_suffix(suffix), **({"compress_level": 0} if suffix == ".png" else {}))
+    images, _ = kept_or_made(root, tmp_path / "cache")
+    require_right(images, 5)
+    changed = root / "a" / f"3{suffix}"
+    size = changed.stat().st_size
+    other = Image.fromarray(np.full((6, 9, 3), 77, np.uint8))
+    other.save(changed, **({"compress_level": 0} if suffix == ".png" else {}))
+    os.utime(changed, (1_000_000_000, 1_000_000_000))
+    assert changed.stat().st_size == size
+    images, _ = kept_or_made(root, tmp_path / "cache")
+    assert images.array[3, 0, 0, 0] == 77
+
+
+def test_what_is_touched_moved_or_copied_is_not_decoded_again(root, tmp_path):
+    assert kept_or_made(root, tmp_path / "cache")[1] == 20
+    for path in root.glob("*/*.png"):
+        path.touch()
+    assert kept_or_made(root, tmp_path / "cache")[1] == 0
+    shutil.copytree(root, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "a").rename(tmp_path / "elsewhere" / "aa")  # nor do names and labels matter
+    images, made = kept_or_made(tmp_path / "elsewhere", tmp_path / "cache")
+    assert made == 0
+    assert images.catalogue.class_names == ("aa", "b")
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+
+
+def test_two_sets_of_the_same_names_and_sizes_never_share_pixels(root, tmp_path):
+    for path in root.glob("*/*.png"):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    shutil.copytree(root, tmp_path / "old" / "data")
+    for i in range(10):  # the classes exchanged, and every file older
+        for one, other in (("a", "b"), ("b", "a")):
+            shutil.copy(root / one / f"{i}.bmp", tmp_path / "old" / "data" / other / f"{i}.bmp")
+            os.utime(tmp_path / "old" / "data" / other / f"{i}.bmp", (1, 1))
+    require_right(kept_or_made(root, tmp_path / "cache")[0], 5)
+    images, _ = kept_or_made(tmp_path / "old" / "data", tmp_path / "cache")
+    assert images.array[:, 0, 0, 0].tolist() == [*range(100, 110), *range(10)]
+
+
+def test_an_image_that_changes_between_the_look_at_it_and_its_decoding_stops(root, tmp_path):
+    found = identified(find("folder", root=str(root)), tmp_path / "cache")
+    Image.fromarray(np.full((6, 9, 3), 77, np.uint8)).save(root / "a" / "3.png")
+    (root / "b" / "5.png").unlink()
+    with pytest.raises(DataError, match=r"2 images of .* changed, .*: a/3.png, b/5.png; run again"):
+        decode(found, 5, cache_dir=tmp_path / "cache", on_broken="skip")
+    images, made = kept_or_made(root, tmp_path / "cache")
+    assert made == len(images.catalogue) == 19
+    assert images.array[3, 0, 0, 0] == 77
 
 
 def break_files(root: Path) -> None:
@@ -165,7 +214,7 @@ def test_a_killed_process_is_taken_up_where_it_was(root, tmp_path):
     require_right(images, 5)
 
 
-def test_work_left_over_from_older_images_is_not_used(root, tmp_path, monkeypatch):
+def test_work_left_over_is_used_for_the_same_contents_only(root, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CHUNK", 4)
     finished: list[int] = []
 
@@ -176,11 +225,15 @@ def test_work_left_over_from_older_images_is_not_used(root, tmp_path, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache", progress=stop)
-    later = find("folder", root=str(root)).newest_ns + 10**9
-    os.utime(root / "a" / "3.png", ns=(later, later))
+    content = (root / "a" / "3.png").read_bytes()
+    (root / "a" / "3.png").write_bytes((root / "a" / "4.png").read_bytes())
     finished.clear()
     decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache", progress=finished.append)
     assert finished == [1] * 20
+    (root / "a" / "3.png").write_bytes(content)
+    finished.clear()
+    require_right(decode(find("folder", root=str(root)), 5, cache_dir=tmp_path / "cache", progress=finished.append), 5)
+    assert finished == [8] + [1] * 12
 
 
 def test_of_two_at_once_one_waits_for_the_other(root, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delta_jax.data import DataError, find
+from delta_jax.data import DataError, find, identified
 
 
 def fill(folder: Path, count: int, suffix: str = ".png") -> None:
@@ -112,23 +112,30 @@ def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     again = find("folder", root=str(tmp_path))
     assert again.files == found.files
     np.testing.assert_array_equal(again.split, found.split)
-    assert again.fingerprint() == found.fingerprint()
 
 
-def test_fingerprint_is_of_the_data_not_of_the_split(tmp_path):
+def test_fingerprint_is_of_contents_and_labels_not_of_split_names_or_times(tmp_path):
     for name in ("a", "b"):
-        fill(tmp_path / "x" / name, 9)
+        (tmp_path / "x" / name).mkdir(parents=True)
+        for i in range(9):
+            (tmp_path / "x" / name / f"{i:03}.png").write_bytes(f"{name} {i}".encode())
     root = tmp_path / "x"
-    first = find("folder", root=str(root)).fingerprint()
-    assert find("folder", root=str(root), seed=3, fold=1).fingerprint() == first
+
+    def fingerprint(**how):
+        return identified(find("folder", root=str(root), **how), tmp_path / "cache").fingerprint()
+
+    first = fingerprint()
+    assert fingerprint(seed=3, fold=1) == first
     root = root.rename(tmp_path / "moved")
-    assert find("folder", root=str(root)).fingerprint() == first
-    (root / "a" / "000.png").rename(root / "a" / "0000.png")
-    renamed = find("folder", root=str(root)).fingerprint()
-    (root / "a" / "0000.png").rename(root / "b" / "0000.png")
-    moved = find("folder", root=str(root)).fingerprint()
-    (root / "b" / "0000.png").write_bytes((root / "b" / "0000.png").read_bytes() + b"0")
-    assert len({first, renamed, moved, find("folder", root=str(root)).fingerprint()}) == 4
+    os.utime(root / "a" / "003.png", (1, 1))
+    (root / "a" / "000.png").rename(root / "a" / "zzz.png")
+    assert fingerprint() == first
+    (root / "a" / "zzz.png").rename(root / "b" / "zzz.png")
+    moved = fingerprint()
+    (root / "b" / "zzz.png").write_bytes(b"a 9")  # as many bytes
+    assert len({first, moved, fingerprint()}) == 3
+    with pytest.raises(ValueError, match=r"contents of folder/moved are not known yet: see data\.identified"):
+        find("folder", root=str(root)).fingerprint()
 
 
 def test_describe(tmp_path):

@@ -1,5 +1,6 @@
 """Prepared TensorFlow Datasets, without tensorflow: a toy set is written and read."""
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def test_labels_images_and_splits(root, tmp_path):
     np.testing.assert_array_equal(images.array, np.broadcast_to(colours[:, None, None, None], (26, 4, 4, 3)))
     np.testing.assert_array_equal(np.sort(colours), sorted([*range(20), *range(6)]))
     np.testing.assert_array_equal(found.sizes, [len(found.read(i)) for i in range(26)])
+    assert list(found.contents) == [hashlib.sha256(found.read(i)).hexdigest() for i in range(26)]
 
 
 def test_which_split_serves_as_which(root):

@@ -12,15 +12,16 @@ from delta_jax.data.augment import (
     ten_crop,
 )
 from delta_jax.data.batches import balanced_table, batch_rows, batch_table, padded_batches
-from delta_jax.data.cache import decode
+from delta_jax.data.cache import decode, decoder
 from delta_jax.data.canvas import Canvas, Pixels, Strip, from_strip, to_canvas
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.color import color_jitter
+from delta_jax.data.contents import identified
 from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import image_files
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
-from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
+from delta_jax.data.leakage import describe_leaks, find_leaks
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
@@ -48,13 +49,14 @@ __all__ = [
     "color_jitter",
     "decode",
     "decode_image",
+    "decoder",
     "describe_leaks",
     "find",
     "find_leaks",
     "find_other",
     "from_strip",
+    "identified",
     "image_files",
-    "kept_leaks",
     "normalize",
     "padded_batches",
     "part_locations",
@@ -65,7 +67,6 @@ __all__ = [
     "random_resized_crop",
     "random_view",
     "stream",
-    "suspects",
     "ten_crop",
     "to_canvas",
 ]

@@ -18,16 +18,16 @@ import PIL
 
 from delta_jax.data.canvas import LONGEST, long_side_first
 from delta_jax.data.catalogue import Catalogue
+from delta_jax.data.contents import digest_of, identified
 from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
+from delta_jax.data.splits import listed
 
 # To be raised when decode_image gives other pixels than before, so that old caches are not taken for new ones.
 DECODER = 1
 # Rows decoded between two marks of what is done: what an interrupted run loses at most.
 CHUNK = 512
-# The marks begin with the `newest_ns` of the images they speak of.
-STAMP_BYTES = 8
 
 
 def decode(
@@ -43,7 +43,8 @@ def decode(
     """Decodes a data set, or opens what an earlier call decoded.
 
     An interrupted call leaves its work under another name and the next one goes on from there. Of several processes
-    that start at once, one decodes and the others wait for it. An image changed since is decoded again, with the rest.
+    that start at once, one decodes and the others wait for it. The array belongs to the contents of the images in their
+    order, and not to their names: moved or renamed files are not decoded again, a changed one is, with the rest.
 
     Args:
       catalogue: the examples.
@@ -56,7 +57,7 @@ def decode(
       progress: called with a number of images each time that many more are ready; not called when all of them were.
 
     Raises:
-      DataError: broken images, no space, or a cache folder that cannot be written.
+      DataError: broken images, images that change meanwhile, no space, or a cache folder that cannot be written.
     """
     if on_broken not in ("stop", "skip"):
         raise DataError(f"on_broken is {on_broken!r}, expected 'stop' or 'skip'")
@@ -65,10 +66,8 @@ def decode(
             f"cannot decode to size {size} with interpolation {interpolation!r} and aspect {aspect!r}; "
             f"expected 1 pixel or more, one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(ASPECTS)}"
         )
-    settings = f"{catalogue.fingerprint()} {size} {interpolation} {aspect} {DECODER} {PIL.__version__}"
-    key = hashlib.sha256(settings.encode()).hexdigest()[:12]
-    name = re.sub(r"[^\w.-]+", "_", catalogue.name)
-    files = _CacheFiles(Path(cache_dir).expanduser(), f"{name}-{size}-{interpolation}-{aspect}-{key}")
+    catalogue = identified(catalogue, cache_dir)
+    files = _cache_files(Path(cache_dir).expanduser(), catalogue, f"{size}-{interpolation}-{aspect}")
 
     row_shape = (size if aspect == "squash" else LONGEST * size, size, 3)
 
@@ -100,10 +99,16 @@ def decode(
     return images
 
 
+def decoder() -> str:
+    """What pixels depend on beside contents and settings."""
+    return f"{DECODER} {PIL.__version__}"
+
+
 @dataclasses.dataclass(frozen=True)
 class _CacheFiles:
     folder: Path
     stem: str
+    key: str
 
     @property
     def array(self) -> Path:
@@ -131,6 +136,16 @@ class _CacheFiles:
         return self.folder / f".{self.stem}.lock"
 
 
+def _cache_files(folder: Path, catalogue: Catalogue, settings: str) -> _CacheFiles:
+    """Those of these contents and settings, under whatever name of a data set they were made."""
+    facts = " ".join((settings, decoder(), *catalogue.contents))
+    key = hashlib.sha256(facts.encode()).hexdigest()
+    end = f"-{settings}-{key[:12]}"
+    made = sorted(path.name.partition(end)[0] for path in folder.glob(f"*{end}*.npy"))
+    name = made[0] if made else re.sub(r"[^\w.-]+", "_", catalogue.name)
+    return _CacheFiles(folder, f"{name}{end}", key)
+
+
 def _mark(pixels: np.ndarray) -> tuple[np.ndarray, int]:
     """An image with its long side first, and how long that is, negative where rows and columns were exchanged."""
     pixels, transposed = long_side_first(pixels)
@@ -138,15 +153,15 @@ def _mark(pixels: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _open(files: _CacheFiles, catalogue: Catalogue, row_shape: tuple[int, ...]) -> Images | None:
-    """What is on disk, or None where it is absent, damaged or older than the images."""
+    """What is on disk, or None where it is absent or damaged."""
     try:
         index = json.loads(files.index.read_text("utf-8"))
         array = np.load(files.array, mmap_mode="r")
-        broken_rows, newest_ns, digest = dict(index["broken"]), index["newest_ns"], index["sha256"]
+        key, broken_rows, digest = index["key"], dict(index["broken"]), index["sha256"]
         marks = np.array(index["marks"], np.int32) if row_shape[0] != row_shape[1] else None
     except (OSError, ValueError, KeyError):
         return None
-    if array.shape != (len(catalogue), *row_shape) or array.dtype != np.uint8 or newest_ns < catalogue.newest_ns:
+    if array.shape != (len(catalogue), *row_shape) or array.dtype != np.uint8 or key != files.key:
         return None
     good = np.setdiff1d(np.arange(len(catalogue)), list(broken_rows))
     if marks is not None and len(marks) != len(good):
@@ -154,8 +169,8 @@ def _open(files: _CacheFiles, catalogue: Catalogue, row_shape: tuple[int, ...]) 
     broken = tuple((catalogue.files[row], reason) for row, reason in broken_rows.items())
     kept = catalogue.take(good) if broken else catalogue
     if marks is None:
-        return Images(array[: len(good)], kept, broken, digest=digest)
-    return Images(array[: len(good)], kept, broken, np.abs(marks), marks < 0, digest)
+        return Images(array[: len(good)], kept, broken, digest=digest, rows=good)
+    return Images(array[: len(good)], kept, broken, np.abs(marks), marks < 0, digest, good)
 
 
 def _decode_rows(
@@ -165,7 +180,11 @@ def _decode_rows(
     to_pixels: Callable[[bytes], np.ndarray],
     progress: Callable[[int], None] | None,
 ) -> dict[int, str]:
-    """Fills the partial array; returns the reason for each row that stays empty."""
+    """Fills the partial array; returns the reason for each row that stays empty.
+
+    Raises:
+      DataError: what was read is not what the catalogue says that the files hold.
+    """
     row_bytes = math.prod(row_shape)
     done, offset = _resume_or_start(files, catalogue, row_shape)
     todo = np.flatnonzero(done == 0)
@@ -178,17 +197,21 @@ def _decode_rows(
             "make room or choose another folder with --config.data.cache_dir"
         )
     broken: dict[int, str] = {}
+    changed: list[int] = []
     with (
         files.partial.open("r+b") as array,
         files.done.open("r+b") as marks,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
 
-        def decode_row(row: int) -> int | str:
+        def decode_row(row: int) -> int | str | None:
             try:
                 data = catalogue.read(row)
             except OSError as error:
-                return f"cannot be read ({error.strerror or error})"
+                # What could be read before is not broken, and must not stand in the cache as broken.
+                return None if catalogue.contents[row] else f"cannot be read ({error.strerror or error})"
+            if digest_of(data) != catalogue.contents[row]:
+                return None
             try:
                 pixels, mark = _mark(to_pixels(data))
             except BrokenImageError as error:
@@ -200,14 +223,22 @@ def _decode_rows(
         for start in range(0, len(todo), CHUNK):
             rows = todo[start : start + CHUNK].tolist()
             for row, result in zip(rows, pool.map(decode_row, rows), strict=True):
-                if isinstance(result, int):
+                if result is None:
+                    changed.append(row)
+                elif isinstance(result, int):
                     done[row] = result
                 else:
                     broken[row] = result
                 if progress is not None:
                     progress(1)
             os.fsync(array.fileno())  # before the marks, or a power cut leaves rows marked that are not on disk
-            _write(marks.fileno(), done.tobytes(), STAMP_BYTES)
+            _write(marks.fileno(), done.tobytes(), 0)
+            if changed:
+                names = listed([catalogue.files[row] for row in changed])
+                raise DataError(
+                    f"{len(changed)} images of {catalogue.name} changed, or became unreadable, while the data set was "
+                    f"read: {names}; run again when nothing writes there any more"
+                )
     return broken
 
 
@@ -215,24 +246,23 @@ def _resume_or_start(files: _CacheFiles, catalogue: Catalogue, row_shape: tuple[
     """The marks of the rows, int32 [N], and the position of the first byte of the partial array in its file."""
     shape = (len(catalogue), *row_shape)
     none = np.zeros(len(catalogue), np.int32)
-    stamp = catalogue.newest_ns.to_bytes(STAMP_BYTES, "little")
     try:
         marks = files.done.read_bytes()
         array = np.load(files.partial, mmap_mode="r")
-        if marks[:STAMP_BYTES] == stamp and len(marks) == STAMP_BYTES + none.nbytes and array.shape == shape:
-            return np.frombuffer(marks, np.int32, offset=STAMP_BYTES).copy(), array.offset
+        if len(marks) == none.nbytes and array.shape == shape:
+            return np.frombuffer(marks, np.int32).copy(), array.offset
     except (OSError, ValueError):
         pass
     files.done.unlink(missing_ok=True)  # first: these marks must never be taken for those of the new array
-    files.array.unlink(missing_ok=True)  # only there when it is damaged or older than the images
+    files.array.unlink(missing_ok=True)  # only there when it is damaged
     array = np.lib.format.open_memmap(files.partial, mode="w+", dtype=np.uint8, shape=shape)
-    files.done.write_bytes(stamp + none.tobytes())
+    files.done.write_bytes(none.tobytes())
     return none, array.offset
 
 
 def _complete(files: _CacheFiles, catalogue: Catalogue, broken: dict[int, str]) -> None:
     """Moves the rows together where some are broken and gives the array its final name."""
-    marks = np.frombuffer(files.done.read_bytes(), np.int32, offset=STAMP_BYTES)
+    marks = np.frombuffer(files.done.read_bytes(), np.int32)
     files.done.unlink()  # rows are about to move
     good = np.setdiff1d(np.arange(len(catalogue)), list(broken))
     partial = np.load(files.partial, mmap_mode="r")
@@ -246,7 +276,7 @@ def _complete(files: _CacheFiles, catalogue: Catalogue, broken: dict[int, str]) 
                     _write(array.fileno(), data, offset + to * row_bytes)
             os.fsync(array.fileno())
     digest = hashlib.sha256(partial[: len(good)]).hexdigest()
-    index = {"newest_ns": catalogue.newest_ns, "broken": sorted(broken.items()), "sha256": digest}
+    index = {"key": files.key, "broken": sorted(broken.items()), "sha256": digest}
     if partial.shape[1] != partial.shape[2]:
         index["marks"] = marks[good].tolist()
     files.index.write_text(json.dumps(index), "utf-8")

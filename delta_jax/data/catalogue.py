@@ -1,8 +1,9 @@
-"""What a data set is before any image is decoded: names, labels, splits and a way to read each file."""
+"""What a data set is before any image is decoded: names, labels, splits, contents and a way to read each file."""
 
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class Catalogue:
       licence: the licence of the images, or where to look for it.
       read: gives the encoded bytes of example i; raises OSError when it cannot.
       sizes: int64 [N], length of each encoded image in bytes.
-      newest_ns: time of the last change to any of the files, nanoseconds since 1970; 0 where files cannot change.
+      paths: where each file lies, N of them; none where examples are no files of their own.
+      contents: SHA-256 of each encoded image, N of them, "" for one that cannot be read; none before `data.identified`.
       notes: what was left out or taken for something else, a line each, to be said before a run.
     """
 
@@ -34,7 +36,8 @@ class Catalogue:
     licence: str
     read: Callable[[int], bytes]
     sizes: np.ndarray
-    newest_ns: int = 0
+    paths: tuple[Path, ...] = ()
+    contents: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -54,20 +57,25 @@ class Catalogue:
             labels=self.labels[rows],
             split=self.split[rows],
             sizes=self.sizes[rows],
+            paths=tuple(self.paths[i] for i in rows) if self.paths else (),
+            contents=tuple(self.contents[i] for i in rows) if self.contents else (),
             read=lambda i: self.read(int(rows[i])),
         )
 
     def fingerprint(self) -> str:
-        """64 hex digits that change with the files' names, labels or sizes, whatever the splits.
+        """64 hex digits that change with the classes and with what images of each there are.
 
-        Contents are not read (this runs at every start, over tens of gigabytes for some) and times are left out, so
-        that the same data copied to another machine count as the same; the cache looks at times itself.
+        Neither names, places, times and order of the files nor the splits count: the same data moved, copied or renamed
+        are the same.
+
+        Raises:
+          ValueError: the contents are not known yet, see `data.identified`.
         """
-        digest = hashlib.sha256()
-        for names in (self.class_names, self.files):
-            digest.update("\0".join(names).encode("utf-8", "surrogateescape") + b"\0\0")
-        digest.update(self.labels.astype("<i4").tobytes())
-        digest.update(self.sizes.astype("<i8").tobytes())
+        if len(self.contents) != len(self):
+            raise ValueError(f"the contents of {self.name} are not known yet: see data.identified")
+        digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogateescape"))
+        for label, content in sorted(zip(self.labels.tolist(), self.contents, strict=True)):
+            digest.update(f"\0{label} {content}".encode())
         return digest.hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:

@@ -20,6 +20,7 @@ class Images:
       lengths: int32 [N], long side of each image in pixels; None where all are squares.
       transposed: bool [N], whether rows and columns are exchanged; None where all are squares.
       digest: SHA-256 of all pixels, as they were when they were decoded.
+      rows: int64 [N], which examples these are of the catalogue that was decoded; None where these are all.
     """
 
     array: np.memmap
@@ -28,6 +29,7 @@ class Images:
     lengths: np.ndarray | None = None
     transposed: np.ndarray | None = None
     digest: str = ""
+    rows: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

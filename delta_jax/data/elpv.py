@@ -44,10 +44,10 @@ def find(
         )
     folder = Path(root).expanduser() if root else _package_folder()
     files, thirds, kinds = _labels(folder / "labels.csv")
-    stats = []
+    sizes = []
     for file in files:
         try:
-            stats.append((folder / file).stat())
+            sizes.append((folder / file).stat().st_size)
         except OSError as error:
             raise DataError(
                 f"labels.csv names {file}, which cannot be read in {folder} ({error.strerror}); "
@@ -72,8 +72,8 @@ def find(
         class_names=class_names,
         licence=LICENCE,
         read=lambda i: (folder / files[i]).read_bytes(),
-        sizes=np.array([stat.st_size for stat in stats], np.int64),
-        newest_ns=max(stat.st_mtime_ns for stat in stats),
+        sizes=np.array(sizes, np.int64),
+        paths=tuple(folder / file for file in files),
     )
 
 

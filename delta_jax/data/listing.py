@@ -56,7 +56,6 @@ class Listing:
         return np.array([label_of[name] for name in self.classes], np.int32)
 
     def _catalogue(self, class_names: Sequence[str], labels: np.ndarray, split: np.ndarray) -> Catalogue:
-        stats = [_stat(path) for path in self.paths]
         return Catalogue(
             name=self.name,
             files=self.files,
@@ -65,16 +64,15 @@ class Listing:
             class_names=tuple(class_names),
             licence="your own images",
             read=lambda i: self.paths[i].read_bytes(),
-            sizes=np.array([size for size, _ in stats], np.int64),
-            newest_ns=max(time for _, time in stats),
+            sizes=np.array([_size(path) for path in self.paths], np.int64),
+            paths=self.paths,
             notes=self.notes,
         )
 
 
-def _stat(path: Path) -> tuple[int, int]:
-    """Bytes and time of the last change; zeros for a dead link, which decoding will report by name with the others."""
+def _size(path: Path) -> int:
+    """Bytes; 0 for a dead link, which decoding will report by name with the others."""
     try:
-        stat = path.stat()
+        return path.stat().st_size
     except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+        return 0

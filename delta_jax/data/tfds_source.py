@@ -6,6 +6,7 @@ import numpy as np
 
 from delta_jax.data import splits
 from delta_jax.data.catalogue import Catalogue
+from delta_jax.data.contents import digest_of
 from delta_jax.data.errors import DataError
 
 
@@ -46,7 +47,7 @@ def find(
         raise DataError(f"tfds/{name} is not prepared in {builder.data_dir}; {prepare}")
 
     named = isinstance(features.get("file"), tfds.features.Text)
-    sources, labels, sizes, files, split_names = [], [], [], [], []
+    sources, labels, sizes, contents, files, split_names = [], [], [], [], [], []
     for split, tfds_split in _split_names(name, list(builder.info.splits)).items():
         try:
             source = builder.as_data_source(tfds_split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -59,6 +60,7 @@ def find(
             example = source[i]
             labels.append(int(example["label"]))
             sizes.append(len(example["image"]))
+            contents.append(digest_of(example["image"]))  # the record has been read for its label anyway
             files.append(example["file"].decode() if named else f"{tfds_split}[{i}]")
             split_names.append(split)
             sources.append((source, i))
@@ -93,6 +95,7 @@ def find(
         licence=str(builder.info.redistribution_info) or f"not stated, see {builder.info.homepage}",
         read=read,
         sizes=np.array(sizes, np.int64),
+        contents=tuple(contents),
     )
 
 

@@ -55,8 +55,9 @@ def on_setup(setup: Setup, trained: Variables | None = None) -> None:
         return
     catalogue = setup.catalogue
     facts = {
-        "names, labels and sizes of the images": catalogue.fingerprint()[:16],
-        "splits of the images": hashlib.sha256("\0".join(catalogue.split.tolist()).encode()).hexdigest()[:16],
+        "names and order of the images": _hash(*catalogue.files),
+        "contents and labels of the images": _hash(*catalogue.contents, *map(str, catalogue.labels)),
+        "splits of the images": _hash(*catalogue.split),
         "source weights": provenance.of_variables(setup.source)[:16],
     }
     if trained is not None:
@@ -70,6 +71,10 @@ def on_setup(setup: Setup, trained: Variables | None = None) -> None:
     if not waits:
         processes.from_first("")
     processes.agree({"decoded images": digest[:16]})
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def on_workdir(workdir: Path) -> None:

@@ -21,6 +21,7 @@ class ImageSet:
     Attributes:
       labels: int32 [M].
       files: names, M of them.
+      contents: SHA-256 of the encoded images, M of them.
       rows: int64 [M], where they lie in the decoded array.
     """
 
@@ -29,6 +30,7 @@ class ImageSet:
         self.rows = images.catalogue.rows(split)
         self.labels = images.catalogue.labels[self.rows].astype(np.int32)
         self.files = tuple(images.catalogue.files[row] for row in self.rows)
+        self.contents = tuple(images.catalogue.contents[row] for row in self.rows)
         self._images, self._mesh = images, mesh
         size = images.nbytes(np.arange(len(images.catalogue)))  # the other splits want room, too
         if on_device == "yes" and size > (memory := _memory()):

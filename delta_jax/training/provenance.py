@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from delta_jax import data
 from delta_jax.models.networks import NETWORKS
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
@@ -37,15 +38,15 @@ def of_variables(variables: Variables) -> str:
 
 
 def of_examples(images: ImageSet) -> str:
-    """SHA-256 of which images they are, in which order, and their labels."""
-    return hashlib.sha256(json.dumps([images.files, images.labels.tolist()]).encode()).hexdigest()
+    """SHA-256 of what their files hold, in which order, and their labels; names do not count."""
+    return hashlib.sha256(json.dumps([images.contents, images.labels.tolist()]).encode()).hexdigest()
 
 
 def of_pixels(setup: Setup) -> dict[str, Any]:
     """What the centre crops of a run depend on, beside which images they are."""
     config = setup.config
     return {
-        "data": setup.catalogue.fingerprint(),
+        "decoder": data.decoder(),
         "resize": [config.data.resize, config.data.interpolation, config.data.aspect],
         "crop": config.data.crop,
         "mean": list(setup.preprocessing.mean),

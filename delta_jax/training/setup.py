@@ -76,6 +76,7 @@ class Setup:
             self.config = config = self._without_frozen_taps()
         checks.blocks_to_recompute(config, self.source)
         self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
+        self.catalogue = identified(self.catalogue, config)  # last: of many images it takes minutes, the first time
 
     def _without_frozen_taps(self) -> FrozenConfigDict:
         config = self.config
@@ -130,15 +131,11 @@ class Setup:
     @property
     def cache_dir(self) -> Path:
         """For what runs share: decoded images, gaps of the attention."""
-        chosen = self.config.data.cache_dir or os.environ.get("DELTA_JAX_CACHE")
-        return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "delta_jax"
+        return cache_dir(self.config)
 
     def warn_of_leaks(self) -> None:
         """Says which images have the same bytes as one of another split."""
-        with ExitStack() as stack:
-            advance = _when_used(stack, len(data.suspects(self.catalogue)), "compare splits")
-            leaks = data.kept_leaks(self.catalogue, self.cache_dir, progress=advance)
-        if leaks:
+        if leaks := data.find_leaks(self.catalogue):
             logs.say(data.describe_leaks(self.catalogue, leaks))
 
     @cached_property
@@ -257,6 +254,19 @@ class Setup:
         if not len(images):
             return {}
         return evaluation.score(self.probabilities(variables, images, description), images.labels)
+
+
+def cache_dir(config: FrozenConfigDict) -> Path:
+    """The folder for what runs share."""
+    chosen = config.data.cache_dir or os.environ.get("DELTA_JAX_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "delta_jax"
+
+
+def identified(catalogue: data.Catalogue, config: FrozenConfigDict) -> data.Catalogue:
+    """The catalogue with the contents of its files; those that have not changed since an earlier run are not read."""
+    with ExitStack() as stack:
+        advance = _when_used(stack, len(catalogue), "read contents")
+        return data.identified(catalogue, cache_dir(config), progress=advance)
 
 
 def _when_used(stack: ExitStack, total: int, description: str) -> Callable[[int], None]:
