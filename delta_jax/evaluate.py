@@ -11,7 +11,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from delta_jax import data, weights
-from delta_jax.training import agreement, logs, process_flags, processes, storage
+from delta_jax.training import agreement, logs, measured_images, process_flags, processes, storage
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.cluster import ProcessError
@@ -26,7 +26,8 @@ _ROOT = flags.DEFINE_string(
     "root",
     "",
     "Other images of the same classes, all for testing: a folder root/<class>/*, one with root/test/<class>/*, or a "
-    "manifest (.csv, .jsonl); for a run on tfds or elpv, where that data set lies. The run's own if not given.",
+    "manifest (.csv, .jsonl); for a run on tfds or elpv, where that data set lies. The run's own if not given. Images "
+    "that it was trained on are left out; of its own data, moved, its own split is measured.",
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 flags.adopt_module_key_flags(process_flags)
@@ -63,14 +64,16 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     stored = ConfigDict(configs.read(workdir).to_dict())
     if _CROPS.value:
         stored.eval_crops = int(_CROPS.value)
-    others = None
-    if _ROOT.value and stored.data.name in ("folder", "manifest"):
-        others = data.find_other(_ROOT.value, classifier.class_names, _SPLIT.value)
-    elif _ROOT.value:
+    others = bool(_ROOT.value) and stored.data.name in ("folder", "manifest")
+    if _ROOT.value and not others:
         stored.data.root = _ROOT.value
     resolved = configs.resolve(stored)
     agreement.on_config(resolved, split=_SPLIT.value)
-    setup = Setup(resolved, other_images=others)
+    if others:
+        catalogue = measured_images.others(workdir, resolved, _ROOT.value, classifier.class_names, _SPLIT.value)
+    else:
+        catalogue = measured_images.own(workdir, resolved, _SPLIT.value)
+    setup = Setup(resolved, images=catalogue, trains=False)
     agreement.on_setup(setup, classifier.variables)
     for note in setup.catalogue.notes:
         logs.say(note)
@@ -81,9 +84,9 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
         )
     images = {"train": setup.train, "validation": setup.validation, "test": setup.test}[_SPLIT.value]
     if not len(images):
-        raise data.DataError(f"there are no {_SPLIT.value} images")
+        raise data.DataError(f"there are no {_SPLIT.value} images in {_ROOT.value or 'the data of this run'}")
     measured = setup.measures(setup.place(classifier.variables), images, _SPLIT.value)
-    which = stored.data.name if others is None else others.name
+    which = catalogue.name if others else stored.data.name
     return measured, f"{stored.method} of {_WORKDIR.value}, {which}, {_SPLIT.value}, {stored.eval_crops} crop(s)"
 
 

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from delta_jax import data, features, weights
 from delta_jax.analysis import activation_maps
 from delta_jax.training import config as configs
-from delta_jax.training import distributed, logs
+from delta_jax.training import distributed, logs, measured_images
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
 from delta_jax.training.stored_trees import CheckpointError
@@ -95,7 +95,15 @@ def part_activations(workdirs: Sequence[Path], annotations: str = "", tap: str =
                     f"{name} of {workdir} is {one[name]}, of {workdirs[0]} {stored[0][name]}; "
                     "expected runs on the same data from the same source"
                 )
-    setup = Setup(configs.resolve(ConfigDict(stored[0])))
+    config = configs.resolve(ConfigDict(stored[0]))
+    images = [measured_images.own(workdir, config, "test") for workdir in workdirs]
+    measured = [one.take(one.rows("test")) for one in images]
+    for workdir, one in zip(workdirs, measured, strict=True):
+        if one.contents != measured[0].contents:
+            raise configs.ConfigError(f"the test images of {workdir} and {workdirs[0]} differ; expected the same")
+    setup = Setup(config, images=images[0], trains=False)
+    for note in setup.catalogue.notes:
+        logs.say(note)
     tap = tap or setup.config.taps[-1]
     settings = setup.config.data
     points = _points(setup, data.part_locations(settings.name, settings.root, annotations))

@@ -25,6 +25,7 @@ from delta_jax.data.leakage import describe_leaks, find_leaks
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
+from delta_jax.data.splits import listed
 from delta_jax.data.streaming import stream
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "from_strip",
     "identified",
     "image_files",
+    "listed",
     "normalize",
     "padded_batches",
     "part_locations",

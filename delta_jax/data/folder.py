@@ -50,7 +50,7 @@ def read(root: str, *, needed: str) -> Listing:
 
     Args:
       root: the folder.
-      needed: the split without which split folders are of no use, such as "train".
+      needed: the split without which split folders are of no use, such as "train"; "" if any will do.
 
     Raises:
       DataError: the folder is not laid out like this, cannot be read, or a class folder is empty.
@@ -91,7 +91,11 @@ def _split_folders(top: Path, needed: str) -> dict[str, Path]:
         raise DataError(f"no folders in {top}; {LAYOUT}")
     split_folders = [path for path in folders if path.name.lower() in SPLIT_FOLDERS]
     others = [path.name for path in folders if path.name.lower() not in SPLIT_FOLDERS]
-    wanted = [path for path in split_folders if SPLIT_FOLDERS[path.name.lower()] == needed]
+    wanted = [
+        path
+        for path in split_folders
+        if SPLIT_FOLDERS[path.name.lower()] == (needed or SPLIT_FOLDERS[path.name.lower()])
+    ]
     # "train" beside "bus", or "valid" beside "invalid", may well be a class: then it holds images, not class folders.
     if others and not (wanted and _sub_folders(wanted[0])):
         return {"": top}

@@ -37,13 +37,13 @@ class Listing:
         own = np.where(self.split == "", "train", self.split)
         return self._catalogue(class_names, labels, splits.fill(own, labels, tuple(class_names), how))
 
-    def to_test_on(self, class_names: Sequence[str]) -> Catalogue:
-        """The catalogue for a network that knows these classes: nothing is drawn, images without a split are "test".
+    def to_test_on(self, class_names: Sequence[str], unsaid: str = "test") -> Catalogue:
+        """The catalogue for a network that knows these classes: nothing is drawn, images without a split are `unsaid`.
 
         Raises:
           DataError: images of a class that the network does not know. That some of its classes are absent is fine.
         """
-        return self._catalogue(class_names, self._labels(class_names), np.where(self.split == "", "test", self.split))
+        return self._catalogue(class_names, self._labels(class_names), np.where(self.split == "", unsaid, self.split))
 
     def _labels(self, class_names: Sequence[str]) -> np.ndarray:
         label_of = {name: label for label, name in enumerate(class_names)}

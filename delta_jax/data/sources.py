@@ -61,18 +61,18 @@ def find(
     )
 
 
-def find_other(root: str, class_names: Sequence[str], split: str = "test") -> Catalogue:
-    """Lists other images than those a network was trained on, to measure it on; nothing is drawn at random.
+def find_other(root: str, class_names: Sequence[str], split: str = "test", unsaid: str = "test") -> Catalogue:
+    """Lists images for a network that is trained, to measure it on; nothing is drawn at random.
 
     Args:
-      root: a folder, root/<class>/* or root/{train,val,test}/<class>/*, or a manifest. Without split folders, or a
-        column split, all images are test images.
+      root: a folder, root/<class>/* or root/{train,val,test}/<class>/*, or a manifest.
       class_names: what the network knows; images of only some of these classes will do.
-      split: which images are wanted: split folders without it are refused.
+      split: which images are wanted: split folders without it are refused; "" for whatever there is.
+      unsaid: the split of all images where there are neither split folders nor a column split.
 
     Raises:
       DataError: images missing, or of other classes.
     """
     if Path(root).suffix.lower() in manifest.SUFFIXES and not Path(root).expanduser().is_dir():
-        return manifest.read(root).to_test_on(class_names)
-    return folder.read(root, needed=split).to_test_on(class_names)
+        return manifest.read(root).to_test_on(class_names, unsaid)
+    return folder.read(root, needed=split).to_test_on(class_names, unsaid)

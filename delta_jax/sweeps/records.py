@@ -35,7 +35,7 @@ def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
         return None
     # A sweep whose grid, steps or choice changed must not take the numbers of the runs before for its own.
     wanted, stored = configs.resolve(config).to_dict(), report.read_json(workdir / "config.json")
-    if any(not line.startswith("data.root:") for line in configs.differences(wanted, stored)):
+    if configs.differences(wanted, stored):
         return None
     cell = run.cell
     return {

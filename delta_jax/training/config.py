@@ -247,8 +247,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-# Fields that change how fast or where something happens, and no number: free to differ when a run goes on.
-_FREE = ("log_every", "data.cache_dir", "data.on_device", "checkpoint_every", "attention_chunk")
+# Fields that change how fast or where something happens, and no number: free to differ when a run goes on. Images that
+# have moved are the same images: they are known by their contents.
+_FREE = ("log_every", "data.root", "data.cache_dir", "data.on_device", "checkpoint_every", "attention_chunk")
 
 
 def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
@@ -261,34 +262,6 @@ def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[st
         for field in fields
         if now.get(field, missing) != before.get(field, missing)
     ]
-
-
-def claim_workdir(workdir: Path, config: FrozenConfigDict, data_fingerprint: str) -> None:
-    """Writes config.json and data.json into a new workdir; in one that has them, checks that they are the same.
-
-    Raises:
-      ConfigError: the workdir belongs to a run with another config, and the fields that differ are named, or the images
-        are not those that the run began with.
-    """
-    path, data_path = workdir / "config.json", workdir / "data.json"
-    values, data_facts = config.to_dict(), {"fingerprint": data_fingerprint}
-    if path.exists():
-        different = differences(values, json.loads(path.read_text()))
-        if different:
-            listed = "\n  ".join(different)
-            raise ConfigError(
-                f"{workdir} holds a run with another config:\n  {listed}\n"
-                "Choose another --workdir, or go on with the same config"
-            )
-    if data_path.exists() and json.loads(data_path.read_text()) != data_facts:
-        raise ConfigError(
-            f"the images are not those that the run in {workdir} began with: files, labels or sizes differ; "
-            "choose another --workdir, or bring the images back"
-        )
-    for file, content in ((data_path, data_facts), (path, values)):
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        unfinished.replace(file)
 
 
 def read(workdir: Path) -> FrozenConfigDict:

@@ -1,7 +1,7 @@
 """What the phases of a run work with, put together and checked before anything slow starts."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,12 +34,13 @@ class Setup:
       channels: {tap: how many filters it has}.
     """
 
-    def __init__(self, config: FrozenConfigDict, *, other_images: data.Catalogue | None = None):
+    def __init__(self, config: FrozenConfigDict, *, images: data.Catalogue | None = None, trains: bool = True):
         """Finds data and weights and checks them against the config.
 
         Args:
           config: resolved.
-          other_images: to evaluate on, in place of those that the config speaks of; no training images are needed.
+          images: in place of those that the config speaks of.
+          trains: False for a network that is only measured: no training images are needed.
 
         Raises:
           ConfigError, DataError, WeightsError: one error that says what does not fit.
@@ -49,8 +50,8 @@ class Setup:
         self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
         self.mesh = distributed.make_mesh()
         checks.batches_divide(config, self.mesh)
-        self._trains = other_images is None
-        self.catalogue = self._find() if other_images is None else other_images
+        self._trains = trains
+        self.catalogue = found(config) if images is None else images
         if self._trains:
             checks.counts(config, self.catalogue)
         origin = weights.SOURCES.get(config.weights)
@@ -84,19 +85,6 @@ class Setup:
         if left_out := [tap for tap in config.taps if tap not in kept]:
             logs.say(f"frozen, so its feature maps are the source's: {', '.join(left_out)} is not compared")
         return FrozenConfigDict({**config.to_dict(), "taps": kept})
-
-    def _find(self) -> data.Catalogue:
-        settings = self.config.data
-        return data.find(
-            settings.name,
-            root=settings.root,
-            seed=settings.split_seed,
-            validation_fraction=settings.validation_fraction,
-            test_fraction=settings.test_fraction,
-            fold=settings.validation_fold,
-            shots=settings.shots,
-            train_fraction=settings.train_fraction,
-        )
 
     @property
     def num_classes(self) -> int:
@@ -260,6 +248,29 @@ def cache_dir(config: FrozenConfigDict) -> Path:
     """The folder for what runs share."""
     chosen = config.data.cache_dir or os.environ.get("DELTA_JAX_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "delta_jax"
+
+
+def found(config: FrozenConfigDict) -> data.Catalogue:
+    """The data set with its splits, drawn where it brings none along."""
+    settings = config.data
+    return data.find(
+        settings.name,
+        root=settings.root,
+        seed=settings.split_seed,
+        validation_fraction=settings.validation_fraction,
+        test_fraction=settings.test_fraction,
+        fold=settings.validation_fold,
+        shots=settings.shots,
+        train_fraction=settings.train_fraction,
+    )
+
+
+def found_again(config: FrozenConfigDict, class_names: Sequence[str]) -> data.Catalogue:
+    """The data set as it is now, with contents, for a run that has its split: of one's own images none is drawn."""
+    settings = config.data
+    if settings.name in ("folder", "manifest"):
+        return identified(data.find_other(settings.root, class_names, split="", unsaid="unused"), config)
+    return identified(found(config), config)
 
 
 def identified(catalogue: data.Catalogue, config: FrozenConfigDict) -> data.Catalogue:

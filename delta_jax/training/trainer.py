@@ -14,6 +14,7 @@ import numpy as np
 from delta_jax.training import (
     agreement,
     attention_phase,
+    claims,
     classifier,
     compiled_step,
     distributed,
@@ -56,10 +57,11 @@ def fit(config: Any, workdir: Path, *, test: bool = True) -> dict[str, Any]:
     """
     workdir = Path(workdir)
     with _begin(config, workdir) as (setup, log):
-        # The step of 5 is compiled while 3 and 4 go on.
+        # The step of 5 is compiled while images are decoded and 3 and 4 go on.
         compiled = CompiledStep(setup)
         if setup.method.trains_backbone and not (workdir / classifier.MODEL).exists():
             compiled.start()
+        _claim(setup, workdir)
         # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
         l2_fe = head_phase.l2_fe(setup, workdir)
         interruption.check("after the head")
@@ -85,6 +87,7 @@ def attend(config: Any, workdir: Path) -> Attention:
             given = setup.config.attention_file
             why = f"takes its attention from {given}" if given else "has no attention"
             raise configs.ConfigError(f"this run, {setup.config.method}, {why}; expected --config.method=delta")
+        _claim(setup, workdir)
         return attention_phase.measure(setup, head_phase.l2_fe(setup, workdir), workdir)
 
 
@@ -93,17 +96,26 @@ def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]
     # 1. Everything that can be wrong is looked at first: fields, data, weights, taps.
     resolved = configs.resolve(config)
     agreement.on_config(resolved)
-    setup = Setup(resolved)
+    images = claims.images(workdir, resolved)
+    setup = Setup(resolved, images=images)
     agreement.on_setup(setup)
     # 2. The workdir is this run's alone, and of its processes the first one writes.
     with _alone(workdir), logs.MetricsLog(workdir) as log:
         if processes.is_first():
-            configs.claim_workdir(workdir, setup.config, setup.catalogue.fingerprint())
-            report.write_environment(workdir)
+            claims.check(workdir, setup.config, setup.catalogue, resumed=images is not None)
             report.announce(setup, workdir)
         agreement.on_workdir(workdir)
         interruption.check()
-        yield setup, log
+        with claims.given_back(workdir):
+            yield setup, log
+
+
+def _claim(setup: Setup, workdir: Path) -> None:
+    """The last that can be wrong with images, their decoding; then what the run is stands in the workdir."""
+    _ = setup.images
+    if processes.is_first():
+        claims.claim(workdir, setup)
+        report.write_environment(workdir)
 
 
 @contextmanager
