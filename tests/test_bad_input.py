@@ -1,6 +1,7 @@
 """What is wrong ends in one clear error, before anything slow."""
 
 import contextlib
+import csv
 import os
 import pickle
 import re
@@ -148,18 +149,24 @@ def test_images_of_every_kind_train_and_broken_ones_are_named_or_left_out(tmp_pa
     (root / "blue" / "empty.jpg").touch()
 
     with pytest.raises(DataError) as caught:
-        trainer.fit(small_config(root, method="l2_fe"), tmp_path / "stopped")
+        trainer.fit(small_config(root, method="l2_fe"), tmp_path / "run")
     assert "2 of 38 images" in str(caught.value)
     assert "red/cut.png: " in str(caught.value)
     assert "blue/empty.jpg: empty" in str(caught.value)
     assert "--config.data.on_broken=skip" in str(caught.value)
 
+    # The way out that the message names works in the same workdir.
     summary = trainer.fit(small_config(root, method="l2_fe", data__on_broken="skip"), tmp_path / "run")
     # 36 good ones; the 38 listed were split before anything was decoded, so a broken one leaves its split smaller.
     setup = Setup(configs.resolve(small_config(root, data__on_broken="skip")))
     assert summary["test"]["n"] == len(setup.test)
     assert len(setup.train) + len(setup.validation) + len(setup.test) == 36
     assert "cut.png" not in "".join(setup.train.files + setup.validation.files + setup.test.files)
+    with (tmp_path / "run" / "split.csv").open() as file:
+        assert {row["file"] for row in csv.DictReader(file) if row["split"] == "unused"} == {
+            "red/cut.png",
+            "blue/empty.jpg",
+        }
 
 
 def test_a_batch_larger_than_what_is_left_without_the_broken_images_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Presets, refused values, and the workdir of another config."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -168,30 +169,16 @@ def test_fields_and_groups_are_known():
         configs.check_field(get_config(), name)
 
 
-def test_a_workdir_of_another_config_shows_every_field_that_differs(tmp_path):
-    configs.claim_workdir(tmp_path, configs.resolve(changed(seed=1)), "f")
-    with pytest.raises(configs.ConfigError) as caught:
-        configs.claim_workdir(tmp_path, configs.resolve(changed(seed=2, data__crop=200, log_every=3)), "f")
-    message = str(caught.value)
-    assert "seed: 1 there, 2 here" in message
-    assert "data.crop: 224 there, 200 here" in message
-    assert "log_every" not in message  # changes no number
-    assert configs.read(tmp_path).seed == 1
-
-
-def test_a_workdir_of_the_same_config_is_claimed_again_though_how_often_it_logs_differs(tmp_path):
-    first, again = configs.resolve(changed()), configs.resolve(changed(log_every=7, data__on_device="no"))
-    configs.claim_workdir(tmp_path, first, "f")
-    configs.claim_workdir(tmp_path, again, "f")
-    assert configs.read(tmp_path).to_dict() == again.to_dict()
-    assert configs.resolve(get_config().__class__(configs.read(tmp_path).to_dict())) == again
-
-
-def test_a_workdir_of_other_images_is_refused(tmp_path):
-    config = configs.resolve(changed())
-    configs.claim_workdir(tmp_path, config, "f")
-    with pytest.raises(configs.ConfigError, match="images are not those"):
-        configs.claim_workdir(tmp_path, config, "g")
+def test_the_fields_that_differ_from_a_run_before_are_listed_but_for_those_that_change_no_number():
+    before = configs.resolve(changed(seed=1)).to_dict()
+    stored = json.loads(json.dumps(before))
+    now = configs.resolve(changed(seed=2, data__crop=200, log_every=3, data__root="/elsewhere", data__on_device="no"))
+    assert configs.differences(now.to_dict(), stored) == [
+        "data.crop: 224 there, 200 here",
+        "data.resize: 256 there, 229 here",
+        "seed: 1 there, 2 here",
+    ]
+    assert configs.differences(before, stored) == []
 
 
 def test_reading_the_config_of_no_run_says_so(tmp_path):

@@ -10,6 +10,7 @@ from delta_jax import sweep as command
 from delta_jax.sweeps import choice, grid, records, runner
 from delta_jax.sweeps.runner import Sweep
 from delta_jax.training import config as configs
+from delta_jax.training import report
 from delta_jax.training.config import ConfigError, InUseError
 from delta_jax.training.fine_tune import DivergedError
 from tests.small_run import make_photos
@@ -39,7 +40,7 @@ def fitted(monkeypatch):
         measures = {"top1": 0.9 if good else 0.8, "balanced_accuracy": 0.8, "cross_entropy": 0.5, "n": 10}
         summary = {"validation": measures, "test": measures if test else {}, "alpha": 0.1, "seconds": {"head": 1.0}}
         (workdir / "summary.json").write_text(json.dumps(summary))
-        configs.claim_workdir(workdir, configs.resolve(config), "fingerprint")
+        report.write_json(workdir / "config.json", configs.resolve(config).to_dict())
         for name in ("model.safetensors", "checkpoints/2/state"):
             (workdir / name).parent.mkdir(parents=True, exist_ok=True)
             (workdir / name).write_text("")
@@ -56,7 +57,7 @@ def fitted(monkeypatch):
 def diverge(config, workdir):
     """What `fit` does when a run diverges: by then it has written its config."""
     workdir.mkdir(parents=True, exist_ok=True)
-    configs.claim_workdir(workdir, configs.resolve(config), "fingerprint")
+    report.write_json(workdir / "config.json", configs.resolve(config).to_dict())
     raise DivergedError("the loss is not finite")
 
 

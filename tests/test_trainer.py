@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from delta_jax.data import cache
 from delta_jax.training import attention_phase, head_phase, logs, report, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.checkpoints import Checkpoints
@@ -169,10 +170,29 @@ def test_two_runs_in_one_workdir_are_refused(photos, tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
+def test_the_split_is_that_of_the_predictions(run):
+    with (run[0] / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows if row["split"] == "test"] == [row["file"] for row in read_csv(run[0])]
+    assert [sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")] == [40, 14, 18]
+
+
+def test_a_run_goes_on_with_its_images_wherever_they_are(run, photos, tmp_path, monkeypatch):
+    shutil.copytree(photos, tmp_path / "moved")
+    (tmp_path / "moved" / "red" / "00.png").rename(tmp_path / "moved" / "red" / "zz.png")
+    shutil.copytree(run[0], tmp_path / "run")
+    monkeypatch.setattr(cache, "decode_image", None)  # they are decoded already
+    monkeypatch.setattr(trainer, "fine_tune", None)
+    monkeypatch.setattr(trainer.gallery, "write", lambda *_: None)
+    again = trainer.fit(small_config(photos, data__root=str(tmp_path / "moved")), tmp_path / "run")
+    for split in ("validation", "test"):
+        assert again[split] == run[1][split]
+
+
 def test_other_images_in_the_same_workdir_are_refused(run, photos):
     extra = shutil.copy(photos / "red" / "00.png", photos / "red" / "99.png")
     try:
-        with pytest.raises(configs.ConfigError, match="images are not those"):
+        with pytest.raises(configs.ConfigError, match=r"images are not those .*: 1 new: red/99.png; choose another"):
             trainer.fit(small_config(photos), run[0])
     finally:
         (photos / "red" / extra.name).unlink()
