@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from delta_jax.data import splits
+from delta_jax.data import filling, splits
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
 
@@ -58,22 +58,19 @@ def find(
     two = name == "elpv"
     labels = ((thirds >= 2) if two else thirds).astype(np.int32)
     class_names = TWO_CLASSES if two else FOUR_CLASSES
+    published = np.where(splits.hold_out(strata, TEST_FRACTION, TEST_SEED), "test", "train")
+    split, notes = filling.fill(published, labels, class_names, how, strata=strata)
     return Catalogue(
         name=name,
         files=tuple(files),
         labels=labels,
-        split=splits.fill(
-            np.where(splits.hold_out(strata, TEST_FRACTION, TEST_SEED), "test", "train"),
-            labels,
-            class_names,
-            how,
-            strata=strata,
-        ),
+        split=split,
         class_names=class_names,
         licence=LICENCE,
         read=lambda i: (folder / files[i]).read_bytes(),
         sizes=np.array(sizes, np.int64),
         paths=tuple(folder / file for file in files),
+        notes=notes,
     )
 
 

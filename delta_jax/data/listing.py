@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from delta_jax.data import splits
+from delta_jax.data import filling, splits
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
+from delta_jax.data.grouping import Groups
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +23,8 @@ class Listing:
       classes: object [N], the name of each one's class.
       split: str [N], "train", "validation" or "test"; "" for all of them where nothing is said.
       notes: what was left out or taken for something else, a line each; the catalogue has them, too.
+      group: which images are to be kept together where splits are drawn; None for none.
+      alike: what looks like such groups.
     """
 
     name: str
@@ -30,12 +33,15 @@ class Listing:
     classes: np.ndarray
     split: np.ndarray
     notes: tuple[str, ...] = ()
+    group: Groups | None = None
+    alike: tuple[Groups, ...] = ()
 
     def to_train_on(self, class_names: Sequence[str], how: splits.Splitting) -> Catalogue:
         """The catalogue with the splits that are missing drawn from train, or from all."""
         labels = self._labels(class_names)
         own = np.where(self.split == "", "train", self.split)
-        return self._catalogue(class_names, labels, splits.fill(own, labels, tuple(class_names), how))
+        split, notes = filling.fill(own, labels, tuple(class_names), how, group=self.group, alike=self.alike)
+        return self._catalogue(class_names, labels, split, notes)
 
     def to_test_on(self, class_names: Sequence[str], unsaid: str = "test") -> Catalogue:
         """The catalogue for a network that knows these classes: nothing is drawn, images without a split are `unsaid`.
@@ -55,7 +61,9 @@ class Listing:
             )
         return np.array([label_of[name] for name in self.classes], np.int32)
 
-    def _catalogue(self, class_names: Sequence[str], labels: np.ndarray, split: np.ndarray) -> Catalogue:
+    def _catalogue(
+        self, class_names: Sequence[str], labels: np.ndarray, split: np.ndarray, notes: tuple[str, ...] = ()
+    ) -> Catalogue:
         return Catalogue(
             name=self.name,
             files=self.files,
@@ -66,7 +74,7 @@ class Listing:
             read=lambda i: self.paths[i].read_bytes(),
             sizes=np.array([_size(path) for path in self.paths], np.int64),
             paths=self.paths,
-            notes=self.notes,
+            notes=self.notes + notes,
         )
 
 

@@ -16,7 +16,7 @@ _CONTENTS = ("set", "sets", "split", "data", "dataset", "image", "images", "img"
 
 
 def meaning(text: str) -> str | None:
-    """ "train", "validation" or "test" for a word such as "Training", "val", "test_set" or "Train Images"; else None."""
+    """ "train", "validation" or "test" for a word such as "Training", "val", "test_set" or "Test Images"; else None."""
     return next((WORDS[stem] for stem in _stems(text) if stem in WORDS), None)
 
 

@@ -1,4 +1,4 @@
-"""Stratified splits: the same strata, fractions and seed always give the same split."""
+"""Stratified splits: the same strata, fractions and seed always give the same one, and every class is trained on."""
 
 import dataclasses
 import math
@@ -7,21 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from delta_jax.data import grouping
 from delta_jax.data.errors import DataError
 
-# One image for each of train, validation and test.
-MIN_PER_CLASS = 3
-# What a split says of an image that `shots` or `train_fraction` leaves out.
-UNUSED = "unused"
 
 
-def hold_out(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def hold_out(strata: np.ndarray, fraction: float, seed: int, together: np.ndarray | None = None) -> np.ndarray:
     """Marks ceil(fraction * N) examples, spread over the strata in proportion; bool [N].
 
     Args:
       strata: int [N]; each value needs at least two examples.
       fraction: part to mark, 0 (nothing) to below 1.
       seed: of the shuffle within the strata.
+      together: int [N], groups that are marked as a whole, then about as many; see `grouping.hold_out`.
     """
     from sklearn.model_selection import train_test_split  # 0.5 s to import, wanted only where a split is drawn
 
@@ -30,6 +28,8 @@ def hold_out(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     chosen = np.zeros(len(strata), bool)
     if fraction == 0:
         return chosen
+    if together is not None:
+        return grouping.hold_out(strata, together, fraction, seed)
     held, groups = math.ceil(fraction * len(strata)), len(np.unique(strata))
     if not groups <= held <= len(strata) - groups:
         raise DataError(
@@ -41,7 +41,9 @@ def hold_out(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def fold_of(strata: np.ndarray, fraction: float, fold: int, seed: int) -> np.ndarray:
+def fold_of(
+    strata: np.ndarray, fraction: float, fold: int, seed: int, together: np.ndarray | None = None
+) -> np.ndarray:
     """Marks one of k = 1/fraction disjoint, stratified folds; bool [N].
 
     Args:
@@ -49,6 +51,7 @@ def fold_of(strata: np.ndarray, fraction: float, fold: int, seed: int) -> np.nda
       fraction: 0 (nothing is marked) or close to 1/k for a whole k of 2 or more.
       fold: which of the folds, 0 to k - 1; together they cover every example once.
       seed: of the shuffle within the strata.
+      together: int [N], groups that are marked as a whole; see `grouping.fold_of`.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -63,6 +66,8 @@ def fold_of(strata: np.ndarray, fraction: float, fold: int, seed: int) -> np.nda
         raise DataError(f"validation_fraction is {fraction}, expected 0, 1/2, 1/3, 1/4, 1/5, ...; {near}")
     if not 0 <= fold < k:
         raise DataError(f"fold is {fold}, but validation_fraction {fraction} makes {k} folds: choose 0 to {k - 1}")
+    if together is not None:
+        return grouping.fold_of(strata, together, k, fold, seed)
     largest = np.bincount(strata).max()
     if largest < k:
         raise DataError(
@@ -70,7 +75,7 @@ def fold_of(strata: np.ndarray, fraction: float, fold: int, seed: int) -> np.nda
             f"training and validation; choose at least {1 / largest:.4g} or add images"
         )
     with warnings.catch_warnings():
-        # A class with fewer than k images is absent from some folds; MIN_PER_CLASS keeps it in training always.
+        # A class with fewer than k images is absent from some folds; see `filling.fill` for one with a single image.
         warnings.filterwarnings("ignore", message="The least populated class")
         folds = list(StratifiedKFold(k, shuffle=True, random_state=seed).split(strata, strata))
     chosen[folds[fold][1]] = True
@@ -78,7 +83,13 @@ def fold_of(strata: np.ndarray, fraction: float, fold: int, seed: int) -> np.nda
 
 
 def draw(
-    labels: np.ndarray, class_names: tuple[str, ...], *, seed: int, shots: int = 0, fraction: float = 1.0
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    *,
+    seed: int,
+    shots: int = 0,
+    fraction: float = 1.0,
+    together: np.ndarray | None = None,
 ) -> np.ndarray:
     """Marks `shots` examples of every class, or a fraction of every class; bool [N].
 
@@ -90,6 +101,7 @@ def draw(
       seed: of the shuffle within the classes.
       shots: examples per class; 0 for all.
       fraction: above 0, to 1 for all; rounded per class, and at least one example of each.
+      together: int [N], groups that are marked as a whole, until there are as many or more; see `grouping.draw`.
     """
     if shots < 0:
         raise DataError(f"shots is {shots}, expected 0 (all training images) or the images per class, such as 5")
@@ -105,12 +117,18 @@ def draw(
             f"choose at most {counts.min()}, add images or leave out the class"
         )
     wanted = np.full(len(counts), shots) if shots else np.maximum(1, np.floor(fraction * counts + 0.5).astype(int))
+    if together is not None:
+        return grouping.draw(labels, together, wanted, seed)
     chosen = np.zeros(len(labels), bool)
     for label, count in enumerate(wanted):
-        # RandomState, because NumPy promises its stream for all versions and Generator's for none: see NEP 19.
-        shuffle = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, label])))
-        chosen[shuffle.permutation(np.flatnonzero(labels == label))[:count]] = True
+        chosen[shuffled(np.flatnonzero(labels == label), seed, label)[:count]] = True
     return chosen
+
+
+def shuffled(rows: np.ndarray, seed: int, label: int) -> np.ndarray:
+    """The rows in an order that depends on these two numbers only, whatever the version of NumPy."""
+    # RandomState's stream is promised for all versions, and Generator's for none: see NEP 19.
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, label]))).permutation(rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,61 +150,6 @@ class Splitting:
     fold: int = 0
     shots: int = 0
     train_fraction: float = 1.0
-
-
-def fill(
-    split: np.ndarray,
-    labels: np.ndarray,
-    class_names: tuple[str, ...],
-    how: Splitting,
-    strata: np.ndarray | None = None,
-) -> np.ndarray:
-    """Takes from "train" the splits that a data set does not bring along; str [N].
-
-    In this order: the test images; then `shots` or `train_fraction` of what is left, the rest becoming "unused"; then
-    the validation images, from what was chosen. So 5 shots are the 5 images per class that all folds together see, and
-    neither the test images nor validation images that the data set brings along depend on `shots`.
-
-    Args:
-      split: str [N], what the data set itself says; not changed.
-      labels: int [N].
-      class_names: for messages.
-      how: what to draw.
-      strata: int [N], what test and validation images are spread over; the labels when not given,
-        and for the validation images of `shots` or `train_fraction`.
-    """
-    split, strata = split.astype("<U10"), labels if strata is None else strata
-    seed, shots, validation_fraction = how.seed, how.shots, how.validation_fraction
-    missing = {name for name in ("validation", "test") if name not in split}
-    if "validation" not in missing and how.fold != 0:
-        raise DataError(f"fold is {how.fold}, but this data set brings its own validation images; set fold=0")
-    if (validation_fraction > 0 and "validation" in missing) or (how.test_fraction > 0 and "test" in missing):
-        counts = np.bincount(labels[split == "train"], minlength=len(class_names))
-        small = [f"{class_names[i]} ({counts[i]})" for i in np.flatnonzero(counts < MIN_PER_CLASS)]
-        if small:
-            raise DataError(
-                f"fewer than {MIN_PER_CLASS} training images in: {listed(small)}; the "
-                f"{' and '.join(sorted(missing))} images are taken from them, so add images or leave out the class"
-            )
-    if "test" in missing:
-        rows = np.flatnonzero(split == "train")
-        split[rows[hold_out(strata[rows], how.test_fraction, seed)]] = "test"
-    if shots or how.train_fraction != 1:
-        rows = np.flatnonzero(split == "train")
-        chosen = draw(labels[rows], class_names, seed=seed, shots=shots, fraction=how.train_fraction)
-        split[rows[~chosen]] = UNUSED
-        strata = labels  # of finer ones a few shots hold one image or none
-        left = np.bincount(labels[rows[chosen]], minlength=len(class_names))
-        if left.min() < 2 and validation_fraction > 0 and "validation" in missing:
-            raise DataError(
-                f"{f'shots {shots}' if shots else f'train_fraction {how.train_fraction}'} leaves {left.min()} image of "
-                f"{class_names[left.argmin()]}, too few to train and to validate on; take more, or set "
-                "validation_fraction=0"
-            )
-    if "validation" in missing:
-        rows = np.flatnonzero(split == "train")
-        split[rows[fold_of(strata[rows], validation_fraction, how.fold, seed)]] = "validation"
-    return split
 
 
 def listed(names: Sequence[str]) -> str:

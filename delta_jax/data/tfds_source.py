@@ -4,7 +4,7 @@ import difflib
 
 import numpy as np
 
-from delta_jax.data import splits
+from delta_jax.data import filling, splits
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.contents import digest_of
 from delta_jax.data.errors import DataError
@@ -81,21 +81,18 @@ def find(
         return source[row]["image"]
 
     class_names = tuple(label.names)
+    split, notes = filling.fill(np.array(split_names), label_array, class_names, how)
     return Catalogue(
         name=f"tfds/{builder.info.full_name}",
         files=tuple(files),
         labels=label_array,
-        split=splits.fill(
-            np.array(split_names),
-            label_array,
-            class_names,
-            how,
-        ),
+        split=split,
         class_names=class_names,
         licence=str(builder.info.redistribution_info) or f"not stated, see {builder.info.homepage}",
         read=read,
         sizes=np.array(sizes, np.int64),
         contents=tuple(contents),
+        notes=notes,
     )
 
 
