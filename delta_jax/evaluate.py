@@ -29,6 +29,9 @@ _ROOT = flags.DEFINE_string(
     "manifest (.csv, .jsonl); for a run on tfds or elpv, where that data set lies. The run's own if not given. Images "
     "that it was trained on are left out; of its own data, moved, its own split is measured.",
 )
+_SPLIT_COLUMN = flags.DEFINE_string(
+    "split_column", "", "Of a manifest, such as --root: which column says the split; as --config.data.split_column."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 flags.adopt_module_key_flags(process_flags)
 
@@ -67,10 +70,14 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     others = bool(_ROOT.value) and stored.data.name in ("folder", "manifest")
     if _ROOT.value and not others:
         stored.data.root = _ROOT.value
+    if _SPLIT_COLUMN.value and not others:
+        stored.data.split_column = _SPLIT_COLUMN.value
     resolved = configs.resolve(stored)
     agreement.on_config(resolved, split=_SPLIT.value)
     if others:
-        catalogue = measured_images.others(workdir, resolved, _ROOT.value, classifier.class_names, _SPLIT.value)
+        catalogue = measured_images.others(
+            workdir, resolved, _ROOT.value, classifier.class_names, _SPLIT.value, split_column=_SPLIT_COLUMN.value
+        )
     else:
         catalogue = measured_images.own(workdir, resolved, _SPLIT.value)
     setup = Setup(resolved, images=catalogue, trains=False)

@@ -139,8 +139,8 @@ def test_paths_may_lead_anywhere(tmp_path):
             ("no split in 1 of 2 lines", "or no column split", "line 3"),
         ),
         (
-            ["path,label,split", "a.png,x,train", "b.png,y,dev"],
-            ("an unknown split in 1 of 2", "train, val", "line 3: dev"),
+            ["path,label,split", "a.png,x,train", "b.png,y,later"],
+            ("an unknown split in 1 of 2", "train, val", "line 3: later"),
         ),
         (["path,label,split", "a.png,x,test", "b.png,y,test"], ("no image is of the split train",)),
         (

@@ -131,7 +131,10 @@ def absent(split: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) 
       class_names: for the lines.
     """
     lines = []
-    for name, so in (("validation", "nothing is chosen by them"), ("test", "how well they are recognised is not known")):
+    for name, so in (
+        ("validation", "nothing is chosen by them"),
+        ("test", "how well they are recognised is not known"),
+    ):
         counts = np.bincount(labels[split == name], minlength=len(class_names))
         if counts.any() and not counts.all():
             lines.append(f"no {name} images of {_classes(class_names, np.flatnonzero(counts == 0))}: {so}")
@@ -146,7 +149,9 @@ def _group_notes(split: np.ndarray, group: Groups | None, alike: Sequence[Groups
     lines = []
     for one in (*([] if group is None else [group]), *alike):
         across = crossing(one.numbers, split, SPLITS)
-        shown = [f"{one.names[i]} ({', '.join(s for s in SPLITS if s in split[one.numbers == i])})" for i in across[:10]]
+        shown = [
+            f"{one.names[i]} ({', '.join(s for s in SPLITS if s in split[one.numbers == i])})" for i in across[:10]
+        ]
         if len(across):
             # With a comma in each entry, they are told apart by semicolons.
             places = "; ".join(shown) + (f"; and {len(across) - 10} more" if len(across) > 10 else "")

@@ -21,7 +21,7 @@ SPLIT_FOLDERS = {
 LAYOUT = "expected root/<class>/*.jpg or root/{train,val,test}/<class>/*.jpg"
 
 
-def find(root: str, how: Splitting) -> Catalogue:
+def find(root: str, how: Splitting, *, group: str = "") -> Catalogue:
     """Lists the images below `root`; see `delta_jax.data.find`.
 
     The classes are the names of the folders, sorted; sub-folders of a class belong to it; links are followed; hidden
@@ -39,10 +39,7 @@ def find(root: str, how: Splitting) -> Catalogue:
     class_names = tuple(sorted(train))
     if len(class_names) < 2:
         raise DataError(f"found {len(class_names)} class folders in {root} ({listed(class_names)}), need two; {LAYOUT}")
-    return found.to_train_on(
-        class_names,
-        how,
-    )
+    return (found.grouped(group) if group else found).to_train_on(class_names, how)
 
 
 def read(root: str, *, needed: str) -> Listing:

@@ -1,6 +1,7 @@
 """Image files of one's own, and what is said of each: its class, perhaps its split."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,27 @@ class Listing:
         own = np.where(self.split == "", "train", self.split)
         split, notes = filling.fill(own, labels, tuple(class_names), how, group=self.group, alike=self.alike)
         return self._catalogue(class_names, labels, split, notes)
+
+    def grouped(self, pattern: str) -> "Listing":
+        """With the groups that a regular expression finds in `files`: its first group in brackets, or the whole match.
+
+        Raises:
+          DataError: no regular expression, or a file in which it finds nothing.
+        """
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"group is {pattern!r}, which is no regular expression ({error})") from error
+        matches = [compiled.search(file) for file in self.files]
+        names = [(match[min(1, compiled.groups)] or "") if match else "" for match in matches]
+        without = [file for file, name in zip(self.files, names, strict=True) if not name]
+        if without:
+            raise DataError(
+                f"group is {pattern!r}, which finds nothing in {len(without)} of the {len(self.files)} paths of "
+                f"{self.name}: {splits.listed(without)}; expected a match in all of them, as '([^/]+)_[0-9]+[.]' finds "
+                "p1 in cat/p1_003.jpg"
+            )
+        return dataclasses.replace(self, group=Groups.of(pattern, names))
 
     def to_test_on(self, class_names: Sequence[str], unsaid: str = "test") -> Catalogue:
         """The catalogue for a network that knows these classes: nothing is drawn, images without a split are `unsaid`.

@@ -1,40 +1,31 @@
-"""A table of images: a CSV file, or JSON lines, with the columns path, label and perhaps split."""
+"""A table of images: a CSV file, or JSON lines, with the columns path, label and perhaps split or a group."""
 
-import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from delta_jax.data import columns, tables
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
-from delta_jax.data.folder import SPLIT_FOLDERS
+from delta_jax.data.grouping import Groups
 from delta_jax.data.listing import Listing
 from delta_jax.data.splits import Splitting, listed
-
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-DELIMITERS = (",", ";", "\t")
-LAYOUT = (
-    "expected a .csv file whose first line names the columns path,label[,split], or a .jsonl file with an object "
-    '{"path": ..., "label": ...[, "split": ...]} per line'
-)
-
-Row = tuple[int, Mapping[str, Any]]  # line in the file, from 1, and what stands there by column
+from delta_jax.data.tables import Table
 
 
-def find(root: str, how: Splitting) -> Catalogue:
+def find(root: str, how: Splitting, *, split_column: str = "", group: str = "") -> Catalogue:
     """Lists the images that the file `root` names; see `delta_jax.data.find`.
 
     The classes are the texts of the column label, sorted; by value where all of them are whole numbers.
     """
-    found = read(root)
+    found = read(root, split_column=split_column, group=group)
     train = sorted(set(found.classes[np.isin(found.split, ("", "train"))]), key=_order(found.classes))
     if not train:
-        raise DataError(f"{root}: no image is of the split train, expected some; or leave out the column split")
+        raise DataError(f"{root}: no image is of the split train, expected some; or leave out the column that says so")
     lacking = sorted(set(found.classes) - set(train))
     if lacking:
         raise DataError(
@@ -43,103 +34,109 @@ def find(root: str, how: Splitting) -> Catalogue:
         )
     if len(train) < 2:
         raise DataError(f"{root}: all images have the label {train[0]!r}, need two classes")
-    return found.to_train_on(
-        train,
-        how,
-    )
+    return found.to_train_on(train, how)
 
 
-def read(root: str) -> Listing:
+def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--config.data.") -> Listing:
     """The images of a manifest, in its order.
 
     Paths are relative to the folder of the manifest; absolute ones, and ones that lead out of that folder, are taken as
-    they are. Blanks around a label or a split are left out. A split is train, val, valid, validation or test, for all
+    they are. Blanks around a label or a split are left out. A split is one of the words of `split_words`, for all
     images or for none.
 
+    Args:
+      root: the file.
+      split_column: which column says the split, "COLUMN" or "COLUMN:VALUE=SPLIT,..."; "" for the one called split, and
+        "none" if no column does.
+      group: the column of what images share that are to be kept together; "" for none.
+      flags: what stands before split_column and group on the command line, for messages.
+
     Raises:
-      DataError: one error for all lines with the same thing wrong.
+      DataError: one error for all lines with the same thing wrong; or another column may say the split.
     """
     if not root:
-        raise DataError(f"the data set 'manifest' needs root: the file that lists your images; {LAYOUT}")
+        raise DataError(f"the data set 'manifest' needs root: the file that lists your images; {tables.LAYOUT}")
     path = Path(root).expanduser()
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"root {root} does not end in {', '.join(SUFFIXES)}; {LAYOUT}")
-    rows = list(_rows(path))
-    if not rows:
-        raise DataError(f"{path} lists no images; {LAYOUT}")
+    if path.suffix.lower() not in tables.SUFFIXES:
+        raise DataError(f"root {root} does not end in {', '.join(tables.SUFFIXES)}; {tables.LAYOUT}")
+    table = tables.read(path)
+    names = table.names
 
     def column(name: str) -> list[str]:
+        rows = zip(table.numbers, table.cells, strict=True)
         return [_text(path, number, name, row.get(name)) for number, row in rows]
 
-    files, labels, given = column("path"), [t.strip() for t in column("label")], [t.strip() for t in column("split")]
+    files, labels = column("path"), [t.strip() for t in column("label")]
     for name, texts in (("path", files), ("label", labels)):
-        _refuse(path, rows, [not text.strip() for text in texts], f"no {name}", f"expected a {name} in every line")
-    if any(given):
-        missing = [not text for text in given]
-        _refuse(path, rows, missing, "no split", "expected one in every line, or no column split at all")
-    wrong = [bool(text) and text.lower() not in SPLIT_FOLDERS for text in given]
-    _refuse(path, rows, wrong, "an unknown split", f"expected {', '.join(SPLIT_FOLDERS)}", given)
+        expected = f"expected a {name} in every line"
+        expected += "" if name in names else f"; {tables.way_out(names)}"
+        table.refuse([not text.strip() for text in texts], f"no {name}", expected)
+    by, split, notes = _splits(table, split_column, f"{flags}split_column")
+    shared = _groups(table, group, f"{flags}group")
+    unread = [name for name in names if name not in ("path", "label", by, *([shared.field] if shared else []))]
+    others = {name: table.texts(name) for name in unread}
+    if unread:
+        too = [name for name in unread if by and columns.says_split(name, others[name])]
+        said = f"; {listed(too)} may say a split, too, which is not followed" if too else ""
+        notes.append(f"not read of {path.name}: the columns {listed([name or '(no name)' for name in unread])}{said}")
     paths = [Path(os.path.normpath(path.parent / file)) for file in files]
-    _refuse_duplicates(path, rows, paths, files, labels)
+    _refuse_duplicates(table, paths, files, labels)
     absent = [not _is_file(file) for file in paths]
     where = f"expected files; paths are relative to {path.parent}"
-    _refuse(path, rows, absent, "images that are not there", where, files)
+    table.refuse(absent, "images that are not there", where, files)
     return Listing(
         name=f"manifest/{path.stem}",
         files=tuple(files),
         paths=tuple(paths),
         classes=np.array(labels, object),
-        split=np.array([SPLIT_FOLDERS[text.lower()] if text else "" for text in given]),
+        split=np.array(split),
+        notes=tuple(notes),
+        group=shared,
+        alike=tuple(
+            Groups.of(name, cells) for name, cells in others.items() if columns.says_group(name, cells, labels)
+        ),
     )
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from (_json_rows if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows)(path, file)
-    except OSError as error:
-        raise DataError(f"the manifest {path} cannot be read ({error.strerror}); {LAYOUT}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8 (byte {error.start}); save it as UTF-8") from error
+def _splits(table: Table, given: str, flag: str) -> tuple[str, list[str], list[str]]:
+    """Which column says the split ("" for none), what it says of each image, and what is to be said of it."""
+    names, nothing = table.names, [""] * len(table.numbers)
+    if given.strip().casefold() == columns.IGNORE:
+        return "", nothing, []
+    name, told = columns.chosen(given, names, flag) if given else ("split", {})
+    values = table.texts(name)
+    if not given and not any(values):
+        near = [n for n in names if n not in ("path", "label") and columns.says_split(n, table.texts(n))]
+        if near:
+            shown = [f"{n} ({listed(sorted(set(table.texts(n))))})" for n in near]
+            raise DataError(
+                f"{table.path}: no column is called split, but which images are for training and which for testing may "
+                f"stand in {listed(shown)}; say so by {flag}={near[0]}, or {flag}={columns.IGNORE} if no column says it"
+            )
+        return "", nothing, []
+    found = [columns.as_split(name, value, told) for value in values]
+    meant = columns.example([value for value, split in zip(values, found, strict=True) if split is None])
+    or_so = f'or say what is meant, as by {flag}="{name}:{meant}"'
+    empty = [not value and split is None for value, split in zip(values, found, strict=True)]
+    table.refuse(empty, f"no {name}", f"expected one in every line, or no column {name} at all; {or_so}")
+    unknown = [split is None for split in found]
+    table.refuse(unknown, f"an unknown {name}", f"expected train, val or test; {or_so}", values)
+    split = [one or "" for one in found]
+    pairs = sorted(set(zip(values, split, strict=True)))
+    said = [f"{value or 'nothing'} is {one} ({values.count(value)})" for value, one in pairs]
+    return name, split, [f"the splits are those of the column {name}: {listed(said)}"] if given else []
 
 
-def _csv_rows(path: Path, file: Any) -> Iterator[Row]:
-    header = file.readline()
-    for delimiter in DELIMITERS:
-        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        if {"path", "label"} <= set(names):
-            break
-    else:
-        raise DataError(f"{path}: the first line is {header.strip()[:80]!r}; {LAYOUT}")
-    twice = sorted({name for name in names if names.count(name) > 1} & {"path", "label", "split"})
-    if twice:
-        raise DataError(f"{path}: there are two columns {twice[0]}; rename one of them")
-    lines = csv.reader(file, delimiter=delimiter, strict=True)
-    try:
-        for cells in lines:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(names):
-                raise DataError(
-                    f"{path}, line {lines.line_num + 1}: {len(cells)} cells, expected {len(names)}: "
-                    f"{', '.join(names)}; put a cell that holds {delimiter!r} in quotes"
-                )
-            yield lines.line_num + 1, dict(zip(names, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {lines.line_num + 1}: {error}; check the quotes there") from error
-
-
-def _json_rows(path: Path, file: Any) -> Iterator[Row]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number} is not JSON ({error}); {LAYOUT}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: found {line.strip()[:80]!r}; {LAYOUT}")
-        yield number, row
+def _groups(table: Table, given: str, flag: str) -> Groups | None:
+    name = given.strip().casefold()
+    if not name:
+        return None
+    if name not in table.names:
+        raise DataError(f"{flag}={given}: {table.path} has no column {name}; it has {listed(table.names)}")
+    values = table.texts(name)
+    expected = "expected one in every line; an image on its own needs a name of its own"
+    table.refuse([not value for value in values], f"no {name}", expected)
+    return Groups.of(name, values)
 
 
 def _text(path: Path, number: int, name: str, value: Any) -> str:
@@ -167,30 +164,15 @@ def _order(labels: np.ndarray) -> Any:
     return None
 
 
-def _refuse(
-    path: Path, rows: list[Row], wrong: list[bool], what: str, expected: str, shown: list[str] | None = None
-) -> None:
-    """One error for all lines of which something is wrong, with their numbers and what stands there."""
-    places = [
-        f"line {number}" + (f": {shown[i]}" if shown else "")
-        for i, ((number, _), bad) in enumerate(zip(rows, wrong, strict=True))
-        if bad
-    ]
-    if places:
-        raise DataError(f"{path}: {what} in {len(places)} of {len(rows)} lines; {expected}\n  {_lines(places)}")
-
-
-def _refuse_duplicates(path: Path, rows: list[Row], paths: list[Path], files: list[str], labels: list[str]) -> None:
+def _refuse_duplicates(table: Table, paths: list[Path], files: list[str], labels: list[str]) -> None:
     first: dict[Path, int] = {}
     places = []
     for i, file in enumerate(paths):
         j = first.setdefault(file, i)
         if j != i:
             other = f", as {labels[j]!r} and as {labels[i]!r}" if labels[i] != labels[j] else ""
-            places.append(f"lines {rows[j][0]} and {rows[i][0]}: {files[i]}{other}")
+            places.append(f"lines {table.numbers[j]} and {table.numbers[i]}: {files[i]}{other}")
     if places:
-        raise DataError(f"{path}: {len(places)} images are listed twice; keep one line of each\n  {_lines(places)}")
-
-
-def _lines(places: list[str]) -> str:
-    return "\n  ".join([*places[:10], *([f"and {len(places) - 10} more"] if len(places) > 10 else [])])
+        raise DataError(
+            f"{table.path}: {len(places)} images are listed twice; keep one line of each\n  {tables.lines(places)}"
+        )

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from delta_jax.data import elpv, folder, manifest, tfds_source
+from delta_jax.data import elpv, folder, manifest, tables, tfds_source
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.splits import Splitting
@@ -22,6 +22,8 @@ def find(
     fold: int = 0,
     shots: int = 0,
     train_fraction: float = 1.0,
+    split_column: str = "",
+    group: str = "",
 ) -> Catalogue:
     """Lists a data set, checks it and splits it; no image is decoded.
 
@@ -34,6 +36,9 @@ def find(
       fold: which of the k validation folds, 0 to k - 1; the folds are disjoint.
       shots: images per class to train on, those of the validation folds included; 0 for all.
       train_fraction: the same as a fraction of every class; 1 for all.
+      split_column: of a manifest, the column that says the split, see `manifest.read`; "" for the one called split.
+      group: what images share that are kept together wherever a split is drawn: a column of a manifest, a feature of a
+        tfds data set, or a regular expression for the paths of a folder, see `folder.find`; "" for none.
 
     Raises:
       DataError: unknown name, images missing, or classes too small to split.
@@ -46,14 +51,18 @@ def find(
         shots=shots,
         train_fraction=train_fraction,
     )
+    if split_column and name != "manifest":
+        raise DataError(f"split_column is {split_column!r}, but only a manifest has columns; the data set is {name!r}")
     if name in ("elpv", "elpv_4class"):
+        if group:
+            raise DataError(f"group is {group!r}, but nothing is known of which cells of {name} belong together")
         return elpv.find(name, root, how)
     if name == "folder":
-        return folder.find(root, how)
+        return folder.find(root, how, group=group)
     if name == "manifest":
-        return manifest.find(root, how)
+        return manifest.find(root, how, split_column=split_column, group=group)
     if name.startswith("tfds/") and len(name) > len("tfds/"):
-        return tfds_source.find(name.removeprefix("tfds/"), root, how)
+        return tfds_source.find(name.removeprefix("tfds/"), root, how, group=group)
     near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.5)
     raise DataError(
         f"no data set is called {name!r}; {f'did you mean {near[0]}? ' if near else ''}"
@@ -61,7 +70,9 @@ def find(
     )
 
 
-def find_other(root: str, class_names: Sequence[str], split: str = "test", unsaid: str = "test") -> Catalogue:
+def find_other(
+    root: str, class_names: Sequence[str], split: str = "test", unsaid: str = "test", *, split_column: str = ""
+) -> Catalogue:
     """Lists images for a network that is trained, to measure it on; nothing is drawn at random.
 
     Args:
@@ -69,10 +80,13 @@ def find_other(root: str, class_names: Sequence[str], split: str = "test", unsai
       class_names: what the network knows; images of only some of these classes will do.
       split: which images are wanted: split folders without it are refused; "" for whatever there is.
       unsaid: the split of all images where there are neither split folders nor a column split.
+      split_column: of a manifest, as of `find`.
 
     Raises:
       DataError: images missing, or of other classes.
     """
-    if Path(root).suffix.lower() in manifest.SUFFIXES and not Path(root).expanduser().is_dir():
-        return manifest.read(root).to_test_on(class_names, unsaid)
+    if Path(root).suffix.lower() in tables.SUFFIXES and not Path(root).expanduser().is_dir():
+        return manifest.read(root, split_column=split_column, flags="--").to_test_on(class_names, unsaid)
+    if split_column:
+        raise DataError(f"split_column is {split_column!r}, but only a manifest has columns, and {root} is none")
     return folder.read(root, needed=split).to_test_on(class_names, unsaid)

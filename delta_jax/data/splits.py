@@ -11,7 +11,6 @@ from delta_jax.data import grouping
 from delta_jax.data.errors import DataError
 
 
-
 def hold_out(strata: np.ndarray, fraction: float, seed: int, together: np.ndarray | None = None) -> np.ndarray:
     """Marks ceil(fraction * N) examples, spread over the strata in proportion; bool [N].
 

@@ -4,16 +4,20 @@ import difflib
 
 import numpy as np
 
-from delta_jax.data import filling, splits
+from delta_jax.data import columns, filling, splits
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.contents import digest_of
 from delta_jax.data.errors import DataError
+from delta_jax.data.grouping import Groups
+from delta_jax.data.splits import listed
 
 
 def find(
     name: str,
     root: str,
     how: splits.Splitting,
+    *,
+    group: str = "",
 ) -> Catalogue:
     """Reads the labels of a prepared data set; see `delta_jax.data.find`.
 
@@ -24,6 +28,7 @@ def find(
       name: "NAME", "NAME/CONFIG" or with ":VERSION", without "tfds/".
       root: tfds' data_dir, or "" for its default.
       how: what to draw of the splits that it does not bring along.
+      group: the feature, a text or a number, of what images share that are kept together; "" for none.
     """
     import tensorflow_datasets as tfds
 
@@ -46,8 +51,15 @@ def find(
     if not builder.info.splits:
         raise DataError(f"tfds/{name} is not prepared in {builder.data_dir}; {prepare}")
 
+    plain = {n for n, f in features.items() if isinstance(f, (tfds.features.Text, tfds.features.Scalar))}
+    plain |= {n for n, f in features.items() if isinstance(f, tfds.features.ClassLabel)} - {"label"}
+    if group and group not in plain:
+        raise DataError(
+            f"group is {group!r}; expected a text or a number that tfds/{name} has: {listed(sorted(plain))}"
+        )
     named = isinstance(features.get("file"), tfds.features.Text)
     sources, labels, sizes, contents, files, split_names = [], [], [], [], [], []
+    values: dict[str, list[str]] = {name: [] for name in sorted(plain)}
     for split, tfds_split in _split_names(name, list(builder.info.splits)).items():
         try:
             source = builder.as_data_source(tfds_split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -63,6 +75,9 @@ def find(
             contents.append(digest_of(example["image"]))  # the record has been read for its label anyway
             files.append(example["file"].decode() if named else f"{tfds_split}[{i}]")
             split_names.append(split)
+            for feature, found in values.items():
+                one = example[feature]
+                found.append(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one))
             sources.append((source, i))
     label_array = np.array(labels, np.int32)
     if not label_array.size:
@@ -81,12 +96,15 @@ def find(
         return source[row]["image"]
 
     class_names = tuple(label.names)
-    split, notes = filling.fill(np.array(split_names), label_array, class_names, how)
+    texts = [class_names[label] for label in labels]
+    alike = [Groups.of(n, v) for n, v in values.items() if n != group and columns.says_group(n, v, texts)]
+    shared = Groups.of(group, values[group]) if group else None
+    filled, notes = filling.fill(np.array(split_names), label_array, class_names, how, group=shared, alike=alike)
     return Catalogue(
         name=f"tfds/{builder.info.full_name}",
         files=tuple(files),
         labels=label_array,
-        split=split,
+        split=filled,
         class_names=class_names,
         licence=str(builder.info.redistribution_info) or f"not stated, see {builder.info.homepage}",
         read=read,

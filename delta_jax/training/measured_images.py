@@ -53,7 +53,13 @@ def own(workdir: Path, config: FrozenConfigDict, split: str) -> data.Catalogue:
 
 
 def others(
-    workdir: Path, config: FrozenConfigDict, root: str, class_names: Sequence[str], split: str
+    workdir: Path,
+    config: FrozenConfigDict,
+    root: str,
+    class_names: Sequence[str],
+    split: str,
+    *,
+    split_column: str = "",
 ) -> data.Catalogue:
     """The images in `root`, a folder or a manifest, that may be measured as `split`.
 
@@ -67,11 +73,13 @@ def others(
       root: where the images are.
       class_names: of the network.
       split: the one that is to be measured.
+      split_column: of a manifest, as of `data.find`.
 
     Raises:
       DataError: nothing is left, or there are images of other classes.
     """
-    catalogue = identified(data.find_other(root, class_names, split="", unsaid="unused"), config)
+    there = data.find_other(root, class_names, split="", unsaid="unused", split_column=split_column)
+    catalogue = identified(there, config)
     recorded, notes = _split_of(workdir, config, root)
     known = recorded.splits_of(catalogue.contents) if recorded else [set[str]()] * len(catalogue)
     if recorded and 2 * sum(map(bool, known)) > len(catalogue):

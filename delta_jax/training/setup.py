@@ -262,6 +262,9 @@ def found(config: FrozenConfigDict) -> data.Catalogue:
         fold=settings.validation_fold,
         shots=settings.shots,
         train_fraction=settings.train_fraction,
+        # Runs of earlier versions have no such fields in their workdir.
+        split_column=settings.get("split_column", ""),
+        group=settings.get("group", ""),
     )
 
 
@@ -269,7 +272,9 @@ def found_again(config: FrozenConfigDict, class_names: Sequence[str]) -> data.Ca
     """The data set as it is now, with contents, for a run that has its split: of one's own images none is drawn."""
     settings = config.data
     if settings.name in ("folder", "manifest"):
-        return identified(data.find_other(settings.root, class_names, split="", unsaid="unused"), config)
+        column = settings.get("split_column", "")
+        again = data.find_other(settings.root, class_names, split="", unsaid="unused", split_column=column)
+        return identified(again, config)
     return identified(found(config), config)
 
 
