@@ -19,9 +19,10 @@ from delta_jax.data.color import color_jitter
 from delta_jax.data.contents import identified
 from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
+from delta_jax.data.filling import absent
 from delta_jax.data.folder import image_files
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
-from delta_jax.data.leakage import describe_leaks, find_leaks
+from delta_jax.data.leakage import describe_contradictions, describe_leaks, find_contradictions, find_leaks
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
@@ -42,6 +43,7 @@ __all__ = [
     "Pixels",
     "Prepared",
     "Strip",
+    "absent",
     "balanced_table",
     "batch_rows",
     "batch_table",
@@ -51,8 +53,10 @@ __all__ = [
     "decode",
     "decode_image",
     "decoder",
+    "describe_contradictions",
     "describe_leaks",
     "find",
+    "find_contradictions",
     "find_leaks",
     "find_other",
     "from_strip",

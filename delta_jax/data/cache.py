@@ -320,7 +320,8 @@ def _require_every_class(before: Catalogue, images: Images) -> None:
     lost += [split for split in ("validation", "test") if any(had[split].values()) and not any(has[split].values())]
     if lost:
         raise DataError(
-            f"without the {len(images.broken)} broken images nothing is left of {', '.join(lost)} in {before.name}; "
+            f"without the {len(images.broken)} broken images nothing is left of {listed(lost)} in {before.name}; "
+            "repair them, add images, or leave out the class (or set the fraction of the split to 0); "
             f"the first: {images.broken[0][0]}: {images.broken[0][1]}"
         )
 

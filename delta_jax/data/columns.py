@@ -12,14 +12,17 @@ MOST_PARTS = 20  # more values than this are no parts of a data set, nor folds
 REST = "*"
 
 _PART = "|".join(
-    sorted({*WORDS, "split", "subset", "partition", "fold", "phase", "usage", "eval", "holdout", "set", "cv"})
+    sorted({*WORDS, "split", "subset", "partition", "fold", "phase", "usage", "eval", "holdout", "set", "cv", "tvt"})
 )
-_AROUND = "is|in|for|use|used|data|dataset|images?|img|k|id|idx|index|no|nr|num|number|name|type|flag|or|s|[0-9]"
-# "is_training_image", "Dataset Split", "fold2", "train_or_test"; a column "dataset" says where images come from.
+_AROUND = (
+    "is|in|for|use|used|data|dataset|images?|img|sample|k|n|id|idx|index|no|nr|num|number|name|type|flag|or|and|official|"
+    "original|orig|default|predefined|recommended|random|cross|outer|inner|s|[0-9]"
+)
+# "is_training_image", "Official Split", "fold2", "train_or_test"; a column "dataset" says where images come from.
 _SPLIT_NAME = re.compile(f"(?!datasets?$)(?:{_AROUND})*(?:{_PART})(?:{_PART}|{_AROUND})*")
 _SHARED = (
-    "patient|subject|lesion|case|study|session|site|video|clip|group|individual|animal|person|participant|slide|scan|"
-    "series|sequence|donor|specimen|camera|location|plant|eye|client|owner|user|speaker|author|artist|photographer|"
+    "patient|pt|subject|subj|lesion|case|study|session|site|video|clip|group|individual|animal|person|participant|slide|scan|"
+    "series|sequence|seq|donor|specimen|camera|location|plant|eye|client|owner|user|speaker|author|artist|photographer|"
     "hospital|cent(?:er|re)|clinic|exam|examination|visit|accession|encounter|burst|track|scene|batch|plate|mouse|panel|"
     "module|device|wsi|mrn|pid"
 )
@@ -27,6 +30,8 @@ _GROUP_NAME = re.compile(
     f"(?:anon|anonymi[sz]ed|source|src|image|photo|dicom|is)*(?:{_SHARED})(?:s|instance|id|uid|uuid|no|nr|num|number|name|key"
     "|code|hash|index|idx)*"
 )
+_ANY_ID = re.compile(r".+[\W_]u?id")
+_FOLD = re.compile(r"folds?[\W_]*[0-9]+")
 _PATH_NAME = re.compile("(?:image|img|photo|picture|pic|file|frame)s?(?:file|path|name|id|url|uri|index)*|src")
 _LABEL_NAME = re.compile(
     "labels?|class|classes|classname|classid|classlabel|target|category|categories|categoryname|dx|diagnosis|species|"
@@ -45,8 +50,8 @@ def says_split(name: str, values: Sequence[str]) -> bool:
     found = {value.strip().casefold() for value in values}
     if not 1 < len(found) <= MOST_PARTS:
         return any(map(_is_held_out, found)) and len(found) == 1
-    words = all(_is_held_out(value) or meaning(value) for value in found - {""})
-    return words or bool(_SPLIT_NAME.fullmatch(_squeezed(name)))
+    words = all(_is_held_out(value) or meaning(value) or _FOLD.fullmatch(value) for value in found - {""})
+    return words or bool(_SPLIT_NAME.fullmatch(_squeezed(_last(name))))
 
 
 def _is_held_out(word: str) -> bool:
@@ -59,17 +64,23 @@ def says_group(name: str, values: Sequence[str], labels: Sequence[str]) -> bool:
     distinct = len({value for value, _ in pairs})
     if not 1 < distinct < len(pairs) or len(set(pairs)) == distinct == len(set(labels)):
         return False
-    return bool(_GROUP_NAME.fullmatch(_squeezed(name)))
+    return bool(_GROUP_NAME.fullmatch(_squeezed(_last(name))) or _ANY_ID.fullmatch(name.casefold()))
 
 
 def renaming(names: Sequence[str]) -> str:
     """What to rename in a header that lacks path or label; "" where nothing looks like it."""
     found = []
     for wanted, form in (("path", _PATH_NAME), ("label", _LABEL_NAME)):
-        near = [name for name in names if form.fullmatch(_squeezed(name))]
+        near = [name for name in names if form.fullmatch(_squeezed(_last(name)))]
         if wanted not in names and near:
             found.append(f"rename {near[0]} to {wanted}")
     return " and ".join(found)
+
+
+def part_of(path: str) -> str:
+    """The first folder of a path that is called like a part of a data set, as "test" in test/cat/1.png; "" for none."""
+    folders = re.split(r"[/\\]", path)[:-1]
+    return next((folder for folder in folders if meaning(folder) or is_unclear(folder)), "")
 
 
 def chosen(given: str, names: Sequence[str], flag: str) -> tuple[str, Mapping[str, str]]:
@@ -117,11 +128,16 @@ def as_split(name: str, value: str, table: Mapping[str, str]) -> str | None:
         return None
     if (split := meaning(value)) is not None:
         return split
-    stem = _squeezed(name).removesuffix("flag")
+    stem = _squeezed(_last(name)).removesuffix("flag")
     of = next((m for prefix in ("", "is", "in", "for") if (m := meaning(stem.removeprefix(prefix)))), None)
     if of is None or value not in _YES + _NO:
         return None
     return _TAKEN_AS[value in _YES][of]
+
+
+def _last(name: str) -> str:
+    """Of "outer.inner" what stands last."""
+    return name.rpartition(".")[2]
 
 
 def _squeezed(name: str) -> str:

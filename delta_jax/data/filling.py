@@ -118,8 +118,11 @@ def _give_back(
         split[(unit == one) & (split == drawn)] = "train"
     if not len(lost):
         return []
-    what = "one image" if together is None else "one group"
-    return [f"{what} of {_classes(class_names, lost)} stays in training, where no other is: one fewer for {drawn}"]
+    what = "an image" if together is None else "a group"
+    return [
+        f"all training images of {_classes(class_names, lost)} were drawn for {drawn}, so {what} of each is trained on "
+        "instead"
+    ]
 
 
 def absent(split: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -132,8 +135,8 @@ def absent(split: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) 
     """
     lines = []
     for name, so in (
-        ("validation", "nothing is chosen by them"),
-        ("test", "how well they are recognised is not known"),
+        ("validation", "what is chosen by validation does not see them"),
+        ("test", "how well they are recognised is not measured"),
     ):
         counts = np.bincount(labels[split == name], minlength=len(class_names))
         if counts.any() and not counts.all():

@@ -1,14 +1,16 @@
 """Images that belong together (of one patient, one plant, one video) drawn whole into one part of a data set."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from delta_jax.data.errors import DataError
 
-# Of how many draws of whole groups the best one is taken: they differ in size, and in their classes.
-DRAWS = 64
+# Groups differ in size and in their classes: of so many draws, of each of these multiples of the expected number of
+# groups, the best one is taken.
+DRAWS = 32
+MULTIPLES = (0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,36 +48,42 @@ def is_sole(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def hold_out(labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Marks about a fraction of the groups, and of the images of each class; bool [N].
+    """Marks whole groups with about a fraction of the images of every class; bool [N].
 
-    Of 64 draws by scikit-learn's GroupShuffleSplit it is the one that leaves most classes an image, and of these the
-    one that comes nearest to the fraction of every class. Groups that hold all images of a class are never marked.
+    Of 160 draws by scikit-learn's GroupShuffleSplit it is the one that takes all images of the fewest classes, and of
+    these the one that comes nearest to the fraction of every class. Groups that hold all images of a class are never
+    marked.
 
     Args:
       labels: int [N].
       groups: int [N], of whatever numbers.
-      fraction: of the groups, above 0 and below 1.
+      fraction: above 0 and below 1.
       seed: of the draws.
     """
-    from sklearn.model_selection import GroupShuffleSplit  # 0.5 s to import, wanted only where a split is drawn
-
     pool = np.flatnonzero(~is_sole(labels, groups))
     total, free = len(np.unique(groups)), len(np.unique(groups[pool]))
     if not free:
         raise DataError(
-            f"test_fraction is {fraction}, but each of the {total} groups holds all images of a class, so none can be "
-            "held out of training; set test_fraction=0, or choose smaller groups"
+            f"test_fraction is {fraction}, but every group ({total} in all) holds all images of a class, so none can "
+            "be held out of training; set test_fraction=0, or choose smaller groups"
         )
-    held = min(max(1, round(fraction * total)), total - 1, free)
+    most = min(total - 1, free)
     counts = np.bincount(labels)
     best, chosen = (len(counts) + 1, 0.0), pool
-    if held < free:
-        for _, some in GroupShuffleSplit(DRAWS, test_size=held, random_state=seed).split(pool, groups=groups[pool]):
-            drawn = np.bincount(labels[pool[some]], minlength=len(counts))
-            score = (int((drawn[counts > 0] == counts[counts > 0]).sum()), float(abs(drawn - fraction * counts).sum()))
+    for held in sorted({min(max(1, round(fraction * total * part)), most) for part in MULTIPLES}):
+        for drawn in _draws(groups[pool], held, seed) if held < free else [np.arange(len(pool))]:
+            taken = np.bincount(labels[pool[drawn]], minlength=len(counts))
+            score = (int((taken == counts)[counts > 0].sum()), float(abs(taken - fraction * counts).sum()))
             if score < best:
-                best, chosen = score, pool[some]
+                best, chosen = score, pool[drawn]
     return np.isin(np.arange(len(labels)), chosen)
+
+
+def _draws(groups: np.ndarray, held: int, seed: int) -> Iterator[np.ndarray]:
+    from sklearn.model_selection import GroupShuffleSplit  # 0.5 s to import, wanted only where a split is drawn
+
+    splitter = GroupShuffleSplit(DRAWS, test_size=held, random_state=seed)
+    return (drawn for _, drawn in splitter.split(groups, groups=groups))
 
 
 def fold_of(labels: np.ndarray, groups: np.ndarray, k: int, fold: int, seed: int) -> np.ndarray:

@@ -78,7 +78,8 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
     if unread:
         too = [name for name in unread if by and columns.says_split(name, others[name])]
         said = f"; {listed(too)} may say a split, too, which is not followed" if too else ""
-        notes.append(f"not read of {path.name}: the columns {listed([name or '(no name)' for name in unread])}{said}")
+        shown = listed([name or "(no name)" for name in unread])
+        notes.append(f"columns of {path.name} that are not read: {shown}{said}")
     paths = [Path(os.path.normpath(path.parent / file)) for file in files]
     _refuse_duplicates(table, paths, files, labels)
     absent = [not _is_file(file) for file in paths]
@@ -100,15 +101,20 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
 
 def _splits(table: Table, given: str, flag: str) -> tuple[str, list[str], list[str]]:
     """Which column says the split ("" for none), what it says of each image, and what is to be said of it."""
+
+    def values_of(name: str) -> list[str]:
+        return [columns.part_of(text) for text in table.texts(name)] if name == "path" else table.texts(name)
+
     names, nothing = table.names, [""] * len(table.numbers)
     if given.strip().casefold() == columns.IGNORE:
         return "", nothing, []
     name, told = columns.chosen(given, names, flag) if given else ("split", {})
-    values = table.texts(name)
+    values = values_of(name)
     if not given and not any(values):
-        near = [n for n in names if n not in ("path", "label") and columns.says_split(n, table.texts(n))]
+        near = [n for n in names if n != "label" and columns.says_split(n, values_of(n))]
+        near.sort(key="path".__eq__)
         if near:
-            shown = [f"{n} ({listed(sorted(set(table.texts(n))))})" for n in near]
+            shown = [f"{n} ({listed([v or 'nothing' for v in sorted(set(values_of(n)))])})" for n in near]
             raise DataError(
                 f"{table.path}: no column is called split, but which images are for training and which for testing may "
                 f"stand in {listed(shown)}; say so by {flag}={near[0]}, or {flag}={columns.IGNORE} if no column says it"

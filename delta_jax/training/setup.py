@@ -122,9 +122,11 @@ class Setup:
         return cache_dir(self.config)
 
     def warn_of_leaks(self) -> None:
-        """Says which images have the same bytes as one of another split."""
+        """Says which images have the same bytes as one of another split, or of another class."""
         if leaks := data.find_leaks(self.catalogue):
             logs.say(data.describe_leaks(self.catalogue, leaks))
+        if pairs := data.find_contradictions(self.catalogue.contents, self.catalogue.labels):
+            logs.say(data.describe_contradictions(self.catalogue, pairs))
 
     @cached_property
     def images(self) -> data.Images:
@@ -142,6 +144,9 @@ class Setup:
             )
         for file, reason in images.broken:
             logs.say(f"left out: {file}: {reason}")
+        for line in data.absent(images.catalogue.split, images.catalogue.labels, images.catalogue.class_names):
+            if self._trains and line not in self.catalogue.notes:
+                logs.say(line)
         if self._trains:
             checks.counts(self.config, images.catalogue)  # fewer than were listed, where broken ones were left out
         return images
