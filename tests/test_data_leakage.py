@@ -1,8 +1,15 @@
-"""The same bytes in two splits."""
+"""The same bytes in two splits, or under two labels."""
 
 import numpy as np
 
-from delta_jax.data import Catalogue, describe_leaks, find_leaks, identified
+from delta_jax.data import (
+    Catalogue,
+    describe_contradictions,
+    describe_leaks,
+    find_contradictions,
+    find_leaks,
+    identified,
+)
 
 SPLIT = ["train"] * 4 + ["validation"] * 2 + ["test"] * 4 + ["unused"]
 CONTENTS = [b"cat", b"cat", b"dogs", b"", b"cat", b"dogs", b"cow", b"cat", b"", b"horse", b"cat"]
@@ -48,3 +55,14 @@ def test_the_warning_names_ten_pairs():
     assert len(lines) == 12
     assert lines[-1] == "  and 3 more"
     assert describe_leaks(catalogue(), []) == ""
+
+
+def test_the_same_bytes_under_two_labels_by_hand():
+    found = catalogue()
+    # "cat" is 0 (even), 1 (odd, the same split), 4, 7 (odd) and 10; "dogs" 2 (even) and 5; not the empty ones, 3 and 8.
+    assert find_contradictions(found.contents, found.labels) == [(0, 1), (2, 5), (0, 7)]
+    text = describe_contradictions(found, [(0, 1)] * 12)
+    assert text.splitlines()[0].startswith("warning: 12 images have the same bytes as another one and another label")
+    assert text.splitlines()[1] == "  train 1.jpg (odd) is train 0.jpg (even)"
+    assert text.splitlines()[-1] == "  and 2 more"
+    assert describe_contradictions(found, []) == ""

@@ -1,6 +1,7 @@
 """Images that belong together (of one patient, one plant, one video) drawn whole into one part of a data set."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -110,7 +111,9 @@ def fold_of(labels: np.ndarray, groups: np.ndarray, k: int, fold: int, seed: int
             f"do without; {f'choose validation_fraction={1 / free:.4g}, or ' if 2 <= free < k else ''}"
             "set validation_fraction=0"
         )
-    folds = list(StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(pool, labels[pool], groups[pool]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # it is absent from some folds
+        folds = list(StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(pool, labels[pool], groups[pool]))
     return np.isin(np.arange(len(labels)), pool[folds[fold][1]])
 
 
