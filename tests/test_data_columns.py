@@ -145,7 +145,7 @@ def test_folders_in_the_paths(tmp_path):
     for name, split in (("x", "train"), ("y", "Testing")):
         many(tmp_path / split, 6, (name, "z"))
     lines = [f"{s}/{c}{i}.png,z" for s, c in (("train", "x"), ("train", "z"), ("Testing", "y")) for i in range(6)]
-    lines += [f"Testing/z{i}.png,w" for i in range(6)] + [f"train/x{i}.png,w" for i in ()]
+    lines += [f"Testing/z{i}.png,w" for i in range(6)]
     root = csv(tmp_path, "path,label", *lines)
     with pytest.raises(DataError, match=r"may stand in path \(Testing, train\); .* --config.data.split_column=path"):
         find("manifest", root=root)
@@ -157,7 +157,7 @@ def test_folders_in_the_paths(tmp_path):
 @pytest.mark.parametrize(
     ("name", "values", "given", "message"),
     [
-        ("subset", FLAGS, "subset", r'an unknown subset in 24 of 24 lines; .* ="?.*subset:0=train,1=test"'),
+        ("subset", FLAGS, "subset", r'unknown subset in 24 of 24 lines; .*split_column="subset:0=train,1=test"'),
         ("fold", FOLDS, "fold", 'split_column="fold:0=test,\\*=train"'),
         ("train_test", FLAGS, "train_test", "an unknown train_test"),
         ("split", [*WORDS[:-1], "eval"], "", r"an unknown split in 2 of 24 lines.*\n  line 13: eval"),
@@ -169,7 +169,7 @@ def test_folders_in_the_paths(tmp_path):
     ],
 )
 def test_columns_that_do_not_say_what_is_meant(tmp_path, name, values, given, message):
-    with pytest.raises(DataError, match=message.replace(' ="?', ' .*="?')):
+    with pytest.raises(DataError, match=message):
         find("manifest", root=table(tmp_path, name, values), split_column=given)
 
 
@@ -194,5 +194,5 @@ def test_columns_are_for_manifests_only(tmp_path):
     many(tmp_path / "x", 3)
     with pytest.raises(DataError, match="only a manifest has columns; the data set is 'folder'"):
         find("folder", root=str(tmp_path), split_column="subset")
-    with pytest.raises(DataError, match="only a manifest has columns, and .* is none"):
+    with pytest.raises(DataError, match=r"only a manifest has columns, and .* is none"):
         find_other(str(tmp_path), ("x",), split_column="subset")
