@@ -32,6 +32,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
             "image": tfds.features.Image(shape=(None, None, 3)),
             "label": self.label(),
             "note": tfds.features.Text(),
+            "patient": tfds.features.Scalar(np.int64),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -43,7 +44,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count):
         for k in range(count):
-            yield k, {"image": png(k), "label": k % 2, "note": "x"}
+            yield k, {"image": png(k), "label": k % 2, "note": "x", "patient": 100 * count + k // 4}
 
 
 class ToyThreeParts(Toy):
@@ -99,6 +100,19 @@ def test_labels_images_and_splits(root, tmp_path):
     assert list(found.contents) == [hashlib.sha256(found.read(i)).hexdigest() for i in range(26)]
 
 
+def test_groups_are_a_feature(root):
+    torn = find("tfds/toy", root=root)
+    assert [note for note in torn.notes if "groups by patient have images in more than one split" in note]
+    found = find("tfds/toy", root=root, group="patient")
+    colour = [Image.open(io.BytesIO(found.read(i))).getpixel((0, 0))[0] for i in range(len(found))]
+    who = {split: {colour[i] // 4 for i in found.rows(split)} for split in ("train", "validation")}
+    assert (len(who["train"]), len(who["validation"])) == (4, 1)  # 20 images, 4 of each of 5 patients
+    assert who["train"].isdisjoint(who["validation"])
+    assert "7 groups by patient are kept whole: 4 in train, 1 in validation, 2 in test" in found.notes
+    with pytest.raises(DataError, match=r"group is 'doctor'; expected a text or a number .*: note, patient"):
+        find("tfds/toy", root=root, group="doctor")
+
+
 def test_which_split_serves_as_which(root):
     three = find("tfds/toy_three_parts", root=root)
     assert [len(three.rows(s)) for s in ("train", "validation", "test")] == [20, 6, 6]
@@ -116,7 +130,9 @@ def test_errors(root):
     assert len(str(raised.value)) < 400  # tfds itself lists all of its data sets
     with pytest.raises(DataError, match=r"not prepared in .*file_format='array_record'.*download_and_prepare"):
         find("tfds/toy_not_prepared", root=root)
-    with pytest.raises(DataError, match=r"features image, label, note; expected 'image' \(Image\) and 'label'"):
+    with pytest.raises(
+        DataError, match=r"features image, label, note, patient; expected 'image' \(Image\) and 'label'"
+    ):
         find("tfds/toy_without_classes", root=root)
     with pytest.raises(DataError, match="BuilderConfig none_such not found"):
         find("tfds/toy/none_such", root=root)

@@ -144,11 +144,11 @@ class Setup:
             )
         for file, reason in images.broken:
             logs.say(f"left out: {file}: {reason}")
-        for line in data.absent(images.catalogue.split, images.catalogue.labels, images.catalogue.class_names):
-            if self._trains and line not in self.catalogue.notes:
-                logs.say(line)
         if self._trains:
             checks.counts(self.config, images.catalogue)  # fewer than were listed, where broken ones were left out
+            absent = data.absent(images.catalogue.split, images.catalogue.labels, images.catalogue.class_names)
+            for line in set(absent) - set(self.catalogue.notes):
+                logs.say(line)
         return images
 
     @cached_property
