@@ -321,7 +321,7 @@ def _require_every_class(before: Catalogue, images: Images) -> None:
     if lost:
         raise DataError(
             f"without the {len(images.broken)} broken images nothing is left of {listed(lost)} in {before.name}; "
-            "repair them, add images, or leave out the class (or set the fraction of the split to 0); "
+            "repair them, add images, or leave that class or split out; "
             f"the first: {images.broken[0][0]}: {images.broken[0][1]}"
         )
 
