@@ -97,6 +97,16 @@ def test_groups_in_two_splits_of_the_data_set_are_named():
     assert [note for note in notes if "c (train, test)" in note and "--config.data.group=patient" in note]
 
 
+def test_groups_that_are_nearly_the_same_are_said():
+    assert Groups.of("g", ["P07", "p7", "10", "1", "010", "p 7", "q70"]).alike() == [
+        "010 and 10",
+        "P07 and p 7",
+        "P07 and p7",
+    ]
+    _, notes = filled(np.array([0, 1] * 6), Groups.of("g", list("aAbbccddeeff")), validation_fraction=0)
+    assert "two groups by g, or one written in two ways? A and a" in notes
+
+
 @pytest.mark.parametrize(
     ("values", "how", "message"),
     [

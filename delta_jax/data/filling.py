@@ -171,4 +171,6 @@ def _group_notes(split: np.ndarray, group: Groups | None, alike: Sequence[Groups
         elif one is group:
             counts = [f"{len(np.unique(one.numbers[split == name]))} in {name}" for name in SPLITS]
             lines.append(f"{len(one.names)} groups by {one.field} are kept whole: {', '.join(counts)}")
+        if one is group and (twins := one.alike()):
+            lines.append(f"two groups by {one.field}, or one written in two ways? {listed(twins)}")
     return lines

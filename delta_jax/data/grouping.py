@@ -1,6 +1,7 @@
 """Images that belong together (of one patient, one plant, one video) drawn whole into one part of a data set."""
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -34,6 +35,13 @@ class Groups:
         names = sorted(set(values))
         number = {name: i for i, name in enumerate(names)}
         return cls(field, tuple(names), np.array([number[value] for value in values], np.int64))
+
+    def alike(self) -> list[str]:
+        """Pairs of names that differ by case, blanks or leading zeros only, such as "P07 and p7"."""
+        first: dict[str, str] = {}
+        plain = [re.sub(r"(?<![0-9])0+(?=[0-9])|\s+", "", name.casefold()) for name in self.names]
+        pairs = [(first.setdefault(key, name), name) for key, name in zip(plain, self.names, strict=True)]
+        return [f"{known} and {name}" for known, name in pairs if known != name]
 
 
 def is_sole(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
