@@ -72,6 +72,8 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     agreement.on_config(resolved, split=_SPLIT.value)
     setup = Setup(resolved, other_images=others)
     agreement.on_setup(setup, classifier.variables)
+    for note in setup.catalogue.notes:
+        logs.say(note)
     if setup.catalogue.class_names != classifier.class_names:
         raise data.DataError(
             f"the images have the classes {', '.join(setup.catalogue.class_names)}; "

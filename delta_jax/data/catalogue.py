@@ -23,6 +23,7 @@ class Catalogue:
       read: gives the encoded bytes of example i; raises OSError when it cannot.
       sizes: int64 [N], length of each encoded image in bytes.
       newest_ns: time of the last change to any of the files, nanoseconds since 1970; 0 where files cannot change.
+      notes: what was left out or taken for something else, a line each, to be said before a run.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Catalogue:
     read: Callable[[int], bytes]
     sizes: np.ndarray
     newest_ns: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)

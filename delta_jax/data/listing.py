@@ -21,6 +21,7 @@ class Listing:
       paths: where each one lies.
       classes: object [N], the name of each one's class.
       split: str [N], "train", "validation" or "test"; "" for all of them where nothing is said.
+      notes: what was left out or taken for something else, a line each; the catalogue has them, too.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Listing:
     paths: tuple[Path, ...]
     classes: np.ndarray
     split: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def to_train_on(self, class_names: Sequence[str], how: splits.Splitting) -> Catalogue:
         """The catalogue with the splits that are missing drawn from train, or from all."""
@@ -65,6 +67,7 @@ class Listing:
             read=lambda i: self.paths[i].read_bytes(),
             sizes=np.array([size for size, _ in stats], np.int64),
             newest_ns=max(time for _, time in stats),
+            notes=self.notes,
         )
 
 

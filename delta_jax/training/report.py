@@ -74,6 +74,8 @@ def announce(setup: Setup, workdir: Path) -> None:
     """Says what is about to run."""
     config = setup.config
     logs.say(setup.catalogue.describe())
+    for note in setup.catalogue.notes:
+        logs.say(note)
     setup.warn_of_leaks()
     logs.say(
         f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
