@@ -18,9 +18,10 @@ from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.color import color_jitter
 from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
-from delta_jax.data.folder import image_files
+from delta_jax.data.image_files import Folder, left_out, look_through
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
 from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
+from delta_jax.data.names import existing
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
@@ -35,6 +36,7 @@ __all__ = [
     "Canvas",
     "Catalogue",
     "DataError",
+    "Folder",
     "Images",
     "PartLocations",
     "Pixels",
@@ -49,12 +51,14 @@ __all__ = [
     "decode",
     "decode_image",
     "describe_leaks",
+    "existing",
     "find",
     "find_leaks",
     "find_other",
     "from_strip",
-    "image_files",
     "kept_leaks",
+    "left_out",
+    "look_through",
     "normalize",
     "padded_batches",
     "part_locations",

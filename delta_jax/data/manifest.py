@@ -12,12 +12,19 @@ import numpy as np
 
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
-from delta_jax.data.folder import SPLIT_FOLDERS
 from delta_jax.data.listing import Listing
+from delta_jax.data.names import alike, existing, nfc, problem, shown
 from delta_jax.data.splits import Splitting, listed
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 DELIMITERS = (",", ";", "\t")
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 LAYOUT = (
     "expected a .csv file whose first line names the columns path,label[,split], or a .jsonl file with an object "
     '{"path": ..., "label": ...[, "split": ...]} per line'
@@ -37,9 +44,10 @@ def find(root: str, how: Splitting) -> Catalogue:
         raise DataError(f"{root}: no image is of the split train, expected some; or leave out the column split")
     lacking = sorted(set(found.classes) - set(train))
     if lacking:
+        hint = alike([*lacking, *train])
         raise DataError(
             f"{root}: no training images of the classes {listed(lacking)}, which other splits have; "
-            "add some, or leave out these classes"
+            f"{f'{hint}; ' if hint else ''}add some, or leave out these classes"
         )
     if len(train) < 2:
         raise DataError(f"{root}: all images have the label {train[0]!r}, need two classes")
@@ -79,7 +87,12 @@ def read(root: str) -> Listing:
         _refuse(path, rows, missing, "no split", "expected one in every line, or no column split at all")
     wrong = [bool(text) and text.lower() not in SPLIT_FOLDERS for text in given]
     _refuse(path, rows, wrong, "an unknown split", f"expected {', '.join(SPLIT_FOLDERS)}", given)
-    paths = [Path(os.path.normpath(path.parent / file)) for file in files]
+    labels = [nfc(label) for label in labels]
+    for reason in {problem(label) for label in set(labels)} - {""}:
+        wrong = [problem(label) == reason for label in labels]
+        _refuse(path, rows, wrong, f"a label {reason}", "expected plain text", [shown(label) for label in labels])
+    folders: dict[Path, dict[str, str]] = {}
+    paths = [existing(Path(os.path.normpath(path.parent / file)), folders) for file in files]
     _refuse_duplicates(path, rows, paths, files, labels)
     absent = [not _is_file(file) for file in paths]
     where = f"expected files; paths are relative to {path.parent}"

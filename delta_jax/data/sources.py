@@ -7,6 +7,7 @@ from pathlib import Path
 from delta_jax.data import elpv, folder, manifest, tfds_source
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
+from delta_jax.data.names import nfc
 from delta_jax.data.splits import Splitting
 
 NAMES = ("elpv", "elpv_4class", "folder", "manifest")
@@ -75,4 +76,4 @@ def find_other(root: str, class_names: Sequence[str], split: str = "test") -> Ca
     """
     if Path(root).suffix.lower() in manifest.SUFFIXES and not Path(root).expanduser().is_dir():
         return manifest.read(root).to_test_on(class_names)
-    return folder.read(root, needed=split).to_test_on(class_names)
+    return folder.read(root, needed=split, known={nfc(name) for name in class_names}).to_test_on(class_names)
