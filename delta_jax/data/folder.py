@@ -85,8 +85,8 @@ def _classes(part: Folder) -> dict[str, list[Folder]]:
     for folder in part.folders:
         if wrong := names.problem(folder.name):
             raise DataError(
-                f"the class folder '{names.shown(folder.name)}' in {part.path} has a name {wrong}, which predictions "
-                f"and pages could not show; rename it (convmv renames many at once: convmv -f latin1 -t utf8 -r FOLDER)"
+                f"the name of the class folder '{names.shown(folder.name)}' in {part.path} is {wrong}, which "
+                f"predictions and pages could not show; rename it"
             )
         classes.setdefault(names.nfc(folder.name), []).append(folder)
     return classes

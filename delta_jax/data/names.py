@@ -17,9 +17,9 @@ def nfc(text: str) -> str:
 def problem(name: str) -> str:
     """Why no class can have this name: "" where nothing is wrong with it."""
     if any("\ud800" <= letter <= "\udfff" for letter in name):
-        return "not UTF-8"
+        return "not UTF-8 (convmv turns many names at once: convmv -f latin1 -t utf8 -r --notest FOLDER)"
     if any(unicodedata.category(letter) == "Cc" for letter in name):
-        return "with a control character"
+        return "one with control characters"
     return ""
 
 

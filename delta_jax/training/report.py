@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 def write_environment(workdir: Path) -> None:
     """Appends to command.txt, and writes versions.json: interpreter, packages, devices."""
     line = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
-    with (workdir / "command.txt").open("a") as file:
+    with (workdir / "command.txt").open("a", encoding="utf-8", errors="surrogateescape") as file:
         file.write(line + "\n")
     device = jax.devices()[0]
     facts = {
