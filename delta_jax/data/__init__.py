@@ -21,7 +21,7 @@ from delta_jax.data.errors import DataError
 from delta_jax.data.image_files import Folder, left_out, look_through
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
 from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
-from delta_jax.data.names import existing
+from delta_jax.data.names import existing, nfc, shown
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
@@ -59,6 +59,7 @@ __all__ = [
     "kept_leaks",
     "left_out",
     "look_through",
+    "nfc",
     "normalize",
     "padded_batches",
     "part_locations",
@@ -68,6 +69,7 @@ __all__ = [
     "random_crop_mirror",
     "random_resized_crop",
     "random_view",
+    "shown",
     "stream",
     "suspects",
     "ten_crop",

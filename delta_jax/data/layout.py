@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from delta_jax.data import split_words
+from delta_jax.data.catalogue import SPLITS
 from delta_jax.data.errors import DataError
 from delta_jax.data.image_files import Folder
 from delta_jax.data.names import look, nfc
@@ -108,10 +109,11 @@ def _refuse_strangers(top: Folder, parts: dict[str, Folder], others: Sequence[Fo
     with_images = [folder for folder in others if folder in top.filled]
     strangers = with_images if len(parts) < 2 else [f for f in with_images if _names_below(f) & classes]
     if strangers:
+        first = parts[min(parts, key=SPLITS.index)]
         names = [folder.name for folder in strangers]
         unclear = [name for name in names if split_words.is_unclear(name)]
         raise DataError(
-            f"beside {next(iter(parts.values())).path.relative_to(top.path).parts[0]}/ there is {listed(names)} in "
+            f"beside {first.path.relative_to(top.path).parts[0]}/ there is {listed(names)} in "
             f"{top.path}, which is no split; "
             + (f"rename {unclear[0]} to val or to test" if unclear else "rename it to train, val or test")
             + f", or move it elsewhere; if these are classes, {BY_TABLE}"

@@ -90,7 +90,9 @@ def read(root: str) -> Listing:
     labels = [nfc(label) for label in labels]
     for reason in {problem(label) for label in set(labels)} - {""}:
         wrong = [problem(label) == reason for label in labels]
-        _refuse(path, rows, wrong, f"a label that is {reason}", "expected plain text", [shown(label) for label in labels])
+        _refuse(
+            path, rows, wrong, f"a label that is {reason}", "expected plain text", [shown(label) for label in labels]
+        )
     folders: dict[Path, dict[str, str]] = {}
     paths = [existing(Path(os.path.normpath(path.parent / file)), folders) for file in files]
     _refuse_duplicates(path, rows, paths, files, labels)
