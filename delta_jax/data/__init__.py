@@ -25,6 +25,7 @@ from delta_jax.data.names import existing, nfc, shown
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
+from delta_jax.data.splits import listed
 from delta_jax.data.streaming import stream
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "from_strip",
     "kept_leaks",
     "left_out",
+    "listed",
     "look_through",
     "nfc",
     "normalize",
