@@ -22,6 +22,7 @@ from delta_jax.data.image_files import Folder, left_out, look_through
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
 from delta_jax.data.leakage import describe_leaks, find_leaks, kept_leaks, suspects
 from delta_jax.data.names import existing, nfc, shown
+from delta_jax.data.near_doubles import describe_near_doubles, find_near_doubles
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
@@ -52,9 +53,11 @@ __all__ = [
     "decode",
     "decode_image",
     "describe_leaks",
+    "describe_near_doubles",
     "existing",
     "find",
     "find_leaks",
+    "find_near_doubles",
     "find_other",
     "from_strip",
     "kept_leaks",
