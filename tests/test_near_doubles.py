@@ -113,7 +113,7 @@ def test_flat_pictures_are_not_compared(decoded):
 
 def test_pictures_smaller_than_the_grid():
     small = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), np.uint8)
-    means = near_doubles._means(small)
+    means = near_doubles.grey_fields(small)
     assert means.shape == (2, 256)
     # The field of row 5 and column 2 begins at 9 * 5 // 16 = 2 and 9 * 2 // 16 = 1, and holds no more than that pixel.
     np.testing.assert_allclose(means[1, 5 * 16 + 2], small[1, 2, 1] @ [0.299, 0.587, 0.114], rtol=1e-5)

@@ -81,11 +81,11 @@ def _grey(images: Images, rows: np.ndarray, progress: Callable[[int], None] | No
     def reduce(start: int) -> int:
         chunk = rows[start : start + _CHUNK]
         if images.lengths is None or images.transposed is None:
-            reduced[start : start + _CHUNK] = _means(images.array[chunk])
+            reduced[start : start + _CHUNK] = grey_fields(images.array[chunk])
             return len(chunk)
         for i, row in enumerate(chunk, start=start):
             upright = images.array[row, : images.lengths[row]]
-            reduced[i] = _means((upright.swapaxes(0, 1) if images.transposed[row] else upright)[None])
+            reduced[i] = grey_fields((upright.swapaxes(0, 1) if images.transposed[row] else upright)[None])
         return len(chunk)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -95,7 +95,7 @@ def _grey(images: Images, rows: np.ndarray, progress: Callable[[int], None] | No
     return reduced
 
 
-def _means(pixels: np.ndarray) -> np.ndarray:
+def grey_fields(pixels: np.ndarray) -> np.ndarray:
     """uint8 [B, H, W, 3] -> float32 [B, SIDE * SIDE]; images smaller than the grid have pixels in several fields."""
     rows, columns = (_fields(length) for length in pixels.shape[1:3])
     sums = np.stack([pixels[:, start:end].sum(axis=1, dtype=np.uint32) for start, end in rows], axis=1)
