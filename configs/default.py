@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
     config.data.mirror = True  # images may be mirrored, half of those in training are; False for digits and text
     config.data.least_area = 0.08  # of resized_crop, as a share of the image
     config.data.color_jitter = (0.0, 0.0, 0.0, 0.0)  # strengths of brightness, contrast, saturation (0.4) and hue (0.1)
+    config.data.near_doubles = False  # say which images look like one of another split or class: docs/data.md
     config.data.on_broken = "stop"  # or skip: leave images out that cannot be decoded
     config.data.on_device = "auto"  # yes, no (a batch at a time), or auto: when the decoded images fit
     config.data.cache_dir = ""  # of the decoded images; "" for $DELTA_JAX_CACHE or ~/.cache/delta_jax

@@ -84,7 +84,8 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     agreement.on_setup(setup, classifier.variables)
     for note in setup.catalogue.notes:
         logs.say(note)
-    if setup.catalogue.class_names != classifier.class_names:
+    # Runs of earlier versions may know their classes in the other Unicode form.
+    if [*map(data.nfc, setup.catalogue.class_names)] != [*map(data.nfc, classifier.class_names)]:
         raise data.DataError(
             f"the images have the classes {', '.join(setup.catalogue.class_names)}; "
             f"the network knows {', '.join(classifier.class_names)}"

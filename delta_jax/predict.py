@@ -2,7 +2,8 @@
 
     python -m delta_jax.predict --workdir=runs/elpv PHOTO_OR_FOLDER... [--json] [--top=3]
 
-Photos that cannot be read are named at the end, and the exit status is 1; the others are classified.
+Photos that cannot be read, and pictures in a folder that are of another kind, are named at the end, and the exit status
+is 1; the others are classified.
 """
 
 import json
@@ -29,10 +30,10 @@ def main(argv: list[str]) -> None:
     distributed.set_up_process()
     try:
         classifier = Classifier(storage.fetched(_WORKDIR.value))
-        photos = _photos(argv[1:])
+        photos, unread = _photos(argv[1:])
     except (ConfigError, CheckpointError, data.DataError, storage.StorageError) as error:
         sys.exit(f"error: {error}")
-    rows, broken = [], []
+    rows, broken = [], [f"{photo}: not read, save it as .jpg or .png" for photo in unread]
     for start in range(0, len(photos), BATCH):
         good, pixels = [], []
         for photo in photos[start : start + BATCH]:
@@ -59,18 +60,27 @@ def main(argv: list[str]) -> None:
         sys.exit("not classified:\n  " + "\n  ".join(broken))
 
 
-def _photos(names: list[str]) -> list[Path]:
+def _photos(names: list[str]) -> tuple[list[Path], list[Path]]:
+    """The photos named, and those in the folders named; and pictures there of kinds that are not read."""
     if not names:
         raise data.DataError("no photos given; name image files or folders after the flags")
     photos: list[Path] = []
-    for name in map(Path, names):
+    unread: list[Path] = []
+    for name in map(data.existing, names):
         if not name.exists():
             raise data.DataError(f"{name} does not exist")
-        found = data.image_files(name) if name.is_dir() else [name]
-        if not found:
-            raise data.DataError(f"{name} holds no images")
-        photos += found
-    return photos
+        if not name.is_dir():
+            photos.append(name)
+            continue
+        found = data.look_through(name)
+        left_out = "; ".join(data.left_out(found.walk()))
+        if not found.images:
+            raise data.DataError(f"{name} holds no images" + (f"; found there: {left_out}" if left_out else ""))
+        if left_out:
+            print(f"left out of {name}: {left_out}", file=sys.stderr)
+        photos += found.images
+        unread += sorted(path for folder in found.walk() for path in folder.pictures)
+    return photos, unread
 
 
 if __name__ == "__main__":

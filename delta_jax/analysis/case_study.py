@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from delta_jax.analysis import pictures
+from delta_jax.analysis import fonts, pictures
 from delta_jax.training import gallery, logs
 
 
@@ -67,9 +67,10 @@ def read(workdirs: Sequence[Path], tap: str = "") -> CaseStudy:
             columns["source"] = [_picture(folder / one["source"]) for one in maps]
         columns[_label(Path(workdir), columns)] = [_picture(folder / one["trained"]) for one in maps]
     photos = found[0]
-    return CaseStudy(
-        tap, [_picture(folders[0] / one["photo"]) for one in photos], columns, [one["true"] for one in photos]
-    )
+    classes = json.loads((Path(workdirs[0]) / "summary.json").read_text()).get("classes", [])
+    labels = dict(zip(classes, fonts.labels(classes), strict=True))
+    titles = [labels.get(one["true"], one["true"]) for one in photos]
+    return CaseStudy(tap, [_picture(folders[0] / one["photo"]) for one in photos], columns, titles)
 
 
 def main(arguments: Sequence[str]) -> None:

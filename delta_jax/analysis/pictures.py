@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from delta_jax.analysis import fonts
 from delta_jax.analysis.activation_maps import overlay
 
 LOSS_PARTS = {
@@ -87,10 +88,11 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) 
             np.ma.masked_equal(matrix, 0), cmap="viridis_r", norm=norm, interpolation="nearest", aspect="equal"
         )
     if count <= NAMED:
-        names = [name if len(name) <= 30 else name[:29] + "…" for name in class_names]
-        size = 8 if count <= ANNOTATED else 6
-        axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
+        names = fonts.labels(class_names)
+        size, family = 8 if count <= ANNOTATED else 6, fonts.families(names)
+        style: dict[str, Any] = {"fontsize": size, "family": family, "parse_math": False}
+        axes.set_xticks(range(count), names, rotation=90, **style)
+        axes.set_yticks(range(count), names, **style)
     number = "" if count <= NAMED else ", number from 0"
     axes.set(xlabel=f"predicted class{number}", ylabel=f"true class{number}")
     right, n = int(np.trace(matrix)), int(matrix.sum())
@@ -182,9 +184,10 @@ def beside(
     grid = figure.subplots(len(photos), 1 + len(columns), squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
+    family = fonts.families(titles)
     for row, photo, title in zip(grid, photos, titles, strict=True):
         row[0].imshow(photo)
-        row[0].set_ylabel(title, fontsize=8, parse_math=False)
+        row[0].set_ylabel(title, fontsize=8, parse_math=False, family=family)
     for column, (heading, pictures) in zip(grid.T[1:], columns.items(), strict=True):
         column[0].set_title(heading, fontsize=7, parse_math=False)
         for axes, picture in zip(column, pictures, strict=True):
@@ -223,7 +226,7 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a PNG; the same numbers give the same bytes."""
     with warnings.catch_warnings():
-        # Class names may be in any script; a box in place of a letter is no reason to stop.
+        # Names of runs and folders may be in any script; a box in place of a letter is no reason to stop.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         # matplotlib's version stays out of it.
         figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

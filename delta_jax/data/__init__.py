@@ -20,9 +20,11 @@ from delta_jax.data.contents import identified
 from delta_jax.data.decoded import Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.filling import absent
-from delta_jax.data.folder import image_files
+from delta_jax.data.image_files import Folder, left_out, look_through
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
 from delta_jax.data.leakage import describe_contradictions, describe_leaks, find_contradictions, find_leaks
+from delta_jax.data.names import existing, nfc, shown
+from delta_jax.data.near_doubles import describe_near_doubles, find_near_doubles
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
@@ -38,6 +40,7 @@ __all__ = [
     "Canvas",
     "Catalogue",
     "DataError",
+    "Folder",
     "Images",
     "PartLocations",
     "Pixels",
@@ -55,14 +58,19 @@ __all__ = [
     "decoder",
     "describe_contradictions",
     "describe_leaks",
+    "describe_near_doubles",
+    "existing",
     "find",
     "find_contradictions",
     "find_leaks",
+    "find_near_doubles",
     "find_other",
     "from_strip",
     "identified",
-    "image_files",
+    "left_out",
     "listed",
+    "look_through",
+    "nfc",
     "normalize",
     "padded_batches",
     "part_locations",
@@ -72,6 +80,7 @@ __all__ = [
     "random_crop_mirror",
     "random_resized_crop",
     "random_view",
+    "shown",
     "stream",
     "ten_crop",
     "to_canvas",

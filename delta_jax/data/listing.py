@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from delta_jax.data import filling, splits
+from delta_jax.data import filling, names, splits
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.grouping import Groups
@@ -74,18 +74,22 @@ class Listing:
         return self._catalogue(class_names, self._labels(class_names), np.where(self.split == "", unsaid, self.split))
 
     def _labels(self, class_names: Sequence[str]) -> np.ndarray:
-        label_of = {name: label for label, name in enumerate(class_names)}
+        # Runs of earlier versions may know their classes in the other Unicode form.
+        label_of = {names.nfc(name): label for label, name in enumerate(class_names)}
         unknown = sorted(set(self.classes) - set(label_of))
         if unknown:
+            hint = names.alike([*unknown, *label_of])
             raise DataError(
-                f"{self.name} has images of the classes {splits.listed(unknown)}; expected only "
-                f"{splits.listed(class_names)}: rename these classes or leave them out"
+                f"{self.name} has images of the classes {splits.listed([names.shown(name) for name in unknown])}; "
+                f"expected only {splits.listed(class_names)}: {f'{hint}; ' if hint else ''}rename these classes or "
+                "leave them out"
             )
         return np.array([label_of[name] for name in self.classes], np.int32)
 
     def _catalogue(
         self, class_names: Sequence[str], labels: np.ndarray, split: np.ndarray, notes: tuple[str, ...] = ()
     ) -> Catalogue:
+        twins = names.alike(class_names)
         return Catalogue(
             name=self.name,
             files=self.files,
@@ -96,7 +100,7 @@ class Listing:
             read=lambda i: self.paths[i].read_bytes(),
             sizes=np.array([_size(path) for path in self.paths], np.int64),
             paths=self.paths,
-            notes=self.notes + notes,
+            notes=(*self.notes, *([f"two classes, or one written in two ways? {twins}"] if twins else []), *notes),
         )
 
 

@@ -13,6 +13,7 @@ from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.grouping import Groups
 from delta_jax.data.listing import Listing
+from delta_jax.data.names import alike, existing, nfc, problem, shown
 from delta_jax.data.splits import Splitting, listed
 from delta_jax.data.tables import Table
 
@@ -28,9 +29,10 @@ def find(root: str, how: Splitting, *, split_column: str = "", group: str = "") 
         raise DataError(f"{root}: no image is of the split train, expected some; or leave out the column that says so")
     lacking = sorted(set(found.classes) - set(train))
     if lacking:
+        hint = alike([*lacking, *train])
         raise DataError(
             f"{root}: no training images of the classes {listed(lacking)}, which other splits have; "
-            "add some, or leave out these classes"
+            f"{f'{hint}; ' if hint else ''}add some, or leave out these classes"
         )
     if len(train) < 2:
         raise DataError(f"{root}: all images have the label {train[0]!r}, need two classes")
@@ -71,6 +73,10 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
         expected = f"expected a {name} in every line"
         expected += "" if name in names else f"; {tables.way_out(names)}"
         table.refuse([not text.strip() for text in texts], f"no {name}", expected)
+    labels = [nfc(label) for label in labels]
+    for reason in {problem(label) for label in set(labels)} - {""}:
+        wrong = [problem(label) == reason for label in labels]
+        table.refuse(wrong, f"a label that is {reason}", "expected plain text", [*map(shown, labels)])
     by, split, notes = _splits(table, split_column, f"{flags}split_column")
     shared = _groups(table, group, f"{flags}group")
     unread = [name for name in names if name not in ("path", "label", by, *([shared.field] if shared else []))]
@@ -78,9 +84,10 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
     if unread:
         too = [name for name in unread if by and columns.says_split(name, others[name])]
         said = f"; {listed(too)} may say a split, too, which is not followed" if too else ""
-        shown = listed([name or "(no name)" for name in unread])
-        notes.append(f"columns of {path.name} that are not read: {shown}{said}")
-    paths = [Path(os.path.normpath(path.parent / file)) for file in files]
+        columns_there = listed([name or "(no name)" for name in unread])
+        notes.append(f"columns of {path.name} that are not read: {columns_there}{said}")
+    folders: dict[Path, dict[str, str]] = {}
+    paths = [existing(Path(os.path.normpath(path.parent / file)), folders) for file in files]
     _refuse_duplicates(table, paths, files, labels)
     absent = [not _is_file(file) for file in paths]
     where = f"expected files; paths are relative to {path.parent}"

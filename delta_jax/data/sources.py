@@ -7,6 +7,7 @@ from pathlib import Path
 from delta_jax.data import elpv, folder, manifest, tables, tfds_source
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
+from delta_jax.data.names import nfc
 from delta_jax.data.splits import Splitting
 
 NAMES = ("elpv", "elpv_4class", "folder", "manifest")
@@ -89,4 +90,5 @@ def find_other(
         return manifest.read(root, split_column=split_column, flags="--").to_test_on(class_names, unsaid)
     if split_column:
         raise DataError(f"split_column is {split_column!r}, but only a manifest has columns, and {root} is none")
-    return folder.read(root, needed=split).to_test_on(class_names, unsaid)
+    known = {nfc(name) for name in class_names}
+    return folder.read(root, needed=split, known=known).to_test_on(class_names, unsaid)

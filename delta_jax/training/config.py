@@ -249,7 +249,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 # Fields that change how fast or where something happens, and no number: free to differ when a run goes on. Images that
 # have moved are the same images: they are known by their contents.
-_FREE = ("log_every", "data.root", "data.cache_dir", "data.on_device", "checkpoint_every", "attention_chunk")
+_FREE = (
+    *("log_every", "data.root", "data.cache_dir", "data.on_device", "data.near_doubles"),
+    *("checkpoint_every", "attention_chunk"),
+)
 
 
 def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:

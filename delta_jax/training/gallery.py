@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from delta_jax import data, features
-from delta_jax.analysis import activation_maps, attentions, drift, pictures
+from delta_jax.analysis import activation_maps, attentions, drift, fonts, pictures
 from delta_jax.training import attention_pass, attention_phase, distributed, report
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
@@ -102,7 +102,7 @@ def _write_filters(setup: Setup, path: Path, picked: np.ndarray, photos: np.ndar
     change = np.square(after - before).sum((0, 1, 2))
     activity = np.maximum(before, 0).sum((0, 1, 2))
     chosen = np.argsort(-(change if change.any() else activity))[:FILTERS]
-    names = setup.catalogue.class_names
+    names = fonts.labels(setup.catalogue.class_names)
     pictures.filters(
         photos[:ROWS],
         {tap: before[..., chosen]},

@@ -196,7 +196,7 @@ def transfer(description: str, unit: str, per_unit: int) -> Iterator[Callable[[i
 def say(text: str) -> None:
     """Prints a message, above the progress bar if there is one; the first process alone does."""
     if processes.is_first():
-        _console.print(text, soft_wrap=True)
+        _console.print(_printable(text), soft_wrap=True)
 
 
 def leave_terminal() -> None:
@@ -209,7 +209,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """Prints rows under a title: as a table on a terminal, else as plain text in columns."""
     if not processes.is_first():
         return
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[_printable(str(cell)) for cell in row] for row in rows]
     if _is_interactive():
         drawn = Table(*columns, title=title)
         for row in texts:
@@ -219,6 +219,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *texts]]
     say("\n".join([title, *(line.rstrip() for line in lines)]))
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what the output cannot take: bytes in names of files that are no UTF-8, above all."""
+    encoding = _console.encoding
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _is_interactive() -> bool:

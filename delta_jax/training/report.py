@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from delta_jax.analysis import pictures
+from delta_jax import data
+from delta_jax.analysis import fonts, pictures
 from delta_jax.training import evaluation, logs, processes
 from delta_jax.training.setup import Setup
 
@@ -58,7 +59,7 @@ def versions() -> dict[str, str]:
 def write_environment(workdir: Path) -> None:
     """Appends to command.txt, and writes versions.json: interpreter, packages, devices."""
     line = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
-    with (workdir / "command.txt").open("a") as file:
+    with (workdir / "command.txt").open("a", encoding="utf-8", errors="surrogateescape") as file:
         file.write(line + "\n")
     device = jax.devices()[0]
     facts = {
@@ -144,7 +145,13 @@ def summarize(
 
 def write_confusion(setup: Setup, workdir: Path, confusion: np.ndarray) -> None:
     """confusion.png: which classes the test images were taken for."""
-    pictures.confusion(confusion, setup.catalogue.class_names, workdir / "confusion.png")
+    names = setup.catalogue.class_names
+    pictures.confusion(confusion, names, workdir / "confusion.png")
+    if unknown := [f"{number} is {name}" for number, name in enumerate(names) if not fonts.legible(name)]:
+        logs.say(
+            f"no font on this machine has the letters of {len(unknown)} class names, which are numbered in pictures: "
+            f"{data.listed(unknown)}; for names install one, such as Noto Sans CJK, and remove ~/.cache/matplotlib"
+        )
 
 
 def write_curves(workdir: Path) -> None:

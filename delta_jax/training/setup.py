@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, methods, models, weights
-from delta_jax.training import checks, distributed, evaluation, logs, steps
+from delta_jax.training import checks, distributed, evaluation, logs, processes, steps
 from delta_jax.training.classifier import Preprocessing
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import Variables
@@ -149,6 +149,11 @@ class Setup:
             absent = data.absent(images.catalogue.split, images.catalogue.labels, images.catalogue.class_names)
             for line in set(absent) - set(self.catalogue.notes):
                 logs.say(line)
+        if settings.near_doubles and processes.is_first():
+            with logs.progress(len(images.catalogue), "compare small grey versions") as bar:
+                doubles = data.find_near_doubles(images, progress=bar.advance)
+            if doubles:
+                logs.say(data.describe_near_doubles(images.catalogue, doubles))
         return images
 
     @cached_property
