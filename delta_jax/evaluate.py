@@ -63,6 +63,7 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     stored = ConfigDict(configs.read(workdir).to_dict())
     if _CROPS.value:
         stored.eval_crops = int(_CROPS.value)
+    stored.data.white = classifier.preprocessing.white
     others = None
     if _ROOT.value and stored.data.name in ("folder", "manifest"):
         others = data.find_other(_ROOT.value, classifier.class_names, _SPLIT.value)

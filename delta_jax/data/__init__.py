@@ -16,7 +16,7 @@ from delta_jax.data.cache import decode
 from delta_jax.data.canvas import Canvas, Pixels, Strip, from_strip, to_canvas
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.color import color_jitter
-from delta_jax.data.decoded import Images
+from delta_jax.data.decoded import DARK, Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.folder import image_files
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
@@ -25,10 +25,13 @@ from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
 from delta_jax.data.streaming import stream
+from delta_jax.data.survey import Look, describe_pages, look, survey
+from delta_jax.data.white import UnknownWhiteError, choose_white
 
 __all__ = [
     "ASPECTS",
     "AUGMENTATIONS",
+    "DARK",
     "INTERPOLATIONS",
     "SPLITS",
     "BrokenImageError",
@@ -36,25 +39,30 @@ __all__ = [
     "Catalogue",
     "DataError",
     "Images",
+    "Look",
     "PartLocations",
     "Pixels",
     "Prepared",
     "Strip",
+    "UnknownWhiteError",
     "balanced_table",
     "batch_rows",
     "batch_table",
     "builders",
     "center_crop",
+    "choose_white",
     "color_jitter",
     "decode",
     "decode_image",
     "describe_leaks",
+    "describe_pages",
     "find",
     "find_leaks",
     "find_other",
     "from_strip",
     "image_files",
     "kept_leaks",
+    "look",
     "normalize",
     "padded_batches",
     "part_locations",
@@ -65,6 +73,7 @@ __all__ = [
     "random_resized_crop",
     "random_view",
     "stream",
+    "survey",
     "suspects",
     "ten_crop",
     "to_canvas",

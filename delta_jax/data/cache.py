@@ -23,7 +23,7 @@ from delta_jax.data.errors import DataError
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image
 
 # To be raised when decode_image gives other pixels than before, so that old caches are not taken for new ones.
-DECODER = 1
+DECODER = 2
 # Rows decoded between two marks of what is done: what an interrupted run loses at most.
 CHUNK = 512
 # The marks begin with the `newest_ns` of the images they speak of.
@@ -36,6 +36,7 @@ def decode(
     *,
     interpolation: str = "bilinear",
     aspect: str = "squash",
+    white: int | None = None,
     cache_dir: str | os.PathLike[str],
     on_broken: str = "stop",
     progress: Callable[[int], None] | None = None,
@@ -50,6 +51,7 @@ def decode(
       size: side of the squares, or the shorter side of the images, in pixels.
       interpolation: "bilinear" or "bicubic".
       aspect: "squash" to squares or "keep", see `decode_image`.
+      white: value that shows white in pictures of more than 8 bits a sample, see `decode_image`.
       cache_dir: folder for the array, made if need be; N * size * size * 3 bytes of it are used, times the mean ratio
         of the sides where images keep their aspect.
       on_broken: "stop" raises and names the images that cannot be decoded, "skip" leaves them out.
@@ -65,7 +67,9 @@ def decode(
             f"cannot decode to size {size} with interpolation {interpolation!r} and aspect {aspect!r}; "
             f"expected 1 pixel or more, one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(ASPECTS)}"
         )
-    settings = f"{catalogue.fingerprint()} {size} {interpolation} {aspect} {DECODER} {PIL.__version__}"
+    settings = f"{catalogue.fingerprint()} {size} {interpolation} {aspect} {DECODER} {PIL.__version__}" + (
+        "" if white is None else f" {white}"
+    )
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]+", "_", catalogue.name)
     files = _CacheFiles(Path(cache_dir).expanduser(), f"{name}-{size}-{interpolation}-{aspect}-{key}")
@@ -73,7 +77,7 @@ def decode(
     row_shape = (size if aspect == "squash" else LONGEST * size, size, 3)
 
     def to_pixels(content: bytes) -> np.ndarray:
-        return decode_image(content, size, interpolation=interpolation, aspect=aspect)
+        return decode_image(content, size, interpolation=interpolation, aspect=aspect, white=white)
 
     images = _open(files, catalogue, row_shape)
     if images is None:

@@ -44,7 +44,8 @@ def of_examples(images: ImageSet) -> str:
 def of_pixels(setup: Setup) -> dict[str, Any]:
     """What the centre crops of a run depend on, beside which images they are."""
     config = setup.config
-    return {
+    # What is shown of more than 8 bits a sample depends on more; for others, what was measured before stays valid.
+    return ({"pixels": setup.images.digest} if setup.has_deep_images else {}) | {
         "data": setup.catalogue.fingerprint(),
         "resize": [config.data.resize, config.data.interpolation, config.data.aspect],
         "crop": config.data.crop,

@@ -29,6 +29,7 @@ class Setup:
       catalogue: the data set; images are decoded when one is first asked for.
       source: variables of the source network with a head of zeros for the target's classes.
       preprocessing: of evaluation; the normalisation is that of the source's weights.
+      has_deep_images: whether there are images of more than 8 bits a sample.
       mesh: of all devices.
       frozen: paths of the modules that fine-tuning leaves as they are in the source.
       channels: {tap: how many filters it has}.
@@ -53,6 +54,7 @@ class Setup:
         self.catalogue = self._find() if other_images is None else other_images
         if self._trains:
             checks.counts(config, self.catalogue)
+        self.has_deep_images, white = self._white()
         origin = weights.SOURCES.get(config.weights)
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
@@ -62,6 +64,7 @@ class Setup:
             mean=(origin or self.spec).mean,
             std=(origin or self.spec).std,
             aspect=config.data.aspect,
+            white=white,
         )
         checks.network_fits(config, self.spec, self.network(), self.num_classes)
         # What the one that is trained cannot do is to be known before minutes are spent on the source.
@@ -96,6 +99,24 @@ class Setup:
             shots=settings.shots,
             train_fraction=settings.train_fraction,
         )
+
+    def _white(self) -> tuple[bool, int | None]:
+        """Whether there are images of more than 8 bits a sample, and the value that shows white in them."""
+        with ExitStack() as stack:
+            advance = _when_used(stack, len(self.catalogue), "look at images")
+            found = data.survey(self.catalogue, self.cache_dir, progress=advance)
+        given = self.config.data.get("white")
+        try:
+            white, remarks = data.choose_white(found, self.catalogue.files, given)
+        except data.UnknownWhiteError as error:
+            if self._trains:
+                raise
+            # To test a network on other images: what shows white was settled when it was trained.
+            white, remarks = given, [f"warning: {error}"]
+        for remark in (*remarks, data.describe_pages(self.catalogue, found)):
+            if remark:
+                logs.say(remark)
+        return any(one.depth for one in found.values()), white
 
     @property
     def num_classes(self) -> int:
@@ -151,6 +172,7 @@ class Setup:
                 settings.resize,
                 interpolation=settings.interpolation,
                 aspect=settings.aspect,
+                white=self.preprocessing.white,
                 cache_dir=self.cache_dir,
                 on_broken=settings.on_broken,
                 progress=_when_used(stack, len(self.catalogue), "decode"),
@@ -159,6 +181,11 @@ class Setup:
             logs.say(f"left out: {file}: {reason}")
         if self._trains:
             checks.counts(self.config, images.catalogue)  # fewer than were listed, where broken ones were left out
+            if (brightest := images.brightest()) < data.DARK:
+                logs.say(
+                    f"warning: no pixel of all images is above {brightest} of 255, so they are nearly black; if "
+                    "their files are of fewer bits than 8 (labels, masks), scale the values first"
+                )
         return images
 
     @cached_property
