@@ -1,6 +1,7 @@
 """Presets, refused values, and the workdir of another config."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -197,3 +198,12 @@ def test_a_workdir_of_other_images_is_refused(tmp_path):
 def test_reading_the_config_of_no_run_says_so(tmp_path):
     with pytest.raises(configs.ConfigError, match="the workdir of a run"):
         configs.read(tmp_path)
+
+
+def test_a_field_that_is_not_set_is_no_difference_to_a_run_from_before_there_was_one():
+    now = configs.resolve(get_config()).to_dict()
+    before = json.loads(json.dumps(now))
+    del before["data"]["white"]
+    assert configs.differences(now, before) == []
+    now["data"]["white"] = 1023
+    assert configs.differences(now, before) == ["data.white: '(not there)' there, 1023 here"]
