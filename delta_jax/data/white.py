@@ -12,7 +12,16 @@ from delta_jax.data.survey import Look
 
 
 class UnknownWhiteError(DataError):
-    """The values end far below what the bits of the files allow, and nothing says which of them shows white."""
+    """The values end far below what the bits of the files allow, and nothing says which of them shows white.
+
+    Attributes:
+      found: the pictures and their values, for a message of one's own.
+    """
+
+    def __init__(self, found: str, way_out: str):
+        """Of what was found, and what the user can do."""
+        super().__init__(f"{found}: {way_out}")
+        self.found = found
 
 
 def choose_white(found: Mapping[int, Look], files: Sequence[str], white: int | None) -> tuple[int | None, list[str]]:
@@ -45,7 +54,7 @@ def choose_white(found: Mapping[int, Look], files: Sequence[str], white: int | N
     stated, largest = {kind.stated for kind in kinds}, max(kind.largest for kind in kinds)
     declared = stated.pop() if len(stated) == 1 else None
     if declared is None or largest > declared:
-        raise UnknownWhiteError(_question(dark))
+        raise _question(dark)
     return declared, [
         f"white is {declared} in the {len(deep)} pictures of more than 8 bits a sample: their files say so, and their "
         f"largest value is {largest}; for another, set --config.data.white"
@@ -67,7 +76,7 @@ def _kinds(looks: Iterable[Look]) -> list[_Kind]:
     return [_Kind(full, stated, len(values), max(values)) for (full, stated), values in largest.items()]
 
 
-def _question(dark: Sequence[_Kind]) -> str:
+def _question(dark: Sequence[_Kind]) -> UnknownWhiteError:
     kinds = "; ".join(
         f"{kind.pictures} pictures of {kind.full.bit_length()} bits a sample hold values up to {kind.largest}, "
         f"expected up to {kind.full}" + (f" (the files state {kind.stated})" if kind.stated else "")
@@ -76,10 +85,11 @@ def _question(dark: Sequence[_Kind]) -> str:
     top, full = max(1, *(kind.largest for kind in dark)), max(kind.full for kind in dark)
     whole = (1 << top.bit_length()) - 1
     *others, last = sorted({top, whole, full})
-    return (
-        f"{kinds}: they would come out dark. Set --config.data.white to the value that shows white: "
+    return UnknownWhiteError(
+        kinds,
+        "they would come out dark. Set --config.data.white to the value that shows white: "
         f"{', '.join(map(str, others))} or {last} ({top} is the largest found, {whole} what {whole.bit_length()} bits "
-        f"allow, {full} leaves them dark)"
+        f"allow, {full} leaves them dark)",
     )
 
 

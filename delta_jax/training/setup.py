@@ -112,7 +112,8 @@ class Setup:
             if self._trains:
                 raise
             # To test a network on other images: what shows white was settled when it was trained.
-            white, remarks = given, [f"warning: {error}"]
+            white = given
+            remarks = [f"warning: {error.found}, as the network was trained on: scale them to that, or they stay dark"]
         for remark in (*remarks, data.describe_pages(self.catalogue, found)):
             if remark:
                 logs.say(remark)
