@@ -123,7 +123,7 @@ def _differences(seen: Preprocessing, *, by_pillow: bool = True) -> list[str]:
             "delta_jax.data.decode_image."
         )
     if by_pillow and seen.aspect == "keep":
-        lines.append("# Of a photo more than twice as long as wide, predict may see a square one pixel beside this one.")
+        lines.append("# Of a photo more than twice as long as wide, predict may see a square one pixel aside.")
     if seen.crops == 10:
         lines.append("# predict averages the probabilities of ten crops; this is the one in the middle.")
     return lines
