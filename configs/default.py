@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     config.data.aspect = "squash"  # to a square (the paper, Table 1); keep: scale the shorter side (Table 2)
     config.data.resize = placeholder(int)  # pixels, of that side; not set: as the weights were trained
     config.data.interpolation = placeholder(str)  # bilinear or bicubic, with antialiasing; not set: as the weights
+    config.data.white = placeholder(int)  # value that shows white in 10- to 32-bit images; not set: as the files say
     config.data.crop = placeholder(int)  # pixels, side of what the network sees; not set: as the weights
     config.data.augment = "crop"  # in training: random crop; resized_crop: random area and shape; none: the centre
     config.data.mirror = True  # images may be mirrored, half of those in training are; False for digits and text

@@ -67,6 +67,7 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     stored = ConfigDict(configs.read(workdir).to_dict())
     if _CROPS.value:
         stored.eval_crops = int(_CROPS.value)
+    stored.data.white = classifier.preprocessing.white
     others = bool(_ROOT.value) and stored.data.name in ("folder", "manifest")
     if _ROOT.value and not others:
         stored.data.root = _ROOT.value

@@ -33,13 +33,16 @@ def main(argv: list[str]) -> None:
         photos, unread = _photos(argv[1:])
     except (ConfigError, CheckpointError, data.DataError, storage.StorageError) as error:
         sys.exit(f"error: {error}")
-    rows, broken = [], [f"{photo}: not read, save it as .jpg or .png" for photo in unread]
+    broken = [f"{photo}: not read, save it as .jpg or .png" for photo in unread]
+    rows, remarks = [], []
     for start in range(0, len(photos), BATCH):
         good, pixels = [], []
         for photo in photos[start : start + BATCH]:
             try:
                 pixels.append(classifier.decode(photo))
                 good.append(photo)
+                if remark := classifier.remark(photo):
+                    remarks.append(f"{photo}: {remark}")
             except data.DataError as error:
                 broken.append(f"{photo}: {error}")
         # One shape for every batch, so that the network is compiled once.
@@ -56,6 +59,9 @@ def main(argv: list[str]) -> None:
             rows += [[str(photo), name, f"{p:.2%}"] for name, p in found.items()]
     if not _JSON.value and rows:
         logs.table(f"{classifier.arch} of {_WORKDIR.value}", ["photo", "class", "probability"], rows)
+    if remarks:
+        more = [f"and {len(remarks) - 10} more"] if len(remarks) > 10 else []
+        print("not all is seen:\n  " + "\n  ".join(remarks[:10] + more), file=sys.stderr)
     if broken:
         sys.exit("not classified:\n  " + "\n  ".join(broken))
 

@@ -184,3 +184,12 @@ def test_the_fields_that_differ_from_a_run_before_are_listed_but_for_those_that_
 def test_reading_the_config_of_no_run_says_so(tmp_path):
     with pytest.raises(configs.ConfigError, match="the workdir of a run"):
         configs.read(tmp_path)
+
+
+def test_a_field_that_is_not_set_is_no_difference_to_a_run_from_before_there_was_one():
+    now = configs.resolve(get_config()).to_dict()
+    before = json.loads(json.dumps(now))
+    del before["data"]["white"]
+    assert configs.differences(now, before) == []
+    now["data"]["white"] = 1023
+    assert configs.differences(now, before) == ["data.white: '(not there)' there, 1023 here"]

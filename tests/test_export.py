@@ -1,22 +1,25 @@
 """A finished run's network for other programs: what lies in the folders, and that the printed lines load it."""
 
+import contextlib
 import dataclasses
+import io
 import json
+import textwrap
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
+from PIL import Image, ImageOps
 
-from delta_jax import models, weights
-from delta_jax.training import classifier, exporting, report
+from delta_jax import data, models, weights
+from delta_jax.training import classifier, export_usage, exporting, report
 from delta_jax.training.classifier import Classifier, Preprocessing
 from delta_jax.training.config import ConfigError
 from delta_jax.training.stored_trees import CheckpointError
 from delta_jax.training.variable_files import save_variables
 from delta_jax.weights.merging import variable_shapes
-from tests.golden import recipe
 from tests.reference import variables
 from tests.small_run import run
 
@@ -42,11 +45,19 @@ def trained(workdir):
     return Classifier(workdir)
 
 
-def executed(usage, **given):
-    """What the names of the printed lines mean after they ran."""
-    names = dict(given)
-    exec(usage.replace("    ", ""), names)
+def executed(usage, folder, photo=b""):
+    """What the names of the printed lines mean after they ran as they are, where a photo lies."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    (folder / export_usage.PHOTO).write_bytes(photo or encoded(Image.fromarray(noise), "JPEG"))
+    names = {}
+    with contextlib.chdir(folder):
+        exec(textwrap.dedent(usage), names)
     return names
+
+
+def what_the_network_sees(trained, photo):
+    """[1, crop, crop, 3], as `predict` prepares it."""
+    return np.asarray(trained.preprocessing.views(trained.decode(photo)[None])[0])
 
 
 def assert_equal(found, expected):
@@ -61,16 +72,21 @@ def metadata(path):
         return file.metadata()
 
 
-def test_the_command_says_how_to_load_what_it_wrote(workdir, trained):
+def test_the_command_says_how_to_load_what_it_wrote(workdir, trained, tmp_path):
     ended = run("export", f"--workdir={workdir}", "--format=safetensors")
     assert ended.returncode == 0, ended.stderr
     out = workdir / "export_safetensors"
     assert f"  {out / 'model.safetensors'}\n" in ended.stdout
     usage = ended.stdout[ended.stdout.index("    import") :]
-    images = jnp.asarray(recipe.images("delta", "resnet18", "export", 2, 64, 64))
-    names = executed(usage, images=images)
+    names = executed(usage, tmp_path)
     assert_equal(names["variables"], trained.variables)
-    assert names["logits"].shape == (2, 3)
+    seen = what_the_network_sees(trained, tmp_path / export_usage.PHOTO)
+    np.testing.assert_array_equal(names["images"], seen)
+    np.testing.assert_allclose(
+        jax.nn.softmax(names["logits"]),
+        trained.probabilities([trained.decode(tmp_path / export_usage.PHOTO)]),
+        atol=1e-5,
+    )
     # The folder can be used as the run's own.
     assert_equal(Classifier(out).variables, trained.variables)
     assert Classifier(out).preprocessing == SEEN
@@ -138,7 +154,9 @@ def test_timm_resizes_to_the_same_number_of_pixels(trained):
 
 def test_orbax(trained, tmp_path):
     usage = exporting.export(trained, "orbax", tmp_path / "out")
-    assert_equal(executed(usage)["variables"], trained.variables)
+    names = executed(usage, tmp_path)
+    assert_equal(names["variables"], trained.variables)
+    np.testing.assert_array_equal(names["images"], what_the_network_sees(trained, tmp_path / export_usage.PHOTO))
     assert json.loads((tmp_path / "out" / "classifier.json").read_text())["classes"] == list(CLASSES)
 
 
@@ -183,7 +201,7 @@ def test_other_padding_in_timm_is_told(crop, differs, monkeypatch, trained, tmp_
     spec = dataclasses.replace(models.spec("resnet18"), arguments={"same_at": 224})
     monkeypatch.setattr(models, "spec", lambda _: spec)
     trained.preprocessing = dataclasses.replace(SEEN, crop=crop)
-    assert ("expect other logits" in exporting._usage(trained, "timm", tmp_path)) == differs
+    assert ("expect other logits" in export_usage.usage(trained, "timm", tmp_path)) == differs
     trained.preprocessing = SEEN
 
 
@@ -198,8 +216,7 @@ def test_a_network_of_ones_own_has_flaxs_names_only(tmp_path):
     run_of_own = finished(tmp_path / "run", "resnet18")
     report.write_json(run_of_own / classifier.FACTS, classifier.describe(OWN, CLASSES, SEEN))
     trained = Classifier(run_of_own)
-    images = jnp.asarray(recipe.images("delta", "resnet18", "export", 1, 64, 64))
-    names = executed(exporting.export(trained, "safetensors", tmp_path / "out"), images=images)
+    names = executed(exporting.export(trained, "safetensors", tmp_path / "out"), tmp_path)
     assert_equal(names["variables"], trained.variables)
     for form in ("torchvision", "timm"):
         with pytest.raises(weights.WeightsError, match=f"no names of {form} for .*:own_network; no scheme is known"):
@@ -220,3 +237,60 @@ def test_an_auxiliary_classifier_in_the_run_is_exported(tmp_path, arch):
     assert_equal(weights.load(str(tmp_path / "out" / "model.safetensors"), arch, 3, auxiliary=True), ones)
     without = Classifier(finished(tmp_path / "without", arch))
     assert "aux_logits=False" in exporting.export(without, "torchvision", tmp_path / "other")
+
+
+def encoded(image, form="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def photos():
+    """(name, file) of what a plain `Image.open(...).convert("RGB")` would show otherwise than `predict`."""
+    rng = np.random.default_rng(0)
+    rgb, grey = rng.integers(0, 256, (30, 45, 3), dtype=np.uint8), rng.integers(0, 256, (30, 45), dtype=np.uint8)
+    alpha = np.where(grey > 100, 255, grey)
+    exif = Image.Exif()
+    for orientation in (3, 6, 7):
+        exif[0x0112] = orientation
+        yield f"turned JPEG {orientation}", encoded(Image.fromarray(rgb), "JPEG", exif=exif)
+    yield "turned TIFF", encoded(Image.fromarray(rgb), "TIFF", exif=exif)
+    yield "RGBA", encoded(Image.fromarray(np.dstack([rgb, alpha])))
+    yield "LA", encoded(Image.fromarray(np.dstack([grey, alpha])))
+    yield "palette", encoded(Image.fromarray(rgb).quantize(16), transparency=3)
+    yield "GIF", encoded(Image.fromarray(rgb).quantize(16), "GIF", transparency=3)
+    yield "one transparent colour", encoded(Image.fromarray(rgb), transparency=tuple(rgb[3, 4].tolist()))
+    yield "CMYK", encoded(Image.fromarray(np.dstack([rgb, grey]), "CMYK"), "JPEG")
+    yield "bits", encoded(Image.fromarray(grey > 128))
+    for order in "<>":
+        yield f"16-bit {order}", encoded(Image.fromarray(rng.integers(0, 5000, (30, 45)).astype(f"{order}u2")), "TIFF")
+    yield "16-bit PNG", encoded(Image.fromarray(rng.integers(0, 65536, (30, 45)).astype("<u2")))
+
+
+@pytest.mark.parametrize("white", [None, 4095])
+@pytest.mark.parametrize("form", ["torchvision", "timm"])
+def test_the_printed_lines_make_of_a_photo_what_predict_does(form, white, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(trained, "preprocessing", dataclasses.replace(SEEN, white=white))
+    lines = export_usage.usage(trained, form, tmp_path).splitlines()
+    first = next(i for i, line in enumerate(lines) if "Image.open(" in line)
+    last = next(i for i, line in enumerate(lines) if "convert('RGB')" in line)
+    for name, file in photos():
+        (tmp_path / export_usage.PHOTO).write_bytes(file)
+        names = {"np": np, "Image": Image, "ImageOps": ImageOps}
+        with contextlib.chdir(tmp_path):
+            exec(textwrap.dedent("\n".join(lines[first : last + 1])), names)
+        found = names["photo"].resize((72, 72), Image.Resampling.BICUBIC)
+        expected = data.decode_image(file, 72, interpolation="bicubic", white=white)
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+def test_what_the_printed_lines_cannot_do_is_said(trained, tmp_path, monkeypatch):
+    assert "Not as in predict: more than 8 bits a sample, but for 16-bit grey" in export_usage.usage(
+        trained, "timm", tmp_path
+    )
+    monkeypatch.setattr(trained, "preprocessing", dataclasses.replace(SEEN, crops=10, aspect="keep"))
+    for form in ("timm", "torchvision"):
+        said = export_usage.usage(trained, form, tmp_path)
+        assert "predict averages the probabilities of ten crops" in said
+        assert "more than twice as long as wide" in said
+    assert "ten crops" in export_usage.usage(trained, "safetensors", tmp_path)

@@ -7,15 +7,14 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
-from PIL import Image
 
 from delta_jax import models
-from delta_jax.training import exporting
+from delta_jax.training import export_usage, exporting
 from delta_jax.training.classifier import Classifier
 from delta_jax.weights.merging import variable_shapes
 from tests.golden import recipe
 from tests.reference import relative
-from tests.test_export import SEEN, WITH_AUXILIARY, executed, finished
+from tests.test_export import SEEN, WITH_AUXILIARY, executed, finished, photos
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -42,11 +41,9 @@ def test_loads_strictly_and_computes_the_same_logits(tmp_path, arch, form):
     usage = exporting.export(trained, form, tmp_path / "out")
     assert "expect other logits" not in usage
     images = recipe.images("delta", arch, "export", 2, size, size)
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    given = {"images": torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), "photo": photo}
-    names = executed(usage, **given)  # strict=True in the lines themselves; timm's own loading is strict
+    names = executed(usage, tmp_path)  # strict=True in the lines themselves; timm's own loading is strict
     with torch.no_grad():
-        found = names["model"](given["images"]).numpy()
+        found = names["model"](torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     expected = jax.jit(models.create(arch, num_classes=3).apply)(trained.variables, images)
     assert relative(found, expected) < 1e-5
     if form == "timm":
@@ -57,19 +54,22 @@ def test_loads_strictly_and_computes_the_same_logits(tmp_path, arch, form):
         assert all(torch.equal(state[key], other[key]) for key in state)
 
 
+@pytest.mark.parametrize("form", ["torchvision", "timm"])
 @pytest.mark.parametrize("aspect", ["squash", "keep"])
-def test_timm_prepares_photos_as_the_run_did(tmp_path, aspect):
-    # A photo that is not square.
-    seen = dataclasses.replace(SEEN, aspect=aspect)
+def test_photos_are_prepared_as_the_run_did(tmp_path, aspect, form):
+    # Photos that are not square.
+    seen = dataclasses.replace(SEEN, aspect=aspect, white=4095)
     trained = Classifier(finished(tmp_path / "run", "resnet18", seen))
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    photo.save(tmp_path / "photo.png")
-    names = executed(exporting.export(trained, "timm", tmp_path / "out"), photo=photo)
-    found = names["preprocess"](photo).numpy().transpose(1, 2, 0)
-    expected = seen.views(trained.decode(tmp_path / "photo.png")[None])[0, 0]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    found = torch.softmax(names["logits"], -1).detach().numpy()
-    np.testing.assert_allclose(found, trained.probabilities([trained.decode(tmp_path / "photo.png")]), rtol=1e-4)
+    usage = exporting.export(trained, form, tmp_path / "out")
+    photo = tmp_path / export_usage.PHOTO
+    for name, file in photos():
+        names = executed(usage, tmp_path, file)
+        image = names["preprocess"](names["photo"]) if form == "timm" else names["image"]
+        decoded = trained.decode(photo)
+        expected = seen.views(decoded[None])[0, 0]
+        np.testing.assert_allclose(image.numpy().transpose(1, 2, 0), expected, atol=1e-5, err_msg=name)
+        found = torch.softmax(names["logits"], -1).detach().numpy()
+        np.testing.assert_allclose(found, trained.probabilities([decoded]), rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("arch", WITH_AUXILIARY)
@@ -79,8 +79,7 @@ def test_auxiliary_classifiers_load_strictly_too(tmp_path, arch, form):
     tenths = unflatten_dict({path: np.full(shape, 0.1, np.float32) for path, shape in shapes.items()})
     size = models.spec(arch).input_size  # timm runs the auxiliary classifier, which needs that much
     trained = Classifier(finished(tmp_path / "run", arch, dataclasses.replace(SEEN, resize=size, crop=size), tenths))
-    given = {"images": torch.zeros((1, 3, size, size)), "photo": Image.new("RGB", (64, 64))}
-    names = executed(exporting.export(trained, form, tmp_path / "out"), **given)
+    names = executed(exporting.export(trained, form, tmp_path / "out"), tmp_path)
     found = names["model"].AuxLogits.fc.bias.detach().numpy()
     np.testing.assert_array_equal(found, np.full(3, 0.1, np.float32))
     assert names["logits"].shape == (1, 3)

@@ -17,7 +17,7 @@ from delta_jax.data.canvas import Canvas, Pixels, Strip, from_strip, to_canvas
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.color import color_jitter
 from delta_jax.data.contents import identified
-from delta_jax.data.decoded import Images
+from delta_jax.data.decoded import DARK, Images
 from delta_jax.data.errors import DataError
 from delta_jax.data.filling import absent
 from delta_jax.data.image_files import Folder, left_out, look_through
@@ -30,10 +30,13 @@ from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
 from delta_jax.data.splits import listed
 from delta_jax.data.streaming import stream
+from delta_jax.data.survey import Look, describe_pages, look, survey
+from delta_jax.data.white import UnknownWhiteError, choose_white
 
 __all__ = [
     "ASPECTS",
     "AUGMENTATIONS",
+    "DARK",
     "INTERPOLATIONS",
     "SPLITS",
     "BrokenImageError",
@@ -42,16 +45,19 @@ __all__ = [
     "DataError",
     "Folder",
     "Images",
+    "Look",
     "PartLocations",
     "Pixels",
     "Prepared",
     "Strip",
+    "UnknownWhiteError",
     "absent",
     "balanced_table",
     "batch_rows",
     "batch_table",
     "builders",
     "center_crop",
+    "choose_white",
     "color_jitter",
     "decode",
     "decode_image",
@@ -59,6 +65,7 @@ __all__ = [
     "describe_contradictions",
     "describe_leaks",
     "describe_near_doubles",
+    "describe_pages",
     "existing",
     "find",
     "find_contradictions",
@@ -69,6 +76,7 @@ __all__ = [
     "identified",
     "left_out",
     "listed",
+    "look",
     "look_through",
     "nfc",
     "normalize",
@@ -82,6 +90,7 @@ __all__ = [
     "random_view",
     "shown",
     "stream",
+    "survey",
     "ten_crop",
     "to_canvas",
 ]

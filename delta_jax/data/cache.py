@@ -25,7 +25,7 @@ from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, dec
 from delta_jax.data.splits import listed
 
 # To be raised when decode_image gives other pixels than before, so that old caches are not taken for new ones.
-DECODER = 1
+DECODER = 2
 # Rows decoded between two marks of what is done: what an interrupted run loses at most.
 CHUNK = 512
 
@@ -36,6 +36,7 @@ def decode(
     *,
     interpolation: str = "bilinear",
     aspect: str = "squash",
+    white: int | None = None,
     cache_dir: str | os.PathLike[str],
     on_broken: str = "stop",
     progress: Callable[[int], None] | None = None,
@@ -51,6 +52,7 @@ def decode(
       size: side of the squares, or the shorter side of the images, in pixels.
       interpolation: "bilinear" or "bicubic".
       aspect: "squash" to squares or "keep", see `decode_image`.
+      white: value that shows white in pictures of more than 8 bits a sample, see `decode_image`.
       cache_dir: folder for the array, made if need be; N * size * size * 3 bytes of it are used, times the mean ratio
         of the sides where images keep their aspect.
       on_broken: "stop" raises and names the images that cannot be decoded, "skip" leaves them out.
@@ -67,12 +69,13 @@ def decode(
             f"expected 1 pixel or more, one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(ASPECTS)}"
         )
     catalogue = identified(catalogue, cache_dir)
-    files = _cache_files(Path(cache_dir).expanduser(), catalogue, f"{size}-{interpolation}-{aspect}")
+    settings = f"{size}-{interpolation}-{aspect}" + ("" if white is None else f"-{white}")
+    files = _cache_files(Path(cache_dir).expanduser(), catalogue, settings)
 
     row_shape = (size if aspect == "squash" else LONGEST * size, size, 3)
 
     def to_pixels(content: bytes) -> np.ndarray:
-        return decode_image(content, size, interpolation=interpolation, aspect=aspect)
+        return decode_image(content, size, interpolation=interpolation, aspect=aspect, white=white)
 
     images = _open(files, catalogue, row_shape)
     if images is None:

@@ -7,6 +7,8 @@ import numpy as np
 from delta_jax.data.canvas import Canvas, Strip
 from delta_jax.data.catalogue import Catalogue
 
+DARK = 64  # images without a value as large as this are nearly black
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
@@ -56,6 +58,15 @@ class Images:
         for row, start, end in zip(rows, starts, ends, strict=True):
             pixels[start:end] = self.array[row, : end - start]
         return Strip(pixels, starts.astype(np.int32), self.lengths[rows], self.transposed[rows])
+
+    def brightest(self) -> int:
+        """The largest value of all; as soon as one is DARK or more, that."""
+        spread = np.linspace(0, len(self.array) - 1, min(len(self.array), 64)).astype(int)
+        for rows in (spread, *np.array_split(np.arange(len(self.array)), -(-len(self.array) // 256))):
+            found = int(self.array[rows].max(initial=0))
+            if found >= DARK:
+                return found
+        return int(self.array.max(initial=0))
 
     def nbytes(self, rows: np.ndarray) -> int:
         """What the images `rows` [M] take in memory."""

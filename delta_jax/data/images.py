@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from delta_jax.data.canvas import LONGEST
 from delta_jax.data.errors import DataError
+from delta_jax.data.levels import depth_of, in_eight_bits, repaired
 
 ASPECTS = ("squash", "keep")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -27,12 +28,14 @@ class BrokenImageError(DataError):
     """One image cannot be decoded; the message is the reason."""
 
 
-def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", aspect: str = "squash") -> np.ndarray:
+def decode_image(
+    data: bytes, size: int, *, interpolation: str = "bilinear", aspect: str = "squash", white: int | None = None
+) -> np.ndarray:
     """Decodes an image as a viewer would show it, and scales it.
 
-    EXIF orientation is applied, 16-bit grey is scaled (65535 to 255), CMYK, palettes and grey become RGB, the first
-    frame is taken of an animation. What is transparent shows white: the colours stored below it are arbitrary, often
-    black, and white is what pages and most photos of single objects have around the object.
+    EXIF orientation is applied, CMYK, palettes and grey become RGB, the first frame or page is taken of several. What
+    is transparent shows white: the colours stored below it are arbitrary, often black, and white is what pages and most
+    photos of single objects have around the object. Of more than 8 bits a sample, 0 to `white` become 0 to 255.
 
     Args:
       data: the encoded image.
@@ -41,6 +44,8 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", asp
       aspect: "squash" scales both sides to `size`; "keep" scales the shorter side to it and the longer one in
         proportion, rounded down, as torchvision's Resize does. Of an image more than twice as long as it is wide only
         the middle is kept, twice as long.
+      white: the value that shows white in pictures of more than 8 bits a sample; None for the largest that the bits
+        of a file allow. It has to be the same for all pictures of a data set: see `choose_white`.
 
     Returns:
       uint8, RGB: [size, size, 3], or with "keep" [H, W, 3].
@@ -48,22 +53,47 @@ def decode_image(data: bytes, size: int, *, interpolation: str = "bilinear", asp
     Raises:
       BrokenImageError: not an image, truncated, too large, or of a kind without a known range.
     """
+    with open_image(data) as opened:
+        depth = depth_of(opened, data)
+        ImageOps.exif_transpose(opened, in_place=True)  # without in_place even upright images are copied
+        eight_bits = in_eight_bits(opened, data, depth, white) if depth else opened
+        return np.asarray(_scale(_to_rgb(eight_bits), size, INTERPOLATIONS[interpolation], aspect))
+
+
+@contextmanager
+def open_image(data: bytes) -> Iterator[Image.Image]:
+    """An encoded image, its pixels not loaded yet; what is raised within becomes a BrokenImageError.
+
+    Raises:
+      BrokenImageError: not an image of FORMATS, truncated or too large.
+    """
     if not data:
         raise BrokenImageError("empty (0 bytes)")
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            ImageOps.exif_transpose(opened, in_place=True)  # without in_place even upright images are copied
-            return np.asarray(_scale(_to_rgb(opened), size, INTERPOLATIONS[interpolation], aspect))
+            yield repaired(opened)
     except UnidentifiedImageError:
-        raise BrokenImageError(f"not one of {', '.join(FORMATS)} (begins with {data[:8]!r})") from None
+        raise BrokenImageError(_why_not_opened(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenImageError(f"too large, shrink it first ({error})") from error
-    except MemoryError:
+    except (MemoryError, BrokenImageError):
         raise
     except (
         Exception
     ) as error:  # Pillow's readers raise nearly anything on damaged data, struct.error and IndexError too
         raise BrokenImageError(str(error) or type(error).__name__) from error
+
+
+def _why_not_opened(data: bytes) -> str:
+    """Pillow says no more than that nothing fits; the reader of the format that it is knows why."""
+    for form in FORMATS:
+        reader, accepts = Image.OPEN[form]
+        if accepts and accepts(data[:16]) is True:
+            try:
+                reader(io.BytesIO(data), "")
+            except Exception as error:
+                return f"a {form} that cannot be read ({error}); save it with 8 or 16 bits a sample"
+    return f"not one of {', '.join(FORMATS)} (begins with {data[:8]!r})"
 
 
 def photo_size(data: bytes) -> tuple[int, int]:
@@ -72,12 +102,10 @@ def photo_size(data: bytes) -> tuple[int, int]:
     Raises:
       BrokenImageError: not an image.
     """
-    try:
-        with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8: by a quarter
-    except Exception as error:  # as in decode_image
-        raise BrokenImageError(str(error) or type(error).__name__) from error
+    with open_image(data) as opened:
+        width, height = opened.size
+        # By a quarter; the size of a TIFF is that of the turned image already.
+        turned = opened.format != "TIFF" and opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (height, width) if turned else (width, height)
 
 
@@ -121,14 +149,8 @@ def _kept(side: int, shorter: int, size: int) -> tuple[int, float, float]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known white, save as 8 or 16 bit")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns every 16-bit picture white.
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels outside 0..65535 have no known white, save as 8 or 16 bit")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "La":  # which Pillow turns into nothing but LA
+        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

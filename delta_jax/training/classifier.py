@@ -19,6 +19,7 @@ from delta_jax.training.variable_files import load_variables, stored_names
 from delta_jax.weights.merging import variable_shapes
 
 MODEL, FACTS = "model.safetensors", "classifier.json"
+_WHITE_BEFORE = 65535  # of classifiers that say nothing: what they were trained with, whatever the bits of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Preprocessing:
       crop: pixels, of the square cut out.
       crops: 1 for the centre, 10 for corners and centre, mirrored.
       mean, std: per channel, of images scaled to [0, 1].
+      white: value that shows white in photos of more than 8 bits a sample, see `data.decode_image`.
     """
 
     resize: int
@@ -41,6 +43,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     aspect: str = "squash"
+    white: int | None = None
 
     def views(self, images: data.Pixels) -> jax.Array:
         """uint8 [B, resize, resize, 3] or a Canvas -> normalised float32 [crops, B, crop, crop, 3]."""
@@ -72,7 +75,8 @@ class Classifier:
             )
         facts = json.loads(facts_path.read_text())
         self.arch, self.class_names = facts["arch"], tuple(facts["classes"])
-        self.preprocessing = Preprocessing(**{**facts["preprocessing"], **_tuples(facts["preprocessing"])})
+        seen = {"white": _WHITE_BEFORE} | facts["preprocessing"]
+        self.preprocessing = Preprocessing(**{**seen, **_tuples(seen)})
         try:
             auxiliary = models.spec(self.arch).auxiliary
             self.auxiliary = bool(auxiliary) and f"params/{auxiliary}/kernel" in stored_names(Path(workdir) / MODEL)
@@ -95,17 +99,34 @@ class Classifier:
 
     def decode(self, path: Path) -> np.ndarray:
         """The photo at `path` as uint8, see `data.decode_image`; raises DataError when it is none."""
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise data.DataError(f"cannot be read ({error.strerror or error})") from error
         wanted = self.preprocessing
-        return data.decode_image(content, wanted.resize, interpolation=wanted.interpolation, aspect=wanted.aspect)
+        return data.decode_image(
+            _read(path), wanted.resize, interpolation=wanted.interpolation, aspect=wanted.aspect, white=wanted.white
+        )
+
+    def remark(self, path: Path) -> str:
+        """What of the photo at `path` the network does not see, "" if nothing; raises DataError when it is none."""
+        found, white = data.look(_read(path)), self.preprocessing.white
+        remarks = []
+        if found.pages > 1:
+            remarks.append(f"the first of {found.pages} pages or frames")
+        if found.depth and white is None and found.nearly_black:
+            remarks.append(f"values up to {found.largest:g} of {found.depth.full}, which are nearly black")
+        if found.depth and white is not None and (found.lowest < 0 or found.largest > white):
+            remarks.append(f"values from {found.lowest:g} to {found.largest:g}, clipped to 0..{white}")
+        return ", ".join(remarks)
 
 
 def describe(arch: str, class_names: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:
     """The content of classifier.json."""
     return {"arch": arch, "classes": list(class_names), "preprocessing": dataclasses.asdict(preprocessing)}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise data.DataError(f"cannot be read ({error.strerror or error})") from error
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,8 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     temperature, decay_at = values["attention_temperature"], values["decay_at"]
     _require(temperature > 0, "attention_temperature", temperature, "more than 0")
     _require(0 < decay_at <= 1, "decay_at", decay_at, "in (0, 1]")
+    white = values["data"].get("white")
+    _require(white is None or white >= 1, "data.white", white, "1 or more, the value that shows white")
     crop, resize = values["data"]["crop"], values["data"]["resize"]
     _require(crop <= resize, "data.crop", crop, f"at most data.resize = {resize}")
     _check_augmentation(values["data"], values["eval_crops"])
@@ -263,7 +265,7 @@ def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[st
     return [
         f"{field}: {before.get(field, missing)!r} there, {now.get(field, missing)!r} here"
         for field in fields
-        if now.get(field, missing) != before.get(field, missing)
+        if now.get(field) != before.get(field)  # not set is what a field was before there was one
     ]
 
 

@@ -11,14 +11,14 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from delta_jax import models, weights
-from delta_jax.training import classifier, report
+from delta_jax.training import classifier, export_usage, report
 from delta_jax.training.checkpoints import save_orbax
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
 from delta_jax.training.stored_trees import CheckpointError
 
 FORMATS = ("safetensors", "torchvision", "timm", "orbax")
-CONFIG, ORBAX = "config.json", "checkpoint"
+CONFIG, ORBAX = "config.json", export_usage.WEIGHTS_FOLDER
 _ENTRIES = {classifier.MODEL, classifier.FACTS, CONFIG, ORBAX}  # all that an export may hold
 
 # Per family: names in timm of the first convolution and of the classifier.
@@ -46,7 +46,7 @@ def export(trained: Classifier, form: str, out: Path, *, overwrite: bool = False
       overwrite: replace an export that lies there.
 
     Returns:
-      A few lines of Python that load it.
+      A few lines of Python that load it and classify a photo as `predict` does.
 
     Raises:
       ConfigError: something is in the way.
@@ -70,7 +70,7 @@ def export(trained: Classifier, form: str, out: Path, *, overwrite: bool = False
         raise CheckpointError(f"{out} could not be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return _usage(trained, form, out)
+    return export_usage.usage(trained, form, out)
 
 
 def _refuse_what_is_in_the_way(out: Path, overwrite: bool) -> None:
@@ -107,10 +107,6 @@ def _classes(trained: Classifier) -> dict[str, Any]:
     return {"num_classes": len(trained.class_names), "label_names": list(trained.class_names)}
 
 
-def _timm_name(arch: str) -> str:
-    return {"mobilenet_v2": "mobilenetv2_100"}.get(arch, arch.replace("efficientnet_lite", "tf_efficientnet_lite"))
-
-
 def _timm_config(trained: Classifier) -> dict[str, Any]:
     """What timm makes a model and its preprocessing from: config.json beside model.safetensors."""
     spec, seen = models.spec(trained.arch), trained.preprocessing
@@ -128,52 +124,9 @@ def _timm_config(trained: Classifier) -> dict[str, Any]:
         "classifier": last,
     }
     made_with = {"model_args": {"aux_logits": True}} if trained.auxiliary else {}
-    return {"architecture": _timm_name(trained.arch), **_classes(trained), **made_with, "pretrained_cfg": pretrained}
-
-
-def _usage(trained: Classifier, form: str, out: Path) -> str:
-    spec, count, model = models.spec(trained.arch), len(trained.class_names), str(out / classifier.MODEL)
-    made_with = f"{trained.arch!r}, num_classes={count}"
-    auxiliary = f", aux_logits={trained.auxiliary}" if spec.family == "inception" else ""
-    lines = {
-        "safetensors": [
-            "import delta_jax as dj",
-            f"model = dj.models.create({made_with})",
-            f"variables = dj.weights.load({model!r}, {made_with})",
-            "logits = model.apply(variables, images)  # [B, H, W, 3], preprocessed as the file's metadata says",
-        ],
-        "torchvision": [
-            "import safetensors.torch, torchvision",
-            f"model = torchvision.models.get_model({made_with}{auxiliary}).eval()",
-            f"model.load_state_dict(safetensors.torch.load_file({model!r}), strict=True)",
-            f"logits = model(images)  # [B, 3, H, W], preprocessed as {CONFIG} says",
-        ],
-        "timm": [
-            "import timm",
-            f"model = timm.create_model({f'local-dir:{out}'!r}, pretrained=True).eval()",
-            "preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-            # timm runs the auxiliary classifier in evaluation, too. The photo is an RGB image of PIL.
-            f"logits{', auxiliary' if trained.auxiliary else ''} = model(preprocess(photo)[None])",
-            f"# The weights alone: timm.create_model({_timm_name(trained.arch)!r}, num_classes={count}{auxiliary}, "
-            f"checkpoint_path={model!r})",
-        ],
-        "orbax": [
-            "import orbax.checkpoint as ocp",
-            f"variables = ocp.StandardCheckpointer().restore({str((out / ORBAX).absolute())!r})",
-        ],
+    return {
+        "architecture": export_usage.timm_name(trained.arch),
+        **_classes(trained),
+        **made_with,
+        "pretrained_cfg": pretrained,
     }
-    padded_for, crop = spec.arguments.get("same_at"), trained.preprocessing.crop
-    if form == "timm" and padded_for and _odd(crop) != _odd(padded_for):
-        lines[form].append(
-            f"# timm pads for the {crop} pixels of the images, this network was trained as padded for {padded_for}: "
-            "expect other logits."
-        )
-    return "\n".join(f"    {line}" for line in lines[form])
-
-
-def _odd(size: int) -> list[bool]:
-    """Whether the maps in front of each halving of images of `size` pixels are odd: so TensorFlow's padding differs."""
-    sizes = [size]
-    for _ in range(4):
-        sizes.append(-(-sizes[-1] // 2))
-    return [size % 2 == 1 for size in sizes]

@@ -47,6 +47,7 @@ def of_pixels(setup: Setup) -> dict[str, Any]:
     config = setup.config
     return {
         "decoder": data.decoder(),
+        "white": setup.preprocessing.white,
         "resize": [config.data.resize, config.data.interpolation, config.data.aspect],
         "crop": config.data.crop,
         "mean": list(setup.preprocessing.mean),

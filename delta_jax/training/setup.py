@@ -1,5 +1,6 @@
 """What the phases of a run work with, put together and checked before anything slow starts."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -77,7 +78,9 @@ class Setup:
             self.config = config = self._without_frozen_taps()
         checks.blocks_to_recompute(config, self.source)
         self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
-        self.catalogue = identified(self.catalogue, config)  # last: of many images it takes minutes, the first time
+        # Last: of many images it takes minutes, the first time.
+        self.catalogue = identified(self.catalogue, config)
+        self.preprocessing = dataclasses.replace(self.preprocessing, white=self._white())
 
     def _without_frozen_taps(self) -> FrozenConfigDict:
         config = self.config
@@ -85,6 +88,25 @@ class Setup:
         if left_out := [tap for tap in config.taps if tap not in kept]:
             logs.say(f"frozen, so its feature maps are the source's: {', '.join(left_out)} is not compared")
         return FrozenConfigDict({**config.to_dict(), "taps": kept})
+
+    def _white(self) -> int | None:
+        """The value that shows white in images of more than 8 bits a sample, see `data.choose_white`."""
+        with ExitStack() as stack:
+            advance = _when_used(stack, len(self.catalogue), "look at images")
+            found = data.survey(self.catalogue, self.cache_dir, progress=advance)
+        given = self.config.data.get("white")
+        try:
+            white, remarks = data.choose_white(found, self.catalogue.files, given)
+        except data.UnknownWhiteError as error:
+            if self._trains:
+                raise
+            # To test a network on other images: what shows white was settled when it was trained.
+            white = given
+            remarks = [f"warning: {error.found}, as the network was trained on: scale them to that, or they stay dark"]
+        for remark in (*remarks, data.describe_pages(self.catalogue, found)):
+            if remark:
+                logs.say(remark)
+        return white
 
     @property
     def num_classes(self) -> int:
@@ -138,6 +160,7 @@ class Setup:
                 settings.resize,
                 interpolation=settings.interpolation,
                 aspect=settings.aspect,
+                white=self.preprocessing.white,
                 cache_dir=self.cache_dir,
                 on_broken=settings.on_broken,
                 progress=_when_used(stack, len(self.catalogue), "decode"),
@@ -149,6 +172,11 @@ class Setup:
             absent = data.absent(images.catalogue.split, images.catalogue.labels, images.catalogue.class_names)
             for line in set(absent) - set(self.catalogue.notes):
                 logs.say(line)
+            if (brightest := images.brightest()) < data.DARK:
+                logs.say(
+                    f"warning: no pixel of all images is above {brightest} of 255, so they are nearly black; if "
+                    "their files are of fewer bits than 8 (labels, masks), scale the values first"
+                )
         if settings.near_doubles and processes.is_first():
             with logs.progress(len(images.catalogue), "compare small grey versions") as bar:
                 doubles = data.find_near_doubles(images, progress=bar.advance)
