@@ -75,6 +75,8 @@ def announce(setup: Setup, workdir: Path) -> None:
     config = setup.config
     logs.say(setup.catalogue.describe())
     setup.warn_of_leaks()
+    if config.data.get("white") is not None and not setup.has_deep_images:
+        logs.say(f"--config.data.white={config.data.white} has no effect: no image has more than 8 bits a sample")
     logs.say(
         f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
         f"{'rectified' if config.rectify else 'raw'} maps, {config.attention_normalization} at temperature "
