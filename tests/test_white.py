@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from delta_jax import data
-from delta_jax.training import classifier
+from delta_jax.training import classifier, report
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
@@ -72,7 +72,10 @@ def test_photos_of_few_levels_are_said(tmp_path, capfd):
             levels = np.random.default_rng(i).integers(0, 16, (40, 40), dtype=np.uint8)
             Image.fromarray(levels).save(root / name / f"{i:02}.png")
     small_network.save_weights(weights_of(root))
-    assert setup(root).images.brightest() == 15
+    found = setup(root, data__white=15)
+    report.announce(found, tmp_path)
+    assert "--config.data.white=15 has no effect: no image has more than 8 bits" in capfd.readouterr().out
+    assert found.images.brightest() == 15
     assert "warning: no pixel of all images is above 15 of 255, so they are nearly black" in capfd.readouterr().out
 
 

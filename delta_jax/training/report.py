@@ -78,6 +78,8 @@ def announce(setup: Setup, workdir: Path) -> None:
     for note in setup.catalogue.notes:
         logs.say(note)
     setup.warn_of_leaks()
+    if config.data.get("white") is not None and not setup.has_deep_images:
+        logs.say(f"--config.data.white={config.data.white} has no effect: no image has more than 8 bits a sample")
     logs.say(
         f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
         f"{'rectified' if config.rectify else 'raw'} maps, {config.attention_normalization} at temperature "
