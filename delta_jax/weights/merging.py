@@ -1,6 +1,7 @@
 """Tensors of a weights file into the variables of a network here; only its classifiers may differ."""
 
 import functools
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delta_jax import models
-from delta_jax.weights import name_tables
+from delta_jax.weights import name_tables, prefixes
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.name_tables import FLAX, Path, to_flax_layout
+
+_log = logging.getLogger(__name__)
 
 Variables = dict[str, Any]
 
@@ -32,10 +35,12 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     """Variables of the network `arch` from a state_dict in PyTorch's names and layouts.
 
     The names may be those of any scheme known for the network (torchvision's, timm's, ...): the one with the most
-    names in common counts. Names and layouts of Flax, "params/fc/kernel", are understood, too.
+    names in common counts. Names and layouts of Flax, "params/fc/kernel", are understood, too. A beginning that the
+    names of the network share, "module.encoder_q.", is taken off, and what lies beside it left out, which is logged.
 
-    A head of another number of classes, or none at all, is replaced by zeros [features, num_classes]: zero logits,
-    whatever the features. So is the last layer of an auxiliary classifier. Everything else has to fit.
+    A head of another number of classes, of several layers, or none at all, is replaced by zeros [features,
+    num_classes]: zero logits, whatever the features. So is the last layer of an auxiliary classifier. Everything else
+    has to fit.
 
     Args:
       tensors: {name: array}; floats keep their width (float32 or float64), half precision becomes float32.
@@ -51,6 +56,8 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     """
     spec = models.spec(arch)
     shapes = variable_shapes(arch, num_classes, auxiliary)
+    part = prefixes.part(tensors, spec, shapes)
+    tensors = part.tensors
     scheme, names = name_tables.detect(tensors, spec, shapes)
     classifiers = [_module(spec.head)] + ([_module(spec.auxiliary)] if auxiliary else [])
 
@@ -86,14 +93,25 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
         lines.append(
             "they have no running statistics of BatchNorm; save the whole state_dict(), not the parameters alone"
         )
-    left_out = () if auxiliary else apart
-    unexpected = [name for name in _tensors_of_networks(tensors) if name not in names and not name.startswith(left_out)]
+    unexpected = [name for name in _tensors_of_networks(tensors) if name not in names]
+    if not auxiliary:
+        unexpected = [name for name in unexpected if not name.startswith(apart)]
+    other_head = set(prefixes.heads_of_others(unexpected, spec, scheme))
+    unexpected = [name for name in unexpected if name not in other_head]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen, "not finite": broken}
     lines += [f"{len(listed)} {what}: {_shortened(listed)}" for what, listed in problems.items() if listed]
     if lines:
         text = "".join(f"\n  {line}" for line in lines)
         raise WeightsError(f"these weights do not fit {arch}:{text}{_other_network(tensors, arch)}")
+    for remark in filter(None, (part.remark, _remark_on_head(spec.head, other_head))):
+        _log.warning("%s", remark)
     return unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
+
+
+def _remark_on_head(head: str, other: Iterable[str]) -> str:
+    if not (names := sorted(other)):
+        return ""
+    return f"the head in the file is of other layers ({_shortened(names)}), so it is left out, and {head} begins as zeros"
 
 
 def _module(path: str) -> Path:

@@ -1,8 +1,10 @@
 """The pickles inside files of torch.save, read without running them.
 
 A pickle is a program: loading one with `pickle` may run whatever its author liked. Here the program is not run but
-read, operation by operation (`pickletools` splits it): tensors, plain containers and numbers are understood, every name
-outside a short list is refused. Nothing is imported, nothing the file names is called, only plain keys are hashed.
+read, operation by operation (`pickletools` splits it): tensors, plain containers and numbers are understood; an object
+of any other class, such as the argparse.Namespace of a training script, is never built, but noted as a `Record` of
+what the pickle says of it. Nothing is imported, nothing the file names is called, only plain keys are hashed. Names
+whose only use is to run something are refused all the same: a file that has them is no honest one.
 """
 
 import pickletools
@@ -18,34 +20,52 @@ WAY_OUT = (
     "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 )
 
-_STORAGES = {
-    "torch.FloatStorage": np.dtype("<f4"),
-    "torch.DoubleStorage": np.dtype("<f8"),
-    "torch.HalfStorage": np.dtype("<f2"),
-    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "torch.LongStorage": np.dtype("<i8"),
-    "torch.IntStorage": np.dtype("<i4"),
-    "torch.ShortStorage": np.dtype("<i2"),
-    "torch.CharStorage": np.dtype("i1"),
-    "torch.ByteStorage": np.dtype("u1"),
-    "torch.BoolStorage": np.dtype("?"),
+# Numbers by torch's name of their type. A storage without a type ("untyped") is one of bytes.
+_TYPES = {
+    "Float": np.dtype("<f4"),
+    "Double": np.dtype("<f8"),
+    "Half": np.dtype("<f2"),
+    "BFloat16": np.dtype(ml_dtypes.bfloat16),
+    "Long": np.dtype("<i8"),
+    "Int": np.dtype("<i4"),
+    "Short": np.dtype("<i2"),
+    "Char": np.dtype("i1"),
+    "Byte": np.dtype("u1"),
+    "Bool": np.dtype("?"),
+    "ComplexFloat": np.dtype("<c8"),
+    "ComplexDouble": np.dtype("<c16"),
+    "QInt8": np.dtype("i1"),
+    "QUInt8": np.dtype("u1"),
+    "QInt32": np.dtype("<i4"),
+}
+_STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _TYPES.items()} | {
+    "torch.storage.UntypedStorage": np.dtype("u1"),
+    "torch.UntypedStorage": np.dtype("u1"),
+}
+_DTYPES = {  # of tensors in storages without a type
+    "torch.uint16": np.dtype("<u2"),
+    "torch.uint32": np.dtype("<u4"),
+    "torch.uint64": np.dtype("<u8"),
 }
 _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
-_PARAMETER = "torch._utils._rebuild_parameter"
-_DICT = "collections.OrderedDict"
-# Plain values beside the weights of a checkpoint: nobody looks at them, so they are never built and read as `_UNREAD`.
-_PLAIN = {
-    *("torch.Size", "torch.device", "torch.float32", "torch.float16", "torch.bfloat16", "torch.float64", "torch.int64"),
-    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "_codecs.encode"),
-    *("builtins.set", "builtins.frozenset", "builtins.complex", "builtins.slice", "builtins.range"),
-    *("__builtin__.set", "__builtin__.frozenset", "__builtin__.complex", "__builtin__.slice", "__builtin__.xrange"),
+_UNTYPED_TENSOR = "torch._utils._rebuild_tensor_v3"
+_PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+_SUBCLASS = "torch._tensor._rebuild_from_type_v2"
+_PAIRS = {"collections.OrderedDict", "collections.Counter", "builtins.dict", "__builtin__.dict"}
+_DEFAULT = "collections.defaultdict"
+# How older protocols make an object of a class: the class comes first among the arguments.
+_MAKERS = {"copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__"}
+
+_RUNNING_MODULES = {
+    *("os", "posix", "nt", "subprocess", "sys", "runpy", "shutil", "socket", "pty", "ctypes", "importlib", "pickle"),
+    *("_pickle", "marshal", "code", "codeop", "commands", "webbrowser", "multiprocessing", "asyncio", "requests"),
 }
-_UNREAD = object()
+_RUNNING = {"eval", "exec", "compile", "open", "execfile", "__import__", "input", "breakpoint", "apply"}
 
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 # A set is never looked into; read as a list, nothing has to be hashed.
 _EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_DICT": dict}
@@ -55,6 +75,23 @@ class Global(NamedTuple):
     """A name of a Python object that the pickle asks for, as "module.name"; the object itself stays untouched."""
 
     name: str
+
+
+class Record:
+    """An object that was not built: the name of its class or of the function that makes it, and what it holds.
+
+    Attributes:
+      name: "module.name".
+      items: what the pickle sets by key, as in a dict.
+      attributes: what the pickle sets as attributes; {} where that is no dict.
+    """
+
+    __slots__ = ("attributes", "items", "name")
+
+    def __init__(self, name: str):
+        self.name = name
+        self.items: dict[Any, Any] = {}
+        self.attributes: dict[Any, Any] = {}
 
 
 class Storage(NamedTuple):
@@ -67,12 +104,16 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor in a storage; offset and strides in elements, none of them negative."""
+    """A tensor in a storage; offset and strides in elements, none of them negative.
+
+    `unread` is torch's name of a type of numbers that is not read here, such as "torch.float8_e4m3fn".
+    """
 
     storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    unread: str = ""
 
 
 def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
@@ -83,11 +124,12 @@ def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
       storages: receives the storages that the pickle declares, by key.
 
     Returns:
-      Tensors, numbers, strings and bytes in dicts, lists and tuples. Strings of Python 2 are read as latin-1.
+      Tensors, numbers, strings and bytes in dicts, lists and tuples; `Record` for every other object, `Global` for a
+      class or function. Strings of Python 2 are read as latin-1.
 
     Raises:
-      WeightsError: the pickle asks for a name that is not plain data, or is damaged. Other exceptions, such as
-        IndexError and ValueError, mean damage too; the caller words them.
+      WeightsError: the pickle asks for what could run code, or is damaged. Other exceptions, such as IndexError and
+        ValueError, mean damage too; the caller words them.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -160,16 +202,24 @@ def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
                 stack.append(_global(*pop(2)))
             case "REDUCE":
                 stack.append(_reduce(*pop(2)))
-            case "BUILD":  # attributes of an object, such as the _metadata of a state_dict: none of them is a weight
-                pop(1)
+            case "NEWOBJ":
+                stack.append(_made(pop(2)[0]))
+            case "NEWOBJ_EX":
+                stack.append(_made(pop(3)[0]))
+            case "OBJ":
+                stack.append(_made(pop_marked()[0]))
+            case "INST":
+                pop_marked()
+                stack.append(_made(_global(*argument.split(" "))))
+            case "BUILD":
+                (state,) = pop(1)
+                _build(stack[-1], state)
             case "BINPERSID":
-                storage = _storage(*pop(1)[0])
-                if storages.setdefault(storage.key, storage)[:3] != storage[:3]:
-                    raise _damaged(f"declares storage {storage.key} twice, differently")
-                stack.append(storage)
+                found = _outside(pop(1)[0])
+                if isinstance(found, Storage) and storages.setdefault(found.key, found)[:3] != found[:3]:
+                    raise _damaged(f"declares storage {found.key} twice, differently")
+                stack.append(found)
             case name:
-                if name == "INST":  # an old way to make an object: let the error name its class
-                    _global(*argument.split(" "))
                 raise WeightsError(f"its pickle uses {name}, which no state_dict needs; {WAY_OUT}")
     raise _damaged("has no end")
 
@@ -178,25 +228,50 @@ def _global(module: Any, name: Any) -> Global:
     if not isinstance(module, str) or not isinstance(name, str):
         raise _damaged("asks for a name that is no text")
     full = f"{module}.{name}"
-    if full not in _TENSORS | _STORAGES.keys() | _PLAIN | {_PARAMETER, _DICT}:
-        raise WeightsError(
-            f"it asks for {full:.80}, which is neither a tensor nor plain data and could run code; {WAY_OUT}"
-        )
+    runs = name.partition(".")[0] in _RUNNING if module in ("builtins", "__builtin__") else False
+    if runs or module.partition(".")[0] in _RUNNING_MODULES:
+        raise WeightsError(f"it asks for {full:.80}, which is no data and could run code; {WAY_OUT}")
     return Global(full)
 
 
 def _reduce(function: Any, arguments: Any) -> Any:
-    match function:
-        case Global(name) if name in _TENSORS:
+    if not isinstance(function, Global):
+        raise _damaged("calls what is no function")
+    match function.name:
+        case name if name in _TENSORS:
             return _tensor(*arguments[:4])
-        case Global(name) if name == _PARAMETER:
+        case name if name == _UNTYPED_TENSOR:
+            return _untyped_tensor(*arguments[:4], arguments[6])
+        case name if name in _PARAMETERS:
             return arguments[0]
-        case Global(name) if name == _DICT:
-            pairs = arguments[0] if arguments else ()
-            return _update({}, [item for key, value in pairs for item in (key, value)])
-        case Global(name) if name in _PLAIN:
-            return _UNREAD
-    raise _damaged("calls what is no function")
+        case name if name == _SUBCLASS:  # a tensor or a parameter with attributes of its own
+            return _reduce(arguments[0], arguments[2])
+        case name if name in _PAIRS:
+            given = arguments[0] if arguments else ()
+            if isinstance(given, dict):
+                return dict(given)
+            return _update({}, [item for key, value in given for item in (key, value)])
+        case name if name == _DEFAULT:
+            return {}
+        case name if name in _MAKERS:
+            return _made(arguments[0])
+        case name:
+            return Record(name)
+
+
+def _made(kind: Any) -> Any:
+    """An object of a class, empty as yet."""
+    if not isinstance(kind, Global):
+        raise _damaged("makes an object of what is no class")
+    return {} if kind.name in {*_PAIRS, _DEFAULT} else Record(kind.name)
+
+
+def _build(target: Any, state: Any) -> None:
+    """Attributes of a record; those of a dict, such as the _metadata of a state_dict, are no weights."""
+    if isinstance(target, Record):
+        for part in state if isinstance(state, tuple) else (state,):  # (attributes, slots)
+            if isinstance(part, dict):
+                target.attributes = part
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
@@ -207,8 +282,26 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
     return Tensor(storage, offset, shape, strides)
 
 
+def _untyped_tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any) -> Tensor:
+    tensor = _tensor(storage, offset, shape, strides)
+    if not isinstance(dtype, Global):
+        raise _damaged("makes a tensor of no type")
+    if dtype.name not in _DTYPES:
+        return tensor._replace(unread=dtype.name)
+    found, given = _DTYPES[dtype.name], tensor.storage
+    width = found.itemsize // given.dtype.itemsize
+    return tensor._replace(storage=Storage(given.key, found, given.size // width, given.start // width))
+
+
+def _outside(identity: Any) -> Storage | Global:
+    """The persistent ids of torch: of a storage, or of a class whose source its older files carry."""
+    if identity[0] == "module" and len(identity) > 1 and isinstance(identity[1], Global):
+        return identity[1]
+    return _storage(*identity)
+
+
 def _storage(kind: Any, storage_type: Any, key: Any, _location: Any, size: Any, view: Any = None) -> Storage:
-    """The persistent ids of torch; `view` (key, first element, elements) is of the older stream."""
+    """`view` (key, first element, elements) is of the older stream."""
     if kind != "storage" or not isinstance(storage_type, Global) or storage_type.name not in _STORAGES:
         raise WeightsError(f"it holds something that is not a storage of plain numbers; {WAY_OUT}")
     start = 0 if view is None else view[1]
@@ -222,6 +315,8 @@ def _is_count(number: Any) -> bool:
 
 
 def _extend(target: Any, items: list[Any]) -> None:
+    if isinstance(target, Record):  # a kind of list: no weight has its name in there
+        return
     if not isinstance(target, list):
         raise _damaged("appends to what is no list")
     target.extend(items)
@@ -229,6 +324,7 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 def _update(target: Any, items: list[Any]) -> dict[Any, Any]:
     """Sets items [key, value, key, value, ...]; keys that are not plain name no weight and are left out."""
+    target = target.items if isinstance(target, Record) else target
     if not isinstance(target, dict):
         raise _damaged("sets an item of what is no dict")
     # Plain keys only: hashing a tuple nested some ten thousand deep would overflow the interpreter's own stack.
