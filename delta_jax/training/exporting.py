@@ -27,6 +27,7 @@ _TIMM_ENDS = {
     "inception": ("Conv2d_1a_3x3.conv", "fc"),
     "mobilenet_v2": ("conv_stem", "classifier"),
     "efficientnet_lite": ("conv_stem", "classifier"),
+    "timm_efficientnet_lite": ("conv_stem", "classifier"),
 }
 
 
@@ -108,7 +109,9 @@ def _classes(trained: Classifier) -> dict[str, Any]:
 
 
 def _timm_name(arch: str) -> str:
-    return {"mobilenet_v2": "mobilenetv2_100"}.get(arch, arch.replace("efficientnet_lite", "tf_efficientnet_lite"))
+    if arch.startswith("efficientnet_lite"):
+        return f"tf_{arch}"
+    return {"mobilenet_v2": "mobilenetv2_100"}.get(arch, arch.removeprefix("timm_"))
 
 
 def _timm_config(trained: Classifier) -> dict[str, Any]:
