@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,13 +12,29 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delta_jax import models
-from delta_jax.weights import name_tables, prefixes
+from delta_jax.models import Elsewhere
+from delta_jax.weights import hallmarks, name_tables, prefixes
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.name_tables import FLAX, Path, to_flax_layout
 
 _log = logging.getLogger(__name__)
 
 Variables = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Variables made of the tensors of a file.
+
+    Attributes:
+      variables: {"params": ..., "batch_stats": ...} of jax arrays.
+      scheme: whose names the tensors had.
+      remarks: lines on what was left out.
+    """
+
+    variables: Variables
+    scheme: str
+    remarks: tuple[str, ...]
 
 
 @functools.cache
@@ -54,6 +71,21 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     Raises:
       WeightsError: names are missing, unexpected, of another shape or not finite; one error with all of them.
     """
+    found = fitted(tensors, arch, num_classes, auxiliary=auxiliary)
+    for remark in found.remarks:
+        _log.warning("%s", remark)
+    return found.variables
+
+
+def fitted(
+    tensors: Mapping[str, np.ndarray],
+    arch: str,
+    num_classes: int,
+    *,
+    auxiliary: bool = False,
+    said: Sequence[tuple[str, Elsewhere]] = (),
+) -> Fitted:
+    """As `from_torch`, with what was left out; `said` are the networks that the file is said to hold, for the error."""
     spec = models.spec(arch)
     shapes = variable_shapes(arch, num_classes, auxiliary)
     part = prefixes.part(tensors, spec, shapes)
@@ -91,7 +123,8 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     if statistics and statistics.isdisjoint(tensors) and not names.keys().isdisjoint(tensors):
         missing = [name for name in missing if name not in statistics]
         lines.append(
-            "they have no running statistics of BatchNorm; save the whole state_dict(), not the parameters alone"
+            "they have no running statistics of BatchNorm: they are the parameters alone, where state_dict() has the "
+            "statistics, too, or those of a network with other norms, such as timm's resnet50_gn, not supported here"
         )
     unexpected = [name for name in _tensors_of_networks(tensors) if name not in names]
     if not auxiliary:
@@ -102,10 +135,13 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     lines += [f"{len(listed)} {what}: {_shortened(listed)}" for what, listed in problems.items() if listed]
     if lines:
         text = "".join(f"\n  {line}" for line in lines)
-        raise WeightsError(f"these weights do not fit {arch}:{text}{_other_network(tensors, arch)}")
-    for remark in filter(None, (part.remark, _remark_on_head(spec.head, other_head))):
-        _log.warning("%s", remark)
-    return unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
+        hint = _other_network(tensors, arch, said)
+        if not hint and len(misshapen) > len(found) and not missing and not unexpected:
+            hint = f"\nThey have the names of {arch}, but other widths: that network is not supported here."
+        raise WeightsError(f"these weights do not fit {arch}:{text}{hint}")
+    variables = unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
+    remarks = tuple(filter(None, (part.remark, _remark_on_head(spec.head, other_head))))
+    return Fitted(variables, scheme, remarks)
 
 
 def _remark_on_head(head: str, other: Iterable[str]) -> str:
@@ -128,8 +164,11 @@ def _shortened(listed: list[str], most: int = 8) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def _other_network(tensors: Mapping[str, np.ndarray], arch: str) -> str:
-    """The way out: which of the known networks the names and shapes would fit, if one does."""
+def _other_network(tensors: Mapping[str, np.ndarray], arch: str, said: Sequence[tuple[str, Elsewhere]]) -> str:
+    """The way out: which of the known networks the names and shapes would fit, if one does, or what else they are."""
+    for where, meant in said:
+        if not meant.arch:
+            return f"\nThey are said to be of {meant.name} ({where}): that network is not supported here."
     for name in models.names():
         spec, shapes = models.spec(name), variable_shapes(name, 1)
         scheme, names = name_tables.detect(tensors, spec, shapes)
@@ -144,4 +183,6 @@ def _other_network(tensors: Mapping[str, np.ndarray], arch: str) -> str:
             arrays = {path: to_flax_layout(array, path[-1]) for path, array in arrays.items()}
         if all(array.shape == shapes[path] for path, array in arrays.items()):
             return f"\nThey are the weights of {name}."
+    if what := hallmarks.foreign(tensors):
+        return f"\nThey look like the weights of {what}: that is not supported here."
     return ""

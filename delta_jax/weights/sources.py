@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
-from delta_jax import downloads
+from delta_jax import downloads, models
 from delta_jax.weights.catalogue import SOURCES
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.kinds import FetchedSource, PipSource, WeightsSource
@@ -42,10 +42,27 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
         return prepared(key, origin, "", progress, choice=choice)[0], None
     path = Path(name_or_path)
     if not split_choice(path)[0].exists():
-        close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
-        names = f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
-        raise WeightsError(f"{name_or_path}: neither a file nor a named source of weights; {names}")
+        raise WeightsError(f"{name_or_path}: neither a file nor a named source of weights; {_way_out(name)}")
     return path, None
+
+
+def _way_out(name: str) -> str:
+    """What to give in place of a name that is no source's."""
+    repository = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    meant = models.named_elsewhere(repository)
+    if repository in SOURCES:
+        return f"its name here is {repository}"
+    if meant and repository.startswith("timm/"):
+        if not meant.arch:
+            return f"{meant.name} is not supported here (python -m delta_jax.models lists what is)"
+        # The closest name would be that of other weights, with another preprocessing perhaps.
+        return (
+            f"it is a network that is here: set arch to {meant.arch}, and weights to "
+            f"https://huggingface.co/{repository}/resolve/main/model.safetensors, or fetch that file and the config.json "
+            "beside it, which says how its images were normalised, and give its path"
+        )
+    close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
+    return f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
 
 
 def _address(url: str) -> tuple[str, UrlFile, str]:
