@@ -1,4 +1,4 @@
-"""Networks by the names they have in timm (1.0.31) and torchvision (0.29.1): which of them are here, which only look so.
+"""Networks by the names they have in timm (1.0.31) and torchvision (0.29.1): which are here, which only look so.
 
 Names and shapes of the tensors in a file do not always tell the network. Of all networks of timm these have those of
 another one here, and compute something else: `efficientnet_lite0` to 2, `resnetaa50`, `resnetblur18`, `resnetblur50`.
@@ -64,7 +64,9 @@ def lookalikes(arch: str) -> tuple[str, ...]:
         return (f"timm's tf_{_LIKE[arch]}",)
     if arch in _LIKE.values():
         return (f"timm's {arch}",)
-    return {"resnet18": ("timm's resnetblur18",), "resnet50": ("timm's resnetaa50", "timm's resnetblur50")}.get(arch, ())
+    return {"resnet18": ("timm's resnetblur18",), "resnet50": ("timm's resnetaa50", "timm's resnetblur50")}.get(
+        arch, ()
+    )
 
 
 def named_elsewhere(text: str) -> Elsewhere | None:
@@ -94,7 +96,9 @@ def mentioned_elsewhere(text: str) -> list[Elsewhere]:
     """
     patterns = [pattern for pattern, *_ in (*_LOOKALIKES, *_SUPPORTED)]
     found = []
-    for match in re.finditer(rf"(?<![a-z0-9])(?:timm_)?(?:{'|'.join(patterns)})(?![a-z0-9])", text.lower().replace("-", "_")):
+    for match in re.finditer(
+        rf"(?<![a-z0-9])(?:timm_)?(?:{'|'.join(patterns)})(?![a-z0-9])", text.lower().replace("-", "_")
+    ):
         meant = named_elsewhere(match[0].removeprefix("timm_"))
         tagged = match[0].startswith("timm_") or re.match(r"[._]ra[._]", text.lower().replace("-", "_")[match.end() :])
         if meant and (meant.arch not in _LIKE or tagged):

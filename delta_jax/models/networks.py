@@ -39,7 +39,10 @@ def _timm_efficientnet_lite(name: str, *, width: float, depth: float, input_size
     """timm's networks without tf_: the same layers, padded as torch pads, and torch's epsilon in BatchNorm."""
     stages = efficientnet_lite_stages(width, depth)
     # The same taps as those of the others: places by stage and block.
-    last = [(stage, stages[stage][2] - 1, sum(repeats for _, _, repeats, *_ in stages[: stage + 1]) - 1) for stage in (1, 2, 4)]
+    last = [
+        (stage, stages[stage][2] - 1, sum(repeats for _, _, repeats, *_ in stages[: stage + 1]) - 1)
+        for stage in (1, 2, 4)
+    ]
     return ModelSpec(
         name,
         "timm_efficientnet_lite",

@@ -62,9 +62,7 @@ def spec(name: str) -> ModelSpec:
             # The closest name would be that of another network, which may even load its weights.
             raise ValueError(f"{name} is not supported here. {known}")
         close = difflib.get_close_matches(name, _SPECS, n=2) or sorted(_SPECS)
-        raise ValueError(
-            f"no network called {name!r}; did you mean {' or '.join(close)}? {known}"
-        )
+        raise ValueError(f"no network called {name!r}; did you mean {' or '.join(close)}? {known}")
     return _SPECS[name]
 
 

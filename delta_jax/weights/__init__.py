@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from delta_jax.weights import identity
-from delta_jax.weights.beside import Images, images
+from delta_jax.weights.beside import Images, images, problem_of_channels
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.exporting import to_torch
 from delta_jax.weights.merging import Variables, fitted, from_torch
@@ -21,6 +21,7 @@ def load(
     *,
     auxiliary: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
+    say: Callable[[str], None] = _log.warning,
 ) -> Variables:
     """Variables of the network `arch` from a named source or a weights file; what is not here yet is fetched.
 
@@ -31,6 +32,7 @@ def load(
       num_classes: outputs of the head; a head of another shape in the file is replaced by zeros.
       auxiliary: with the network's auxiliary classifier; it is read as the head is.
       progress: called with the bytes fetched so far and in all, where something is fetched.
+      say: called with each line on what was chosen, left out or assumed.
 
     Returns:
       {"params": ..., "batch_stats": ...} of jax arrays.
@@ -53,9 +55,23 @@ def load(
         assumed = "" if source else identity.check(name_or_path, content.says, arch, fitting.scheme)
     except WeightsError as error:
         raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from None
-    for remark in filter(None, (*content.remarks, *(f"{path}: {line}" for line in (*fitting.remarks, assumed) if line))):
-        _log.warning("%s", remark)
+    for remark in filter(
+        None, (*content.remarks, *(f"{path}: {line}" for line in (*fitting.remarks, assumed) if line))
+    ):
+        say(remark)
     return fitting.variables
 
 
-__all__ = ["SOURCES", "Images", "Variables", "WeightsError", "from_torch", "images", "load", "locate", "read", "to_torch"]
+__all__ = [
+    "SOURCES",
+    "Images",
+    "Variables",
+    "WeightsError",
+    "from_torch",
+    "images",
+    "load",
+    "locate",
+    "problem_of_channels",
+    "read",
+    "to_torch",
+]

@@ -54,9 +54,26 @@ def images(name_or_path: str | Path) -> Images | None:
                 f"{place}: what it says of images cannot be understood ({type(error).__name__}: {error}); correct it, "
                 "or move it away"
             ) from error
+        for key in {"mean", "std"} & found.keys():
+            if problem := problem_of_channels(found[key], positive=key == "std"):
+                raise WeightsError(
+                    f"{place}: its {key} is {found[key]}: expected {problem}; correct it, or move it away"
+                )
         if found:
             return Images(where=str(place), **found)
     return None
+
+
+def problem_of_channels(values: Any, *, positive: bool) -> str:
+    """What was expected of a mean, or of a deviation, which is to be `positive`; "" where that is what it is."""
+    expected = f"three numbers {'above 0' if positive else 'from 0'} to 1, of images scaled to [0, 1]"
+    numbers = isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values)
+    if not numbers or len(values) != 3 or any(isinstance(value, bool) or not math.isfinite(value) for value in values):
+        return f"{expected}, such as (0.485, 0.456, 0.406)"
+    if max(values) > 1:
+        divided = ", ".join(f"{value / 255:.3g}" for value in values)
+        return f"{expected}; of images from 0 to 255 divide them by 255: ({divided})"
+    return "" if min(values) >= 0 and (min(values) > 0 or not positive) else expected
 
 
 def statements(path: Path) -> list[tuple[str, str]]:
@@ -75,7 +92,9 @@ def changes(path: Path) -> dict[str, Any]:
     """Arguments with which config.json says that the network was made, and which make it another one."""
     given = _content(path.parent / TIMM).get("model_args")
     given = given if isinstance(given, dict) else {}
-    return {key: value for key, value in given.items() if key not in _HARMLESS and (key, value) != ("global_pool", "avg")}
+    return {
+        key: value for key, value in given.items() if key not in _HARMLESS and (key, value) != ("global_pool", "avg")
+    }
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -113,10 +132,10 @@ def _timm(content: Mapping[str, Any]) -> dict[str, Any]:
 def _processor(content: Mapping[str, Any]) -> dict[str, Any]:
     """Of Hugging Face's image processors."""
     found: dict[str, Any] = {}
-    if content.get("do_normalize", True):
-        for key, name in (("mean", "image_mean"), ("std", "image_std")):
-            if name in content:
-                found[key] = tuple(map(float, content[name]))
+    if not content.get("do_normalize", True):
+        found = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    elif "image_mean" in content:
+        found = {"mean": tuple(map(float, content["image_mean"])), "std": tuple(map(float, content["image_std"]))}
     size, crop = _side(content.get("size")), _side(content.get("crop_size"))
     if content.get("do_center_crop", bool(crop)) and crop:
         found["crop"] = crop

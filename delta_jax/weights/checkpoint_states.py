@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from delta_jax.weights.errors import WeightsError
-from delta_jax.weights.pickles import WAY_OUT, Record, Tensor
+from delta_jax.weights.pickled_tensors import WAY_OUT, Tensor
+from delta_jax.weights.pickles import Record
 
 # Where training scripts put the weights in a checkpoint: what was trained first, averages of it last.
 NESTED_UNDER = (
@@ -58,9 +59,7 @@ def find(program: Any, choice: str = "") -> State:
         raise _no_state(program)
     tensors = _tensors(states[found])
     others = tuple(
-        under
-        for under, value in states.items()
-        if under not in ("", found) and 2 * len(_tensors(value)) > len(tensors)
+        under for under, value in states.items() if under not in ("", found) and 2 * len(_tensors(value)) > len(tensors)
     )
     _refuse_other_kinds(states[found])
     return State(tensors, found, others, tuple(_statements(top)))

@@ -65,13 +65,14 @@ def check(name_or_path: str | Path, says: tuple[tuple[str, str], ...], arch: str
     for meant in mentioned:
         if not same and meant.like == models.like(arch) and meant.arch != arch:
             raise WeightsError(_another("its name says", meant, arch))
-    if not downloads.is_url(str(name_or_path)):
-        if changed := beside.changes(split_choice(name_or_path)[0]):
-            made = ", ".join(f"{key}={value!r}" for key, value in changed.items())
-            raise WeightsError(
-                f"{beside.TIMM} beside it says that its network was made with {made:.200}, which is not supported here: "
-                f"it may compute something else than {arch}; if it does not, take model_args out of {beside.TIMM}"
-            )
+    path = split_choice(name_or_path)[0]
+    changed = {} if downloads.is_url(str(name_or_path)) else beside.changes(path)
+    if changed:
+        made = ", ".join(f"{key}={value!r}" for key, value in changed.items())
+        raise WeightsError(
+            f"{beside.TIMM} beside it says that its network was made with {made:.200}, which is not supported here: it "
+            f"may compute something else than {arch}; if it does not, take model_args out of {beside.TIMM}"
+        )
     others = models.lookalikes(arch)
     if same or not others or scheme not in ("timm", "torchvision"):
         return ""
@@ -85,6 +86,6 @@ def _another(who: str, meant: Elsewhere, arch: str) -> str:
     differs = f", which {meant.differs}" if meant.differs else ""
     way_out = f"set arch to {meant.arch}" if meant.arch else "that network is not supported here"
     return (
-        f"{who} {meant.name}{differs}: names and shapes are those of {arch}, the logits would not be; {way_out} (or, if "
-        "what is said is wrong, correct it)"
+        f"{who} {meant.name}{differs}: names and shapes are those of {arch}, the logits would not be; {way_out} (if "
+        "that is wrong, correct what says so)"
     )

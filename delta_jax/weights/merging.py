@@ -147,7 +147,9 @@ def fitted(
 def _remark_on_head(head: str, other: Iterable[str]) -> str:
     if not (names := sorted(other)):
         return ""
-    return f"the head in the file is of other layers ({_shortened(names)}), so it is left out, and {head} begins as zeros"
+    return (
+        f"the head in the file is of other layers ({_shortened(names)}), so it is left out, and {head} begins as zeros"
+    )
 
 
 def _module(path: str) -> Path:

@@ -8,49 +8,23 @@ whose only use is to run something are refused all the same: a file that has the
 """
 
 import pickletools
-from typing import Any, BinaryIO, NamedTuple
-
-import ml_dtypes
-import numpy as np
+from typing import Any, BinaryIO
 
 from delta_jax.weights.errors import WeightsError
-
-WAY_OUT = (
-    "if you trust the file, load it with torch where it was made and save the weights alone: "
-    "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+from delta_jax.weights.pickled_tensors import (
+    PARAMETERS,
+    SUBCLASS,
+    TENSORS,
+    UNTYPED_TENSOR,
+    WAY_OUT,
+    Global,
+    Storage,
+    damaged,
+    outside,
+    tensor,
+    untyped_tensor,
 )
 
-# Numbers by torch's name of their type. A storage without a type ("untyped") is one of bytes.
-_TYPES = {
-    "Float": np.dtype("<f4"),
-    "Double": np.dtype("<f8"),
-    "Half": np.dtype("<f2"),
-    "BFloat16": np.dtype(ml_dtypes.bfloat16),
-    "Long": np.dtype("<i8"),
-    "Int": np.dtype("<i4"),
-    "Short": np.dtype("<i2"),
-    "Char": np.dtype("i1"),
-    "Byte": np.dtype("u1"),
-    "Bool": np.dtype("?"),
-    "ComplexFloat": np.dtype("<c8"),
-    "ComplexDouble": np.dtype("<c16"),
-    "QInt8": np.dtype("i1"),
-    "QUInt8": np.dtype("u1"),
-    "QInt32": np.dtype("<i4"),
-}
-_STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _TYPES.items()} | {
-    "torch.storage.UntypedStorage": np.dtype("u1"),
-    "torch.UntypedStorage": np.dtype("u1"),
-}
-_DTYPES = {  # of tensors in storages without a type
-    "torch.uint16": np.dtype("<u2"),
-    "torch.uint32": np.dtype("<u4"),
-    "torch.uint64": np.dtype("<u8"),
-}
-_TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
-_UNTYPED_TENSOR = "torch._utils._rebuild_tensor_v3"
-_PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
-_SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 _PAIRS = {"collections.OrderedDict", "collections.Counter", "builtins.dict", "__builtin__.dict"}
 _DEFAULT = "collections.defaultdict"
 # How older protocols make an object of a class: the class comes first among the arguments.
@@ -71,12 +45,6 @@ _LITERALS = {
 _EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_DICT": dict}
 
 
-class Global(NamedTuple):
-    """A name of a Python object that the pickle asks for, as "module.name"; the object itself stays untouched."""
-
-    name: str
-
-
 class Record:
     """An object that was not built: the name of its class or of the function that makes it, and what it holds.
 
@@ -92,28 +60,6 @@ class Record:
         self.name = name
         self.items: dict[Any, Any] = {}
         self.attributes: dict[Any, Any] = {}
-
-
-class Storage(NamedTuple):
-    """Numbers kept outside the pickle under `key`: `size` elements of `dtype`; a view of them begins at `start`."""
-
-    key: str
-    dtype: np.dtype
-    size: int
-    start: int
-
-
-class Tensor(NamedTuple):
-    """A tensor in a storage; offset and strides in elements, none of them negative.
-
-    `unread` is torch's name of a type of numbers that is not read here, such as "torch.float8_e4m3fn".
-    """
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    unread: str = ""
 
 
 def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
@@ -139,7 +85,7 @@ def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
 
     def pop(count: int) -> list[Any]:
         if not 0 <= count <= len(stack):
-            raise _damaged("takes more values than it made")
+            raise damaged("takes more values than it made")
         start = len(stack) - count
         items = stack[start:]
         del stack[start:]
@@ -215,18 +161,18 @@ def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
                 (state,) = pop(1)
                 _build(stack[-1], state)
             case "BINPERSID":
-                found = _outside(pop(1)[0])
+                found = outside(pop(1)[0])
                 if isinstance(found, Storage) and storages.setdefault(found.key, found)[:3] != found[:3]:
-                    raise _damaged(f"declares storage {found.key} twice, differently")
+                    raise damaged(f"declares storage {found.key} twice, differently")
                 stack.append(found)
             case name:
                 raise WeightsError(f"its pickle uses {name}, which no state_dict needs; {WAY_OUT}")
-    raise _damaged("has no end")
+    raise damaged("has no end")
 
 
 def _global(module: Any, name: Any) -> Global:
     if not isinstance(module, str) or not isinstance(name, str):
-        raise _damaged("asks for a name that is no text")
+        raise damaged("asks for a name that is no text")
     full = f"{module}.{name}"
     runs = name.partition(".")[0] in _RUNNING if module in ("builtins", "__builtin__") else False
     if runs or module.partition(".")[0] in _RUNNING_MODULES:
@@ -236,15 +182,15 @@ def _global(module: Any, name: Any) -> Global:
 
 def _reduce(function: Any, arguments: Any) -> Any:
     if not isinstance(function, Global):
-        raise _damaged("calls what is no function")
+        raise damaged("calls what is no function")
     match function.name:
-        case name if name in _TENSORS:
-            return _tensor(*arguments[:4])
-        case name if name == _UNTYPED_TENSOR:
-            return _untyped_tensor(*arguments[:4], arguments[6])
-        case name if name in _PARAMETERS:
+        case name if name in TENSORS:
+            return tensor(*arguments[:4])
+        case name if name == UNTYPED_TENSOR:
+            return untyped_tensor(arguments[:4], arguments[6])
+        case name if name in PARAMETERS:
             return arguments[0]
-        case name if name == _SUBCLASS:  # a tensor or a parameter with attributes of its own
+        case name if name == SUBCLASS:  # a tensor or a parameter with attributes of its own
             return _reduce(arguments[0], arguments[2])
         case name if name in _PAIRS:
             given = arguments[0] if arguments else ()
@@ -262,7 +208,7 @@ def _reduce(function: Any, arguments: Any) -> Any:
 def _made(kind: Any) -> Any:
     """An object of a class, empty as yet."""
     if not isinstance(kind, Global):
-        raise _damaged("makes an object of what is no class")
+        raise damaged("makes an object of what is no class")
     return {} if kind.name in {*_PAIRS, _DEFAULT} else Record(kind.name)
 
 
@@ -274,51 +220,11 @@ def _build(target: Any, state: Any) -> None:
                 target.attributes = part
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
-    if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
-        raise _damaged("makes a tensor of what is no storage, shape or strides")
-    if len(shape) != len(strides) or len(shape) > 32 or not all(map(_is_count, (offset, *shape, *strides))):
-        raise _damaged("makes a tensor of impossible offset, shape or strides")
-    return Tensor(storage, offset, shape, strides)
-
-
-def _untyped_tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any) -> Tensor:
-    tensor = _tensor(storage, offset, shape, strides)
-    if not isinstance(dtype, Global):
-        raise _damaged("makes a tensor of no type")
-    if dtype.name not in _DTYPES:
-        return tensor._replace(unread=dtype.name)
-    found, given = _DTYPES[dtype.name], tensor.storage
-    width = found.itemsize // given.dtype.itemsize
-    return tensor._replace(storage=Storage(given.key, found, given.size // width, given.start // width))
-
-
-def _outside(identity: Any) -> Storage | Global:
-    """The persistent ids of torch: of a storage, or of a class whose source its older files carry."""
-    if identity[0] == "module" and len(identity) > 1 and isinstance(identity[1], Global):
-        return identity[1]
-    return _storage(*identity)
-
-
-def _storage(kind: Any, storage_type: Any, key: Any, _location: Any, size: Any, view: Any = None) -> Storage:
-    """`view` (key, first element, elements) is of the older stream."""
-    if kind != "storage" or not isinstance(storage_type, Global) or storage_type.name not in _STORAGES:
-        raise WeightsError(f"it holds something that is not a storage of plain numbers; {WAY_OUT}")
-    start = 0 if view is None else view[1]
-    if not isinstance(key, str) or not _is_count(size) or not _is_count(start):
-        raise _damaged("declares a storage of impossible key, size or offset")
-    return Storage(key, _STORAGES[storage_type.name], size, start)
-
-
-def _is_count(number: Any) -> bool:
-    return type(number) is int and 0 <= number < 2**63
-
-
 def _extend(target: Any, items: list[Any]) -> None:
     if isinstance(target, Record):  # a kind of list: no weight has its name in there
         return
     if not isinstance(target, list):
-        raise _damaged("appends to what is no list")
+        raise damaged("appends to what is no list")
     target.extend(items)
 
 
@@ -326,12 +232,8 @@ def _update(target: Any, items: list[Any]) -> dict[Any, Any]:
     """Sets items [key, value, key, value, ...]; keys that are not plain name no weight and are left out."""
     target = target.items if isinstance(target, Record) else target
     if not isinstance(target, dict):
-        raise _damaged("sets an item of what is no dict")
+        raise damaged("sets an item of what is no dict")
     # Plain keys only: hashing a tuple nested some ten thousand deep would overflow the interpreter's own stack.
     pairs = zip(items[::2], items[1::2], strict=True)
     target.update((key, value) for key, value in pairs if isinstance(key, str | int | float | bytes))
     return target
-
-
-def _damaged(what: str) -> WeightsError:
-    return WeightsError(f"its pickle {what}; the file is damaged, fetch it again")

@@ -97,5 +97,7 @@ def _remark(tensors: Mapping[str, np.ndarray], prefix: str, others: list[str]) -
         return ""
     first = list(dict.fromkeys(name.partition(".")[0] for name in left))
     shown = ", ".join(first[:10]) + (f" and {len(first) - 10} more" if len(first) > 10 else "")
-    way = f"; for the network under {others[0]} add '#{others[0].removesuffix('.')}' to the file's name" if others else ""
+    way = (
+        f"; for the network under {others[0]} add '#{others[0].removesuffix('.')}' to the file's name" if others else ""
+    )
     return f"the tensors under {prefix} are taken, and {len(left)} others left out ({shown}){way}"

@@ -1,5 +1,7 @@
 """Weights files into arrays: safetensors, .npz and PyTorch's .pth, told apart by their content."""
 
+import contextlib
+import json
 import logging
 import zipfile
 from collections.abc import Mapping
@@ -119,9 +121,7 @@ def _read(path: Path, choice: str) -> Content:
     raise WeightsError(f"is no safetensors, .npz or .pth file: it begins with {head[:24]!r}")
 
 
-def _of_checkpoint(
-    tensors: dict[str, np.ndarray], state: checkpoint_states.State, choice: str
-) -> Content:
+def _of_checkpoint(tensors: dict[str, np.ndarray], state: checkpoint_states.State, choice: str) -> Content:
     if choice and state.under != choice:
         return Content(_beginning_with(choice, tensors, (state.under, *state.others)), state.says)
     if choice or not state.others:
@@ -133,9 +133,7 @@ def _of_checkpoint(
     return Content(tensors, state.says, (remark,))
 
 
-def _beginning_with(
-    choice: str, tensors: dict[str, np.ndarray], states: tuple[str, ...] = ()
-) -> dict[str, np.ndarray]:
+def _beginning_with(choice: str, tensors: dict[str, np.ndarray], states: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Those whose names begin with `choice`, which is taken off; all of them for ""."""
     if not choice:
         return tensors
@@ -144,12 +142,14 @@ def _beginning_with(
             return found
     first = list(dict.fromkeys(name.partition(".")[0] for name in tensors))
     known = f"; its states are {', '.join(filter(None, states))}" if any(states) else ""
-    raise WeightsError(f"holds no state {choice!r}, and no names that begin so, but with {', '.join(first[:10])}{known}")
+    raise WeightsError(
+        f"holds no state {choice!r}, and no names that begin so, but with {', '.join(first[:10])}{known}"
+    )
 
 
 def _read_safetensors(path: Path, choice: str) -> Content:
     with safetensors.safe_open(path, framework="numpy") as file:
-        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118: no dict
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
         for kind in sorted(set(kinds.values()) - _READ_TYPES):
             what = f"float8 ({kind})" if kind.startswith("F8") else kind
             raise WeightsError(
@@ -160,8 +160,13 @@ def _read_safetensors(path: Path, choice: str) -> Content:
 
 
 def _statements(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What metadata call the network: of any program, of an export here, and of what was converted here."""
+    ours = "delta_jax:" if metadata.get("format") == "flax" else ""
     keys = ("arch", "architecture", "model_name", "model")
-    return [(f"its metadata's {key}", metadata[key][:80]) for key in keys if metadata.get(key)]
+    found = [(f"its metadata's {key}", ours + metadata[key][:80]) for key in keys if metadata.get(key)]
+    with contextlib.suppress(ValueError, TypeError):
+        found += [(str(where), str(text)) for where, text in json.loads(metadata.get("says", "[]"))]
+    return found
 
 
 def _read_npz(path: Path, archive: zipfile.ZipFile, budget: int) -> dict[str, np.ndarray]:

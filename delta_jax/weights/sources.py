@@ -25,8 +25,8 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
       progress: called with the bytes fetched so far and in all.
 
     Returns:
-      (path, source); the path keeps its #STATE; the source is None for a path and an address. The content of a named source is checked against its
-      hash or the revision it is pinned to.
+      (path, source); the path keeps its #STATE; the source is None for a path and an address. The content of a named
+      source is checked against its hash or the revision it is pinned to.
 
     Raises:
       WeightsError: none of the three, its package is not installed, it cannot be fetched, or its content is another.
@@ -58,8 +58,8 @@ def _way_out(name: str) -> str:
         # The closest name would be that of other weights, with another preprocessing perhaps.
         return (
             f"it is a network that is here: set arch to {meant.arch}, and weights to "
-            f"https://huggingface.co/{repository}/resolve/main/model.safetensors, or fetch that file and the config.json "
-            "beside it, which says how its images were normalised, and give its path"
+            f"https://huggingface.co/{repository}/resolve/main/model.safetensors; or fetch that file and the "
+            "config.json beside it, which says how its images were normalised, and give its path"
         )
     close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
     return f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"

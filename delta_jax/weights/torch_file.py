@@ -11,7 +11,8 @@ import numpy as np
 from delta_jax.weights import checkpoint_states
 from delta_jax.weights.checkpoint_states import State
 from delta_jax.weights.errors import WeightsError
-from delta_jax.weights.pickles import WAY_OUT, Storage, Tensor, decode
+from delta_jax.weights.pickled_tensors import WAY_OUT, Storage, Tensor
+from delta_jax.weights.pickles import decode
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older stream
 LEGACY_PROTOCOL = 1001  # the second
