@@ -117,9 +117,7 @@ def _timm(content: Mapping[str, Any]) -> dict[str, Any]:
         return _ours(content)
     given = content.get("pretrained_cfg", content if "mean" in content else {})
     found: dict[str, Any] = {key: tuple(map(float, given[key])) for key in ("mean", "std") if key in given}
-    # Measured at another size than it was trained at: the images of a run are to be like those of the measurement.
-    size = given.get("test_input_size") or given.get("input_size")
-    part = given.get("test_crop_pct") or given.get("crop_pct")
+    size, part = given.get("input_size"), given.get("crop_pct")  # timm's test_... are of measurements at a larger size
     if size:
         found["crop"] = int(size[-1])
         if part:
