@@ -243,6 +243,28 @@ def test_programs_with_weights(tmp_path):
         read(tmp_path / "w.pt2")
 
 
+def test_a_state_in_several_files(tmp_path):
+    for i, (name, array) in enumerate(STATE.items()):
+        safetensors.numpy.save_file({name: array}, tmp_path / f"{i}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: f"{i}.safetensors" for i, name in enumerate(STATE)}}))
+    check(read(index), STATE)
+    (tmp_path / "1.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"1 of its 2 parts are missing, such as 1\.safetensors"):
+        read(index)
+    for strange in ("../0.safetensors", "/etc/passwd", index.name):
+        index.write_text(json.dumps({"weight_map": {"x": strange}}))
+        with pytest.raises(WeightsError, match="no file of its folder"):
+            read(index)
+
+
+def test_arrays_of_numpy_in_a_pickle(tmp_path):
+    with pytest.raises(WeightsError, match=r"arrays of numpy in a pickle.*numpy\.savez"):
+        read(write_zip(tmp_path / "w.pth", {"state_dict": {"x": random(3)}}))
+    with pytest.raises(WeightsError, match=r"arrays of numpy in a pickle"):
+        read(write_zip(tmp_path / "v.pth", {"x": random(3)}))
+
+
 def test_a_folder_names_the_files_in_it(tmp_path):
     safetensors.numpy.save_file(STATE, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match=r"is a folder; name the weights file in it: model\.safetensors"):

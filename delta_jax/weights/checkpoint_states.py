@@ -144,6 +144,12 @@ def _no_state(program: Any) -> WeightsError:
     if _items(program) is None:
         what = f" but an object of {program.name}" if isinstance(program, Record) else ""
         return WeightsError(f"it holds no state_dict (a dict of named tensors){what}; {WAY_OUT}")
+    inside = [item for value in [program, *(_items(program) or {}).values()] for item in (_items(value) or {}).values()]
+    if any(isinstance(item, Record) and "multiarray" in item.name for item in inside):
+        return WeightsError(
+            "its weights are arrays of numpy in a pickle, not tensors; where it was made, save them with "
+            "numpy.savez('weights.npz', **state_dict)"
+        )
     keys = [str(key)[:40] for key in _items(program) or {}]
     return WeightsError(
         f"it has no named tensors at the top or under {', '.join(NESTED_UNDER)}, but {_listed(keys) or 'nothing'}; "

@@ -118,6 +118,8 @@ def _read(path: Path, choice: str) -> Content:
         return _of_checkpoint(*torch_file.read_legacy(path.read_bytes(), choice=choice, budget=budget), choice)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return _read_safetensors(path, choice)
+    if path.name.endswith(".index.json"):
+        return _read_parts(path, choice)
     raise WeightsError(f"is no safetensors, .npz or .pth file: it begins with {head[:24]!r}")
 
 
@@ -157,6 +159,20 @@ def _read_safetensors(path: Path, choice: str) -> Content:
             )
         metadata = file.metadata() or {}
         return Content(_beginning_with(choice, file.get_tensors()), tuple(_statements(metadata)))
+
+
+def _read_parts(path: Path, choice: str) -> Content:
+    """Of Hugging Face's index of a state in several files: {"weight_map": {name: file in the same folder}}."""
+    places = json.loads(path.read_text("utf-8"))["weight_map"]
+    files = list(dict.fromkeys(places.values()))
+    if strange := [file for file in files if Path(file).name != file or file == path.name]:
+        raise WeightsError(f"names a part that is no file of its folder: {strange[0]!r:.80}")
+    if missing := [file for file in files if not (path.parent / file).is_file()]:
+        raise WeightsError(
+            f"{len(missing)} of its {len(files)} parts are missing, such as {missing[0]}; fetch them too"
+        )
+    tensors = {name: tensor for file in files for name, tensor in _read(path.parent / file, "").tensors.items()}
+    return Content(_beginning_with(choice, tensors))
 
 
 def _statements(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
