@@ -81,7 +81,7 @@ def test_objects_of_the_oldest_protocols(tmp_path):
         program = pickled[:end] + b"sX\x04\x00\x00\x00args" + made + b"}X\x05\x00\x00\x00modelX\x03\x00\x00\x00netsbs."
         content = read_content(write_zip(tmp_path / "w.pth", {"state_dict": stored()}, program=program))
         check(content.tensors, STATE)
-        assert content.says == (("args.model", "net"),)
+        assert content.says == (("its args.model", "net"),)
 
 
 def test_a_record_holds_the_weights_of_a_kind_of_dict(tmp_path):
@@ -119,8 +119,8 @@ def test_parameters_with_attributes(tmp_path):
 def test_what_a_checkpoint_calls_its_network(tmp_path):
     value = {"arch": "resnet50", "args": argparse.Namespace(model="resnetblur50", lr=1), "state_dict": stored()}
     assert read_content(write_zip(tmp_path / "w.pth", value)).says == (
-        ("arch", "resnet50"),
-        ("args.model", "resnetblur50"),
+        ("its arch", "resnet50"),
+        ("its args.model", "resnetblur50"),
     )
     safetensors.numpy.save_file(STATE, tmp_path / "w.safetensors", {"format": "flax", "arch": "resnet50"})
     assert read_content(tmp_path / "w.safetensors").says == (("its metadata's arch", "delta_jax:resnet50"),)

@@ -274,6 +274,13 @@ def test_how_a_network_of_hugging_face_saw_images(tmp_path, content, expected):
     assert (found.resize, found.crop, found.interpolation, found.mean, found.std) == expected
 
 
+def test_the_address_of_a_known_repository():
+    url = "https://huggingface.co/timm/inception_v3.gluon_in1k/resolve/main/model.safetensors"
+    found, source = beside.images(url), SOURCES["timm/inception_v3.gluon_in1k"]
+    assert (found.mean, found.resize, found.crop) == (source.mean, source.resize, source.crop)
+    assert beside.images("https://host.org/some/model.safetensors") is None
+
+
 def test_what_a_run_here_left(tmp_path):
     seen = {"resize": 40, "interpolation": "bilinear", "crop": 36, "crops": 1, "mean": [0.1] * 3, "std": [0.2] * 3}
     path = write(tmp_path, "classifier.json", {"arch": "resnet18", "preprocessing": seen})

@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from delta_jax import downloads
+from delta_jax.weights.catalogue import SOURCES
 from delta_jax.weights.errors import WeightsError
+from delta_jax.weights.kinds import FetchedSource
+from delta_jax.weights.origins import HubFile
 from delta_jax.weights.reading import split_choice
 
 # timm's and Hugging Face's config.json; the latter's image processor; what runs here leave in their workdir.
@@ -37,11 +42,13 @@ def images(name_or_path: str | Path) -> Images | None:
     """How the network of a weights file saw images, as a file beside it says; None where none does.
 
     Args:
-      name_or_path: of the weights; a name of a source or an address has nothing beside it.
+      name_or_path: of the weights; an address has nothing beside it, but may be that of a repository that is known.
 
     Raises:
       WeightsError: what is said cannot be.
     """
+    if downloads.is_url(str(name_or_path)):
+        return _of_repository(str(name_or_path))
     path, _ = split_choice(name_or_path)
     if not path.is_file():
         return None
@@ -62,6 +69,21 @@ def images(name_or_path: str | Path) -> Images | None:
         if found:
             return Images(where=str(place), **found)
     return None
+
+
+def _of_repository(url: str) -> Images | None:
+    """Of https://huggingface.co/OWNER/NAME/resolve/..., where that is a known source."""
+    source = SOURCES.get("/".join(urlsplit(url).path.split("/")[1:3]))
+    if source is None or not isinstance(source, FetchedSource) or not isinstance(source.origin, HubFile):
+        return None
+    return Images(
+        where=f"the table of {source.name}",
+        mean=source.mean,
+        std=source.std,
+        resize=source.resize,
+        crop=source.crop,
+        interpolation=source.interpolation,
+    )
 
 
 def problem_of_channels(values: Any, *, positive: bool) -> str:

@@ -30,7 +30,7 @@ class State:
       tensors: by name.
       under: the keys that lead there, "" at the top: "state_dict", "model.state_dict".
       others: those that lead to further states like this one.
-      says: (where, text) of what the checkpoint calls its network: ("args.model", "resnet50").
+      says: (where, text) of what the checkpoint calls its network: ("its args.model", "resnet50").
     """
 
     tensors: dict[str, Tensor]
@@ -109,7 +109,7 @@ def _statements(top: dict[Any, Any]) -> Iterator[tuple[str, str]]:
         for key in _NETWORK:
             text = values.get(key) if isinstance(values, dict) else None
             if isinstance(text, str) and text:
-                yield f"{where}{key}", text[:80]
+                yield f"its {where}{key}", text[:80]
 
 
 def _refuse_other_kinds(value: dict[Any, Any]) -> None:

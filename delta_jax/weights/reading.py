@@ -34,7 +34,7 @@ class Content:
 
     Attributes:
       tensors: C-contiguous arrays in the file's layouts, by name.
-      says: (where, text) of what the file itself calls its network: ("args.model", "resnet50").
+      says: (where, text) of what the file itself calls its network: ("its args.model", "resnet50").
       remarks: what was chosen where the file leaves a choice, for people.
     """
 
