@@ -46,6 +46,8 @@ def get_config() -> ConfigDict:
     config.data.interpolation = placeholder(str)  # bilinear or bicubic, with antialiasing; not set: as the weights
     config.data.white = placeholder(int)  # value that shows white in 10- to 32-bit images; not set: as the files say
     config.data.crop = placeholder(int)  # pixels, side of what the network sees; not set: as the weights
+    config.data.mean = placeholder(tuple)  # per channel, of images scaled to [0, 1]; not set: as the weights
+    config.data.std = placeholder(tuple)  # the same; images are normalised by (x - mean) / std
     config.data.augment = "crop"  # in training: random crop; resized_crop: random area and shape; none: the centre
     config.data.mirror = True  # images may be mirrored, half of those in training are; False for digits and text
     config.data.least_area = 0.08  # of resized_crop, as a share of the image

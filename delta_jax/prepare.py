@@ -17,7 +17,7 @@ from absl import app, flags
 
 from delta_jax import data, downloads, models
 from delta_jax.training import distributed, logs
-from delta_jax.weights import WeightsError
+from delta_jax.weights import WeightsError, images
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.sources import SOURCES, WeightsSource, is_here, locate, provenance
 
@@ -58,8 +58,17 @@ def _prepare_weights(name: str) -> None:
         facts = [("from", known.url), *commit, ("sha256 there", known.original_sha256)]
         lines += [f"  {what:14} {value}" for what, value in facts]
     if not source:
-        lines += ["  preprocessing  not known for weights without a name; the run takes that of its network"]
+        lines += [f"  preprocessing  {_beside(name)}"]
     logs.say("\n".join(lines))
+
+
+def _beside(name: str) -> str:
+    """What is known of how the network of a file or an address saw images."""
+    if not (found := images(name)):
+        return "not known for weights without a name; the run takes that of its network, or data.mean and data.std"
+    facts = {"resize": found.resize, "crop": found.crop, "mean": found.mean, "std": found.std}
+    values = [f"{what} {value}" for what, value in [*facts.items(), ("", found.interpolation)] if value]
+    return f"{', '.join(value.strip() for value in values)}, as {found.where} says"
 
 
 def _prepare_data(name: str) -> None:

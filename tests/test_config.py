@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs.default import get_config
 from delta_jax import models
@@ -84,9 +85,77 @@ def test_preprocessing_is_that_of_the_weights_where_it_is_not_set(weights, field
     assert (found.resize, found.crop, found.interpolation) == expected
 
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_where_mean_and_deviation_come_from(tmp_path):
+    # field, then a file beside the weights, then a named source, then the network
+    path = tmp_path / "model.safetensors"
+
+    def resolved(**fields):
+        found = configs.resolve(changed(**{"arch": "resnet34", "weights": str(path), **fields}))
+        return (found.data.mean, found.data.std), configs.origin_of_preprocessing(found)
+
+    values, line = resolved()
+    assert values == IMAGENET
+    assert "as usual for resnet34: nothing beside the weights" in line
+    path.touch()
+    cfg = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "input_size": [3, 224, 224],
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet34", "pretrained_cfg": cfg}))
+    values, line = resolved()
+    assert values == HALF
+    assert line == (
+        f"images: resize 248, bicubic, crop 224; mean 0.5 0.5 0.5, std 0.5 0.5 0.5, as {tmp_path / 'config.json'} says"
+    )
+    values, line = resolved(data__mean=(0.1, 0.2, 0.3))
+    assert values == ((0.1, 0.2, 0.3), (0.5,) * 3)
+    assert (
+        line
+        == f"images: mean 0.1 0.2 0.3, as --config.data.mean says; std 0.5 0.5 0.5, as {tmp_path / 'config.json'} says"
+    )
+    assert resolved(data__mean=(0.4,), data__std=(1,))[0] == ((0.4,) * 3, (1,) * 3)  # one number for all channels
+    values, line = resolved(weights="timm/inception_v3.gluon_in1k", arch="inception_v3")
+    assert values == IMAGENET  # the network's own are 0.5
+    assert line == ""
+    assert resolved(weights="timm/resnet34.ra4_e3600_r224_in1k") == (HALF, "")
+    values, line = resolved(weights="timm/resnet34.ra4_e3600_r224_in1k", data__mean=IMAGENET[0])
+    assert values == (IMAGENET[0], HALF[1])
+    assert line == "images: mean 0.485 0.456 0.406, as --config.data.mean says; std 0.5 0.5 0.5"
+
+
+def test_a_run_of_before_mean_was_a_field_keeps_what_its_classifier_has(tmp_path):
+    values = configs.resolve(changed(arch="resnet34", weights="x.pth")).to_dict()
+    for field in ("mean", "std"):
+        del values["data"][field]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "classifier.json").write_text(json.dumps({"preprocessing": {"mean": [0.1] * 3, "std": [0.2] * 3}}))
+    found = configs.read(tmp_path)
+    assert (found.data.mean, found.data.std) == ((0.1,) * 3, (0.2,) * 3)
+    again = configs.resolve(ConfigDict(found.to_dict()))
+    assert (again.data.mean, again.data.std) == ((0.1,) * 3, (0.2,) * 3)
+
+
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [
+        (
+            {"data__mean": (123.675, 116.28, 103.53)},
+            ("data.mean", "123.675", "divide them by 255: (0.485, 0.456, 0.406)"),
+        ),
+        ({"data__std": (58.395, 57.12, 57.375)}, ("data.std", "58.395", "by 255: (0.229, 0.224, 0.225)")),
+        ({"data__std": (0.0, 0.5, 0.5)}, ("data.std", "(0.0, 0.5, 0.5)", "above 0 to 1")),
+        ({"data__mean": (-0.1, 0.5, 0.5)}, ("data.mean", "-0.1", "from 0 to 1")),
+        ({"data__mean": (0.5, 0.5)}, ("data.mean", "(0.5, 0.5)", "three numbers", "such as (0.485")),
+        ({"data__mean": ("a",)}, ("data.mean", "'a'", "three numbers")),
+        ({"data__mean": ()}, ("data.mean", "()", "three numbers")),
+        ({"data__std": (float("nan"),)}, ("data.std", "nan", "three numbers")),
         ({"method": "detla"}, ("'detla'", "did you mean delta")),
         ({"arch": "resnet51"}, ("'resnet51'", "resnet50")),
         ({"preset": "papers"}, ("preset", "'papers'", "paper, reference")),

@@ -77,3 +77,24 @@ def test_resnet152_runs_with_its_own_depth():
     # No golden file: the number of parameters of torchvision's resnet152 is published as 60,192,808.
     params = [shape for path, shape in variable_shapes("resnet152", 1000).items() if path[0] == "params"]
     assert sum(int(np.prod(shape)) for shape in params) == 60_192_808
+
+
+# timm_efficientnet_lite.npz: `timm.create_model("efficientnet_lite0")` and its like, timm 1.0.31 / torch 2.14.1 on a
+# CPU, float32, with the recipe's weights; the first 50 logits and channels. With the same weights timm's tf_ networks,
+# which pad otherwise and have another epsilon, are 1e-3 to 6e-3 away.
+LITES = [("0", "native", 224, 224), ("0", "odd", 161, 129), ("1", "odd", 161, 129), ("2", "odd", 161, 129)]
+
+
+@pytest.mark.parametrize(("number", "size", "height", "width"), LITES)
+def test_timms_plain_efficientnet_lites(number, size, height, width, golden):
+    arch, expected = f"timm_efficientnet_lite{number}", golden("timm_efficientnet_lite")
+    spec, model = models.spec(arch), models.create(arch)
+    images = recipe.images("delta", arch, size, 2, height, width)
+    logits, maps = jax.jit(lambda v, x: features.apply_with_taps(model, v, x, spec.taps))(variables(arch), images)
+    assert relative(logits[:, :50], expected[f"{arch}/{size}/logits"]) < 1e-5
+    known = [name for name in spec.torch_taps if f"{arch}/{size}/{name}/shape" in expected]
+    assert "conv_head" in known
+    for name in known:
+        found = maps[spec.torch_taps[name]]
+        assert found.transpose(0, 3, 1, 2).shape == tuple(expected[f"{arch}/{size}/{name}/shape"])
+        assert relative(found.mean((1, 2))[:, :50], expected[f"{arch}/{size}/{name}/mean_hw"]) < 1e-5

@@ -2,7 +2,22 @@
 
 from delta_jax.models.adapter import adapt
 from delta_jax.models.checks import check, check_head
+from delta_jax.models.elsewhere import Elsewhere, like, lookalikes, mentioned_elsewhere, named_elsewhere
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.registry import create, names, register, spec
 
-__all__ = ["ModelSpec", "adapt", "check", "check_head", "create", "names", "register", "spec"]
+__all__ = [
+    "Elsewhere",
+    "ModelSpec",
+    "adapt",
+    "check",
+    "check_head",
+    "create",
+    "like",
+    "lookalikes",
+    "mentioned_elsewhere",
+    "named_elsewhere",
+    "names",
+    "register",
+    "spec",
+]

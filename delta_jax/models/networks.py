@@ -35,6 +35,27 @@ def _efficientnet_lite(name: str, *, width: float, depth: float, input_size: int
     )
 
 
+def _timm_efficientnet_lite(name: str, *, width: float, depth: float, input_size: int) -> ModelSpec:
+    """timm's networks without tf_: the same layers, padded as torch pads, and torch's epsilon in BatchNorm."""
+    stages = efficientnet_lite_stages(width, depth)
+    # The same taps as those of the others: places by stage and block.
+    last = [
+        (stage, stages[stage][2] - 1, sum(repeats for _, _, repeats, *_ in stages[: stage + 1]) - 1)
+        for stage in (1, 2, 4)
+    ]
+    return ModelSpec(
+        name,
+        "timm_efficientnet_lite",
+        InvertedResidualNet,
+        {"stages": stages},
+        "classifier",
+        {f"blocks.{stage}.{i}.conv_pwl": f"block_{block}/project_conv" for stage, i, block in last}
+        | {"conv_head": "head_conv"},
+        input_size=input_size,
+        interpolation="bicubic",
+    )
+
+
 NETWORKS = (
     _resnet("resnet18", (2, 2, 2, 2), False),
     _resnet("resnet34", (3, 4, 6, 3), False),
@@ -57,6 +78,9 @@ NETWORKS = (
     _efficientnet_lite("efficientnet_lite0", width=1.0, depth=1.0, input_size=224),
     _efficientnet_lite("efficientnet_lite1", width=1.0, depth=1.1, input_size=240),
     _efficientnet_lite("efficientnet_lite2", width=1.1, depth=1.2, input_size=260),
+    _timm_efficientnet_lite("timm_efficientnet_lite0", width=1.0, depth=1.0, input_size=224),
+    _timm_efficientnet_lite("timm_efficientnet_lite1", width=1.0, depth=1.1, input_size=240),
+    _timm_efficientnet_lite("timm_efficientnet_lite2", width=1.1, depth=1.2, input_size=260),
     ModelSpec(
         "inception_v3",
         "inception",

@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from delta_jax.models.adapter import adapt
 from delta_jax.models.checks import init_shapes
+from delta_jax.models.elsewhere import named_elsewhere
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.networks import NETWORKS
 
@@ -54,11 +55,14 @@ def spec(name: str) -> ModelSpec:
     if ":" in name:
         return _imported(name)
     if name not in _SPECS:
+        known = f"Known: {', '.join(sorted(_SPECS))}; a network of your own: package.module:function"
+        if elsewhere := named_elsewhere(name):
+            if elsewhere.arch in _SPECS:
+                raise ValueError(f"no network called {name!r}; here it is called {elsewhere.arch}. {known}")
+            # The closest name would be that of another network, which may even load its weights.
+            raise ValueError(f"{name} is not supported here. {known}")
         close = difflib.get_close_matches(name, _SPECS, n=2) or sorted(_SPECS)
-        raise ValueError(
-            f"no network called {name!r}; did you mean {' or '.join(close)}? Known: {', '.join(sorted(_SPECS))}; "
-            "a network of your own: package.module:function"
-        )
+        raise ValueError(f"no network called {name!r}; did you mean {' or '.join(close)}? {known}")
     return _SPECS[name]
 
 

@@ -131,14 +131,48 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 def _fill_preprocessing(values: dict[str, Any]) -> None:
     """What `data` leaves open: as the weights were trained, or the network for weights of unknown origin."""
     settings, spec, source = values["data"], models.spec(values["arch"]), weights.SOURCES.get(values["weights"])
-    if settings["interpolation"] is None:
-        settings["interpolation"] = (source or spec).interpolation
+    beside = None if source else weights.images(values["weights"])
+    known = source or spec
     crop, resize = (source.crop, source.resize) if source else (spec.input_size, spec.resize)
+    if beside and beside.crop:
+        crop, resize = beside.crop, beside.resize or round(beside.crop * resize / crop)
+    if settings["interpolation"] is None:
+        settings["interpolation"] = (beside and beside.interpolation) or known.interpolation
     if settings["crop"] is None:
         given = settings["resize"]
         settings["crop"] = crop if given is None else max(1, round(given * crop / resize))
     if settings["resize"] is None:
         settings["resize"] = round(settings["crop"] * resize / crop)
+    for field, usual in (("mean", known.mean), ("std", known.std)):
+        given = settings.get(field)  # runs of before there was the field have none
+        if given is None:
+            settings[field] = (beside and getattr(beside, field)) or usual
+        else:
+            settings[field] = tuple(given) * 3 if len(given) == 1 else tuple(given)  # one number for all channels
+
+
+def origin_of_preprocessing(config: FrozenConfigDict) -> str:
+    """A line on how images are normalised where that is not as a named source of weights says; "" where it is."""
+    settings, spec, source = config.data, models.spec(config.arch), weights.SOURCES.get(config.weights)
+    beside = None if source else weights.images(config.weights)
+    reasons = []
+    for field in ("mean", "std"):
+        value = tuple(settings[field])
+        if source and value == getattr(source, field):
+            why = ""
+        elif beside and value == getattr(beside, field):
+            why = f"as {beside.where} says"
+        elif not source and value == getattr(spec, field):
+            why = f"as usual for {config.arch}: nothing beside the weights says how they were trained"
+        else:
+            why = f"as --config.data.{field} says"
+        reasons.append((f"{field} {' '.join(f'{number:g}' for number in value)}", why))
+    (mean, why), (std, other) = reasons
+    if not why and not other:
+        return ""
+    if why == other:
+        return f"images: resize {settings.resize}, {settings.interpolation}, crop {settings.crop}; {mean}, {std}, {why}"
+    return f"images: {mean}{why and f', {why}'}; {std}{other and f', {other}'}"
 
 
 def _check_choices(values: Mapping[str, Any]) -> None:
@@ -163,6 +197,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     crop, resize = values["data"]["crop"], values["data"]["resize"]
     _require(crop <= resize, "data.crop", crop, f"at most data.resize = {resize}")
     _check_augmentation(values["data"], values["eval_crops"])
+    for field in ("mean", "std"):
+        if problem := weights.problem_of_channels(values["data"][field], positive=field == "std"):
+            _require(False, f"data.{field}", values["data"][field], problem)
     _require(
         values["warmup_steps"] < values["steps"],
         "warmup_steps",
@@ -275,4 +312,8 @@ def read(workdir: Path) -> FrozenConfigDict:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; is {workdir} the workdir of a run?")
     values = json.loads(path.read_text())
+    if "mean" not in values.get("data", {}):  # of before these were fields: the classifier knows them
+        facts = path.with_name("classifier.json")
+        seen = json.loads(facts.read_text())["preprocessing"] if facts.is_file() else {}
+        values.get("data", {}).update({field: seen[field] for field in ("mean", "std") if field in seen})
     return FrozenConfigDict(ConfigDict(values, convert_dict=True))

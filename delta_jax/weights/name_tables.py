@@ -86,6 +86,7 @@ _TABLES: dict[str, dict[str, _Table]] = {
         "efficientnet_lite_pytorch": _efficientnet_lite_pytorch,
         "timm": _timm_inverted_residuals,
     },
+    "timm_efficientnet_lite": {"timm": _timm_inverted_residuals},
     "inception": {"torchvision": _inception, "timm": _inception},
 }
 

@@ -1,78 +1,65 @@
 """The pickles inside files of torch.save, read without running them.
 
 A pickle is a program: loading one with `pickle` may run whatever its author liked. Here the program is not run but
-read, operation by operation (`pickletools` splits it): tensors, plain containers and numbers are understood, every name
-outside a short list is refused. Nothing is imported, nothing the file names is called, only plain keys are hashed.
+read, operation by operation (`pickletools` splits it): tensors, plain containers and numbers are understood; an object
+of any other class, such as the argparse.Namespace of a training script, is never built, but noted as a `Record` of
+what the pickle says of it. Nothing is imported, nothing the file names is called, only plain keys are hashed. Names
+whose only use is to run something are refused all the same: a file that has them is no honest one.
 """
 
 import pickletools
-from typing import Any, BinaryIO, NamedTuple
-
-import ml_dtypes
-import numpy as np
+from typing import Any, BinaryIO
 
 from delta_jax.weights.errors import WeightsError
-
-WAY_OUT = (
-    "if you trust the file, load it with torch where it was made and save the weights alone: "
-    "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+from delta_jax.weights.pickled_tensors import (
+    PARAMETERS,
+    SUBCLASS,
+    TENSORS,
+    UNTYPED_TENSOR,
+    WAY_OUT,
+    Global,
+    Storage,
+    damaged,
+    outside,
+    tensor,
+    untyped_tensor,
 )
 
-_STORAGES = {
-    "torch.FloatStorage": np.dtype("<f4"),
-    "torch.DoubleStorage": np.dtype("<f8"),
-    "torch.HalfStorage": np.dtype("<f2"),
-    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "torch.LongStorage": np.dtype("<i8"),
-    "torch.IntStorage": np.dtype("<i4"),
-    "torch.ShortStorage": np.dtype("<i2"),
-    "torch.CharStorage": np.dtype("i1"),
-    "torch.ByteStorage": np.dtype("u1"),
-    "torch.BoolStorage": np.dtype("?"),
+_PAIRS = {"collections.OrderedDict", "collections.Counter", "builtins.dict", "__builtin__.dict"}
+_DEFAULT = "collections.defaultdict"
+# How older protocols make an object of a class: the class comes first among the arguments.
+_MAKERS = {"copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__"}
+
+_RUNNING_MODULES = {
+    *("os", "posix", "nt", "subprocess", "sys", "runpy", "shutil", "socket", "pty", "ctypes", "importlib", "pickle"),
+    *("_pickle", "marshal", "code", "codeop", "commands", "webbrowser", "multiprocessing", "asyncio", "requests"),
 }
-_TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
-_PARAMETER = "torch._utils._rebuild_parameter"
-_DICT = "collections.OrderedDict"
-# Plain values beside the weights of a checkpoint: nobody looks at them, so they are never built and read as `_UNREAD`.
-_PLAIN = {
-    *("torch.Size", "torch.device", "torch.float32", "torch.float16", "torch.bfloat16", "torch.float64", "torch.int64"),
-    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "_codecs.encode"),
-    *("builtins.set", "builtins.frozenset", "builtins.complex", "builtins.slice", "builtins.range"),
-    *("__builtin__.set", "__builtin__.frozenset", "__builtin__.complex", "__builtin__.slice", "__builtin__.xrange"),
-}
-_UNREAD = object()
+_RUNNING = {"eval", "exec", "compile", "open", "execfile", "__import__", "input", "breakpoint", "apply"}
 
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 # A set is never looked into; read as a list, nothing has to be hashed.
 _EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_DICT": dict}
 
 
-class Global(NamedTuple):
-    """A name of a Python object that the pickle asks for, as "module.name"; the object itself stays untouched."""
+class Record:
+    """An object that was not built: the name of its class or of the function that makes it, and what it holds.
 
-    name: str
+    Attributes:
+      name: "module.name".
+      items: what the pickle sets by key, as in a dict.
+      attributes: what the pickle sets as attributes; {} where that is no dict.
+    """
 
+    __slots__ = ("attributes", "items", "name")
 
-class Storage(NamedTuple):
-    """Numbers kept outside the pickle under `key`: `size` elements of `dtype`; a view of them begins at `start`."""
-
-    key: str
-    dtype: np.dtype
-    size: int
-    start: int
-
-
-class Tensor(NamedTuple):
-    """A tensor in a storage; offset and strides in elements, none of them negative."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    def __init__(self, name: str):
+        self.name = name
+        self.items: dict[Any, Any] = {}
+        self.attributes: dict[Any, Any] = {}
 
 
 def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
@@ -83,11 +70,12 @@ def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
       storages: receives the storages that the pickle declares, by key.
 
     Returns:
-      Tensors, numbers, strings and bytes in dicts, lists and tuples. Strings of Python 2 are read as latin-1.
+      Tensors, numbers, strings and bytes in dicts, lists and tuples; `Record` for every other object, `Global` for a
+      class or function. Strings of Python 2 are read as latin-1.
 
     Raises:
-      WeightsError: the pickle asks for a name that is not plain data, or is damaged. Other exceptions, such as
-        IndexError and ValueError, mean damage too; the caller words them.
+      WeightsError: the pickle asks for what could run code, or is damaged. Other exceptions, such as IndexError and
+        ValueError, mean damage too; the caller words them.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -97,7 +85,7 @@ def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
 
     def pop(count: int) -> list[Any]:
         if not 0 <= count <= len(stack):
-            raise _damaged("takes more values than it made")
+            raise damaged("takes more values than it made")
         start = len(stack) - count
         items = stack[start:]
         del stack[start:]
@@ -160,82 +148,92 @@ def decode(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
                 stack.append(_global(*pop(2)))
             case "REDUCE":
                 stack.append(_reduce(*pop(2)))
-            case "BUILD":  # attributes of an object, such as the _metadata of a state_dict: none of them is a weight
-                pop(1)
+            case "NEWOBJ":
+                stack.append(_made(pop(2)[0]))
+            case "NEWOBJ_EX":
+                stack.append(_made(pop(3)[0]))
+            case "OBJ":
+                stack.append(_made(pop_marked()[0]))
+            case "INST":
+                pop_marked()
+                stack.append(_made(_global(*argument.split(" "))))
+            case "BUILD":
+                (state,) = pop(1)
+                _build(stack[-1], state)
             case "BINPERSID":
-                storage = _storage(*pop(1)[0])
-                if storages.setdefault(storage.key, storage)[:3] != storage[:3]:
-                    raise _damaged(f"declares storage {storage.key} twice, differently")
-                stack.append(storage)
+                found = outside(pop(1)[0])
+                if isinstance(found, Storage) and storages.setdefault(found.key, found)[:3] != found[:3]:
+                    raise damaged(f"declares storage {found.key} twice, differently")
+                stack.append(found)
             case name:
-                if name == "INST":  # an old way to make an object: let the error name its class
-                    _global(*argument.split(" "))
                 raise WeightsError(f"its pickle uses {name}, which no state_dict needs; {WAY_OUT}")
-    raise _damaged("has no end")
+    raise damaged("has no end")
 
 
 def _global(module: Any, name: Any) -> Global:
     if not isinstance(module, str) or not isinstance(name, str):
-        raise _damaged("asks for a name that is no text")
+        raise damaged("asks for a name that is no text")
     full = f"{module}.{name}"
-    if full not in _TENSORS | _STORAGES.keys() | _PLAIN | {_PARAMETER, _DICT}:
-        raise WeightsError(
-            f"it asks for {full:.80}, which is neither a tensor nor plain data and could run code; {WAY_OUT}"
-        )
+    runs = name.partition(".")[0] in _RUNNING if module in ("builtins", "__builtin__") else False
+    if runs or module.partition(".")[0] in _RUNNING_MODULES:
+        raise WeightsError(f"it asks for {full:.80}, which is no data and could run code; {WAY_OUT}")
     return Global(full)
 
 
 def _reduce(function: Any, arguments: Any) -> Any:
-    match function:
-        case Global(name) if name in _TENSORS:
-            return _tensor(*arguments[:4])
-        case Global(name) if name == _PARAMETER:
+    if not isinstance(function, Global):
+        raise damaged("calls what is no function")
+    match function.name:
+        case name if name in TENSORS:
+            return tensor(*arguments[:4])
+        case name if name == UNTYPED_TENSOR:
+            return untyped_tensor(arguments[:4], arguments[6])
+        case name if name in PARAMETERS:
             return arguments[0]
-        case Global(name) if name == _DICT:
-            pairs = arguments[0] if arguments else ()
-            return _update({}, [item for key, value in pairs for item in (key, value)])
-        case Global(name) if name in _PLAIN:
-            return _UNREAD
-    raise _damaged("calls what is no function")
+        case name if name == SUBCLASS:  # a tensor or a parameter with attributes of its own
+            return _reduce(arguments[0], arguments[2])
+        case name if name in _PAIRS:
+            given = arguments[0] if arguments else ()
+            if isinstance(given, dict):
+                return dict(given)
+            return _update({}, [item for key, value in given for item in (key, value)])
+        case name if name == _DEFAULT:
+            return {}
+        case name if name in _MAKERS:
+            return _made(arguments[0])
+        case name:
+            return Record(name)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
-    if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
-        raise _damaged("makes a tensor of what is no storage, shape or strides")
-    if len(shape) != len(strides) or len(shape) > 32 or not all(map(_is_count, (offset, *shape, *strides))):
-        raise _damaged("makes a tensor of impossible offset, shape or strides")
-    return Tensor(storage, offset, shape, strides)
+def _made(kind: Any) -> Any:
+    """An object of a class, empty as yet."""
+    if not isinstance(kind, Global):
+        raise damaged("makes an object of what is no class")
+    return {} if kind.name in {*_PAIRS, _DEFAULT} else Record(kind.name)
 
 
-def _storage(kind: Any, storage_type: Any, key: Any, _location: Any, size: Any, view: Any = None) -> Storage:
-    """The persistent ids of torch; `view` (key, first element, elements) is of the older stream."""
-    if kind != "storage" or not isinstance(storage_type, Global) or storage_type.name not in _STORAGES:
-        raise WeightsError(f"it holds something that is not a storage of plain numbers; {WAY_OUT}")
-    start = 0 if view is None else view[1]
-    if not isinstance(key, str) or not _is_count(size) or not _is_count(start):
-        raise _damaged("declares a storage of impossible key, size or offset")
-    return Storage(key, _STORAGES[storage_type.name], size, start)
-
-
-def _is_count(number: Any) -> bool:
-    return type(number) is int and 0 <= number < 2**63
+def _build(target: Any, state: Any) -> None:
+    """Attributes of a record; those of a dict, such as the _metadata of a state_dict, are no weights."""
+    if isinstance(target, Record):
+        for part in state if isinstance(state, tuple) else (state,):  # (attributes, slots)
+            if isinstance(part, dict):
+                target.attributes = part
 
 
 def _extend(target: Any, items: list[Any]) -> None:
+    if isinstance(target, Record):  # a kind of list: no weight has its name in there
+        return
     if not isinstance(target, list):
-        raise _damaged("appends to what is no list")
+        raise damaged("appends to what is no list")
     target.extend(items)
 
 
 def _update(target: Any, items: list[Any]) -> dict[Any, Any]:
     """Sets items [key, value, key, value, ...]; keys that are not plain name no weight and are left out."""
+    target = target.items if isinstance(target, Record) else target
     if not isinstance(target, dict):
-        raise _damaged("sets an item of what is no dict")
+        raise damaged("sets an item of what is no dict")
     # Plain keys only: hashing a tuple nested some ten thousand deep would overflow the interpreter's own stack.
     pairs = zip(items[::2], items[1::2], strict=True)
     target.update((key, value) for key, value in pairs if isinstance(key, str | int | float | bytes))
     return target
-
-
-def _damaged(what: str) -> WeightsError:
-    return WeightsError(f"its pickle {what}; the file is damaged, fetch it again")

@@ -9,13 +9,12 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors.numpy
 
 from delta_jax import downloads
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.origins import HubFile, Original, UrlFile, is_commit
-from delta_jax.weights.reading import read
+from delta_jax.weights.reading import Content, read_content
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def record(name: str) -> Record | None:
 
 
 def prepared(
-    name: str, origin: UrlFile | HubFile, licence: str, progress: downloads.Progress | None = None
+    name: str, origin: UrlFile | HubFile, licence: str, progress: downloads.Progress | None = None, *, choice: str = ""
 ) -> tuple[Path, Record]:
     """Fetches and converts weights, unless that was done before; of several processes one does it.
 
@@ -66,6 +65,7 @@ def prepared(
       origin: its file on the network.
       licence: of the weights.
       progress: called with the bytes so far and in all.
+      choice: which state of a checkpoint is meant, see `reading.read`.
 
     Returns:
       The converted file, checked, and its record.
@@ -79,7 +79,7 @@ def prepared(
             known = record(name)
             if known and _is_of(known, origin) and path.exists() and downloads.digest(path) == known.sha256:
                 return path, known
-            return path, _prepare(name, origin, licence, path, known, progress)
+            return path, _prepare(name, origin, licence, path, known, progress, choice)
     except OSError as error:
         raise WeightsError(
             f"{name}: its file cannot be read or stored ({error.strerror or error}; {error.filename or path.parent}); "
@@ -94,6 +94,7 @@ def _prepare(
     path: Path,
     known: Record | None,
     progress: downloads.Progress | None,
+    choice: str,
 ) -> Record:
     pinned = bool(origin.sha256) or is_commit(origin.revision)
     trusted = known if not pinned else None
@@ -107,12 +108,14 @@ def _prepare(
             original.sha256,
         )
     try:
-        tensors = read(original.path)
+        content = read_content(f"{original.path}#{choice}" if choice else original.path)
     except WeightsError:
         if original.ours:  # or it would be found there, whole, the next time
             original.path.unlink(missing_ok=True)
         raise
-    made = _convert(name, origin, licence, original, tensors, path)
+    for remark in content.remarks:
+        _log.warning("%s", remark.replace(str(original.path), name))
+    made = _convert(name, origin, licence, original, content, path)
     if original.ours:
         original.path.unlink(missing_ok=True)
     return made
@@ -136,7 +139,7 @@ def _convert(
     origin: UrlFile | HubFile,
     licence: str,
     original: Original,
-    tensors: dict[str, np.ndarray],
+    content: Content,
     path: Path,
 ) -> Record:
     about = {
@@ -146,9 +149,11 @@ def _convert(
         "revision": original.revision,
         "licence": licence,
     }
+    if content.says:  # what the original says of its network is to be known later, too
+        about["says"] = json.dumps(content.says)
     with downloads.replacing(path) as draft:
         # Not save_file, which makes files that only their owner can read: a cache may be shared.
-        draft.write_bytes(safetensors.numpy.save(tensors, about))
+        draft.write_bytes(safetensors.numpy.save(content.tensors, about))
         sha256 = downloads.digest(draft)
     made = Record(name, origin.address, original.sha256, original.revision, licence, sha256)
     with downloads.replacing(_record_path(name)) as draft:

@@ -1,19 +1,52 @@
 """Weights files into arrays: safetensors, .npz and PyTorch's .pth, told apart by their content."""
 
+import contextlib
+import json
+import logging
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from delta_jax.weights import torch_file
+from delta_jax.weights import checkpoint_states, torch_file
 from delta_jax.weights.errors import WeightsError
+
+_log = logging.getLogger(__name__)
 
 # Put before every name by torch.compile, by DataParallel and by training scripts.
 WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.")
+# Put into names, anywhere, by torch.compile, FSDP and checkpointing of activations; no module of anybody is called so.
+_INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_COUNTER = "n_averaged"  # of AveragedModel, beside the averaged weights
 # What an honest file may hold: eight times its size leaves room for compression and for tensors that share storage.
 EXPANSION, EXPANSION_BASE = 8, 16 * 2**20  # times, bytes
+# Of safetensors: what numpy, with ml_dtypes, has types for.
+_READ_TYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a weights file holds.
+
+    Attributes:
+      tensors: C-contiguous arrays in the file's layouts, by name.
+      says: (where, text) of what the file itself calls its network: ("its args.model", "resnet50").
+      remarks: what was chosen where the file leaves a choice, for people.
+    """
+
+    tensors: dict[str, np.ndarray]
+    says: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def split_choice(path: str | Path) -> tuple[Path, str]:
+    """("w.pth", "state_dict_ema") of w.pth#state_dict_ema; a file whose own name has a # goes first."""
+    name, mark, choice = str(path).rpartition("#")
+    return (Path(name), choice) if mark and not Path(path).exists() else (Path(path), "")
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -21,7 +54,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
       path: a safetensors file, an .npz without pickled objects, or a .pth of torch.save: a state_dict, or a checkpoint
-        that keeps it under one of `torch_file.NESTED_UNDER`.
+        that keeps it under one of `checkpoint_states.NESTED_UNDER`. What follows a # says which state of a checkpoint
+        is meant, or what the names of the tensors that are meant begin with.
 
     Returns:
       {name: array} of C-contiguous arrays in the file's layouts. Half precision becomes float32, other types stay. A
@@ -30,21 +64,32 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: whatever is wrong with the file, in one sentence that names it.
     """
-    path = Path(path)
+    content = read_content(path)
+    for remark in content.remarks:
+        _log.warning("%s", remark)
+    return content.tensors
+
+
+def read_content(path: str | Path) -> Content:
+    """As `read`, with what else is to be known; says nothing."""
+    path, choice = split_choice(path)
     try:
-        tensors = _read(path)
+        content = _read(path, choice)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damage surfaces as anything, from KeyError to RecursionError: readers want one error
         raise WeightsError(f"{path}: damaged or cut off, fetch it again ({type(error).__name__}: {error})") from error
-    return _unwrapped({name: _widened(tensor) for name, tensor in tensors.items()})
+    tensors = {name: _widened(tensor) for name, tensor in content.tensors.items()}
+    return Content(_unwrapped(tensors), content.says, tuple(f"{path}: {remark}" for remark in content.remarks))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, choice: str) -> Content:
     if path.is_dir():
-        raise WeightsError("is a folder; name the weights file in it")
+        inside = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".bin", ".npz"))
+        hint = f": {', '.join(inside[:10])}" if inside else ""
+        raise WeightsError(f"is a folder; name the weights file in it{hint}")
     size = path.stat().st_size
     budget = EXPANSION * size + EXPANSION_BASE
     with path.open("rb") as file:
@@ -58,18 +103,86 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
                 raise WeightsError("is a zip archive packed by another method than deflate; unpack and save it again")
             if any(map(torch_file.is_program, members)):
-                return torch_file.read_zip(archive, budget=budget)
+                return _of_checkpoint(*torch_file.read_zip(archive, choice=choice, budget=budget), choice)
             if all(name.endswith(".npy") for name in members):
-                return _read_npz(path, archive, budget)
+                return Content(_beginning_with(choice, _read_npz(path, archive, budget)))
+        if any(name.endswith("/archive_format") for name in members):
+            raise WeightsError(
+                "is an archive of torch.export: a program with its weights; save those alone, with torch: "
+                "torch.save(torch.export.load(FILE).state_dict, 'weights.pth')"
+            )
         raise WeightsError(
             "is a zip archive, but neither of torch.save nor of numpy.savez; name the weights file in it"
         )
     if torch_file.is_legacy(head):
-        return torch_file.read_legacy(path.read_bytes(), budget=budget)
+        return _of_checkpoint(*torch_file.read_legacy(path.read_bytes(), choice=choice, budget=budget), choice)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return file.get_tensors()
+        return _read_safetensors(path, choice)
+    if path.name.endswith(".index.json"):
+        return _read_parts(path, choice)
     raise WeightsError(f"is no safetensors, .npz or .pth file: it begins with {head[:24]!r}")
+
+
+def _of_checkpoint(tensors: dict[str, np.ndarray], state: checkpoint_states.State, choice: str) -> Content:
+    if choice and state.under != choice:
+        return Content(_beginning_with(choice, tensors, (state.under, *state.others)), state.says)
+    if choice or not state.others:
+        return Content(tensors, state.says)
+    remark = (
+        f"its weights under {state.under or 'no key'} are taken; it also holds {', '.join(state.others)}, for which "
+        f"add '#{state.others[0]}' to the name of the file"
+    )
+    return Content(tensors, state.says, (remark,))
+
+
+def _beginning_with(choice: str, tensors: dict[str, np.ndarray], states: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Those whose names begin with `choice`, which is taken off; all of them for ""."""
+    if not choice:
+        return tensors
+    for given in (tensors, _unwrapped(tensors)):
+        if found := {n.removeprefix(f"{choice}."): t for n, t in given.items() if n.startswith(f"{choice}.")}:
+            return found
+    first = list(dict.fromkeys(name.partition(".")[0] for name in tensors))
+    known = f"; its states are {', '.join(filter(None, states))}" if any(states) else ""
+    raise WeightsError(
+        f"holds no state {choice!r}, and no names that begin so, but with {', '.join(first[:10])}{known}"
+    )
+
+
+def _read_safetensors(path: Path, choice: str) -> Content:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        for kind in sorted(set(kinds.values()) - _READ_TYPES):
+            what = f"float8 ({kind})" if kind.startswith("F8") else kind
+            raise WeightsError(
+                checkpoint_states.unread_numbers(what, [name for name, found in kinds.items() if found == kind])
+            )
+        metadata = file.metadata() or {}
+        return Content(_beginning_with(choice, file.get_tensors()), tuple(_statements(metadata)))
+
+
+def _read_parts(path: Path, choice: str) -> Content:
+    """Of Hugging Face's index of a state in several files: {"weight_map": {name: file in the same folder}}."""
+    places = json.loads(path.read_text("utf-8"))["weight_map"]
+    files = list(dict.fromkeys(places.values()))
+    if strange := [file for file in files if Path(file).name != file or file == path.name]:
+        raise WeightsError(f"names a part that is no file of its folder: {strange[0]!r:.80}")
+    if missing := [file for file in files if not (path.parent / file).is_file()]:
+        raise WeightsError(
+            f"{len(missing)} of its {len(files)} parts are missing, such as {missing[0]}; fetch them too"
+        )
+    tensors = {name: tensor for file in files for name, tensor in _read(path.parent / file, "").tensors.items()}
+    return Content(_beginning_with(choice, tensors))
+
+
+def _statements(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What metadata call the network: of any program, of an export here, and of what was converted here."""
+    ours = "delta_jax:" if metadata.get("format") == "flax" else ""
+    keys = ("arch", "architecture", "model_name", "model")
+    found = [(f"its metadata's {key}", ours + metadata[key][:80]) for key in keys if metadata.get(key)]
+    with contextlib.suppress(ValueError, TypeError):
+        found += [(str(where), str(text)) for where, text in json.loads(metadata.get("says", "[]"))]
+    return found
 
 
 def _read_npz(path: Path, archive: zipfile.ZipFile, budget: int) -> dict[str, np.ndarray]:
@@ -91,7 +204,16 @@ def _widened(tensor: np.ndarray) -> np.ndarray:
 
 
 def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    plain = {_without_wrappers(name): name for name in tensors if name != _COUNTER or len(tensors) == 1}
+    if len(plain) == len(tensors) - (_COUNTER in tensors and len(tensors) > 1):  # no two became one
+        tensors = {new: tensors[name] for new, name in plain.items()}
     for prefix in WRAPPERS * 2:  # twice: "module.model." and "model.module." both occur
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _without_wrappers(name: str) -> str:
+    for wrapper in _INNER_WRAPPERS:
+        name = name.replace(wrapper, "") or name
+    return name

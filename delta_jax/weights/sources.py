@@ -7,25 +7,26 @@ import re
 from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
-from delta_jax import downloads
+from delta_jax import downloads, models
 from delta_jax.weights.catalogue import SOURCES
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.kinds import FetchedSource, PipSource, WeightsSource
 from delta_jax.weights.origins import UrlFile
 from delta_jax.weights.prepared import Record, converted_path, prepared, record
+from delta_jax.weights.reading import split_choice
 
 
 def locate(name_or_path: str | Path, progress: downloads.Progress | None = None) -> tuple[Path, WeightsSource | None]:
     """Finds the file of a named source, fetching and converting it if that is still to be done.
 
     Args:
-      name_or_path: a name of `SOURCES`, which goes first; the path of a weights file; or an address of HTTP or HTTPS,
-        which may end in #sha256=DIGITS.
+      name_or_path: a name of `SOURCES`, which goes first; the path of a weights file, which may end in #STATE, see
+        `reading.read`; or an address of HTTP or HTTPS, which may end in #sha256=DIGITS, #STATE or #sha256=DIGITS&STATE.
       progress: called with the bytes fetched so far and in all.
 
     Returns:
-      (path, source); the source is None for a path and an address. The content of a named source is checked against its
-      hash or the revision it is pinned to.
+      (path, source); the path keeps its #STATE; the source is None for a path and an address. The content of a named
+      source is checked against its hash or the revision it is pinned to.
 
     Raises:
       WeightsError: none of the three, its package is not installed, it cannot be fetched, or its content is another.
@@ -37,32 +38,54 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
     if isinstance(source, FetchedSource):
         return prepared(name, source.origin, source.licence, progress)[0], source
     if downloads.is_url(name):
-        return prepared(*_address(name), "", progress)[0], None
+        key, origin, choice = _address(name)
+        return prepared(key, origin, "", progress, choice=choice)[0], None
     path = Path(name_or_path)
-    if not path.exists():
-        close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
-        names = f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
-        raise WeightsError(f"{name_or_path}: neither a file nor a named source of weights; {names}")
+    if not split_choice(path)[0].exists():
+        raise WeightsError(f"{name_or_path}: neither a file nor a named source of weights; {_way_out(name)}")
     return path, None
 
 
-def _address(url: str) -> tuple[str, UrlFile]:
-    """(name in the cache, file) of an address; the name has host and file in it, and a hash of the address.
+def _way_out(name: str) -> str:
+    """What to give in place of a name that is no source's."""
+    repository = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    meant = models.named_elsewhere(repository)
+    if repository in SOURCES:
+        return f"its name here is {repository}"
+    if meant and repository.startswith("timm/"):
+        if not meant.arch:
+            return f"{meant.name} is not supported here (python -m delta_jax.models lists what is)"
+        # The closest name would be that of other weights, with another preprocessing perhaps.
+        return (
+            f"it is a network that is here: set arch to {meant.arch}, and weights to "
+            f"https://huggingface.co/{repository}/resolve/main/model.safetensors; or fetch that file and the "
+            "config.json beside it, which says how its images were normalised, and give its path"
+        )
+    close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
+    return f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
+
+
+def _address(url: str) -> tuple[str, UrlFile, str]:
+    """(name in the cache, file, state) of an address; the name has host and file in it, and a hash of the address.
 
     Raises:
-      WeightsError: what follows # is no sha256.
+      WeightsError: what follows # is neither a sha256 nor the name of a state.
     """
     plain, fragment = urldefrag(url)
-    sha256 = fragment.lower().removeprefix("sha256=")
-    if fragment and not re.fullmatch(r"sha256=[0-9a-f]{8,64}", fragment.lower()):
+    hashes = [part for part in fragment.split("&") if "=" in part]
+    choice = "&".join(part for part in fragment.split("&") if "=" not in part)
+    if len(hashes) > 1 or any(not re.fullmatch(r"sha256=[0-9a-f]{8,64}", part.lower()) for part in hashes):
         raise WeightsError(
-            f"{downloads.shown(url)}: what follows the # is to be sha256= and 8 to 64 digits 0-9 and a-f"
+            f"{downloads.shown(url)}: what follows the # is to be sha256= and 8 to 64 digits 0-9 and a-f, the state of "
+            "a checkpoint that is meant (#state_dict_ema), or both with a & between them"
         )
+    sha256 = hashes[0].lower().removeprefix("sha256=") if hashes else ""
     parts = urlsplit(plain)
     host = parts.netloc.rpartition("@")[2]  # another password is no other file
-    key = hashlib.sha256(f"{parts.scheme}://{host}{parts.path}?{parts.query}".encode()).hexdigest()[:12]
+    state = f"#{choice}" if choice else ""  # converted for itself
+    key = hashlib.sha256(f"{parts.scheme}://{host}{parts.path}?{parts.query}{state}".encode()).hexdigest()[:12]
     origin = UrlFile(plain, sha256)
-    return re.sub(r"[^\w.-]+", "-", f"{host}-{origin.file_name}-{key}"), origin
+    return re.sub(r"[^\w.-]+", "-", f"{host}-{origin.file_name}-{key}"), origin, choice
 
 
 def is_here(source: PipSource | FetchedSource) -> bool:

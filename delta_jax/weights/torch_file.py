@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from delta_jax.weights import checkpoint_states
+from delta_jax.weights.checkpoint_states import State
 from delta_jax.weights.errors import WeightsError
-from delta_jax.weights.pickles import WAY_OUT, Storage, Tensor, decode
+from delta_jax.weights.pickled_tensors import WAY_OUT, Storage, Tensor
+from delta_jax.weights.pickles import decode
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older stream
 LEGACY_PROTOCOL = 1001  # the second
-# Where training scripts put the weights in a checkpoint; averages of them (ema) only if there is nothing else.
-NESTED_UNDER = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema", "ema")
 
 
 def is_legacy(head: bytes) -> bool:
@@ -27,15 +28,16 @@ def is_program(member: str) -> bool:
     return member == "data.pkl" or (member.endswith("/data.pkl") and member.count("/") == 1)
 
 
-def read_zip(archive: zipfile.ZipFile, *, budget: int) -> dict[str, np.ndarray]:
+def read_zip(archive: zipfile.ZipFile, *, choice: str = "", budget: int) -> tuple[dict[str, np.ndarray], State]:
     """Reads a file of torch >= 1.6.
 
     Args:
       archive: open for reading; has a member that `is_program`.
+      choice: keys of the state that is meant, see `checkpoint_states.find`.
       budget: bytes that one member, and all arrays together, may take.
 
     Returns:
-      {name: array}, in the types of the file.
+      ({name: array} in the types of the file, the state that they are).
 
     Raises:
       WeightsError: the file is unsafe, damaged or without named tensors. zipfile's and Python's own errors mean damage.
@@ -56,10 +58,15 @@ def read_zip(archive: zipfile.ZipFile, *, budget: int) -> dict[str, np.ndarray]:
 
     if f"{folder}byteorder" in archive.namelist() and member("byteorder") != b"little":
         raise WeightsError(f"its numbers are in big-endian order; {WAY_OUT}")
-    return _arrays(decode(io.BytesIO(member("data.pkl"))), stored, budget)
+    if f"{folder}constants.pkl" in archive.namelist():
+        raise WeightsError(
+            "is a TorchScript archive: a program with its weights; save those alone, with torch: "
+            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+        )
+    return _arrays(decode(io.BytesIO(member("data.pkl"))), stored, choice, budget)
 
 
-def read_legacy(data: bytes, *, budget: int) -> dict[str, np.ndarray]:
+def read_legacy(data: bytes, *, choice: str = "", budget: int) -> tuple[dict[str, np.ndarray], State]:
     """Reads the bytes of a file of torch < 1.6: five pickles, then the storages; the rest as `read_zip`."""
     stream = io.BytesIO(data)
     if decode(stream) != LEGACY_MAGIC or decode(stream) != LEGACY_PROTOCOL:
@@ -78,39 +85,19 @@ def read_legacy(data: bytes, *, budget: int) -> dict[str, np.ndarray]:
                 f"storage {key} has {size:,} elements where {storage.size:,} are declared; fetch it again"
             )
         storages[key] = stream.read(size * storage.dtype.itemsize)
-    return _arrays(program, lambda storage: storages[storage.key], budget)
+    return _arrays(program, lambda storage: storages[storage.key], choice, budget)
 
 
-def _arrays(program: Any, stored: Callable[[Storage], bytes], budget: int) -> dict[str, np.ndarray]:
-    tensors = _named_tensors(program)
+def _arrays(
+    program: Any, stored: Callable[[Storage], bytes], choice: str, budget: int
+) -> tuple[dict[str, np.ndarray], State]:
+    state = checkpoint_states.find(program, choice)
+    tensors = state.tensors
     # Expanded and shared tensors may be larger than what is stored: know the sum before the first one is made.
     total = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
     if total > budget:
         raise WeightsError(f"its tensors claim {total:,} bytes, more than a file of this size can mean")
-    return {name: _array(name, tensor, stored(tensor.storage)) for name, tensor in tensors.items()}
-
-
-def _named_tensors(program: Any) -> dict[str, Tensor]:
-    if not isinstance(program, dict):
-        raise WeightsError(f"it holds no state_dict (a dict of named tensors); {WAY_OUT}")
-    found = _innermost(program)
-    if not found:
-        keys = ", ".join(str(key)[:40] for key in list(program)[:8]) or "nothing"
-        raise WeightsError(
-            f"it has no named tensors at the top or under {', '.join(NESTED_UNDER)}, but {keys}; {WAY_OUT}"
-        )
-    return found
-
-
-def _innermost(value: Any, levels: int = 2) -> dict[str, Tensor]:
-    """The tensors nested in a dict, down to so many levels, or else its own; {} where there are none."""
-    if not isinstance(value, dict):
-        return {}
-    # Nested first: checkpoints keep their best accuracy as a tensor beside the weights.
-    for key in NESTED_UNDER if levels else ():
-        if found := _innermost(value.get(key), levels - 1):
-            return found
-    return {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, Tensor)}
+    return {name: _array(name, tensor, stored(tensor.storage)) for name, tensor in tensors.items()}, state
 
 
 def _array(name: str, tensor: Tensor, raw: bytes) -> np.ndarray:
