@@ -1,8 +1,8 @@
 """Networks as pure Flax Linen modules: variables in, logits out."""
 
 from delta_jax.models.adapter import adapt
-from delta_jax.models.checks import check, check_head
+from delta_jax.models.checks import check, check_head, module_path
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.registry import create, names, register, spec
 
-__all__ = ["ModelSpec", "adapt", "check", "check_head", "create", "names", "register", "spec"]
+__all__ = ["ModelSpec", "adapt", "check", "check_head", "create", "module_path", "names", "register", "spec"]
