@@ -15,6 +15,7 @@ from delta_jax.analysis import attentions
 from delta_jax.training import (
     attention_pass,
     channel_weights,
+    command_line,
     huge_pages,
     interruption,
     logs,
@@ -63,4 +64,4 @@ def _attend(workdir: Path, export: Path | None) -> list[Path]:
 
 if __name__ == "__main__":
     huge_pages.restart()
-    app.run(main, flags_parser=train.parse)
+    app.run(main, flags_parser=command_line.parse)
