@@ -13,6 +13,7 @@ from absl import app, flags
 from delta_jax import train
 from delta_jax.analysis import attentions
 from delta_jax.training import (
+    advice,
     attention_pass,
     channel_weights,
     command_line,
@@ -48,6 +49,7 @@ def main(_: list[str]) -> None:
 def _attend(workdir: Path, export: Path | None) -> list[Path]:
     if export and export.is_dir():
         raise ConfigError(f"--export={export} is a folder; name a file, such as {export / 'channel_wei.json'}")
+    advice.say_unread(flags.FLAGS.config, command_line.given())
     found = trainer.attend(flags.FLAGS.config, workdir)
     if not processes.is_first():
         return []

@@ -14,7 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import command_line, huge_pages, interruption, process_flags, storage, trainer
+from delta_jax.training import advice, command_line, huge_pages, interruption, process_flags, storage, trainer
 from delta_jax.training.cluster import ProcessError
 from delta_jax.training.config import ConfigError
 from delta_jax.training.fine_tune import DivergedError
@@ -47,6 +47,7 @@ def main(_: list[str]) -> Any:
     with process_flags.set_up(), interruption.caught():
         try:
             with storage.opened(str(_WORKDIR.value)) as workdir:
+                advice.say_unread(_CONFIG.value, command_line.given())
                 trainer.fit(_CONFIG.value, workdir)
         except KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")

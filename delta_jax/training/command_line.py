@@ -54,7 +54,9 @@ def parse(argv: Sequence[str], *, positional: bool = False) -> list[str]:
 
 
 def given() -> tuple[str, ...]:
-    """The fields of the config that are set on the command line, which has been parsed."""
+    """The fields of the config that are set on the command line; () where it has not been parsed."""
+    if not flags.FLAGS.is_parsed():
+        return ()
     config: Any = flags.FLAGS["config"]
     return tuple(config.override_values)
 

@@ -261,7 +261,10 @@ def check_field(config: ConfigDict, name: str) -> None:
             return 0.9 + 0.1 * len(last) / len(own)
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, field), (last, own)))
 
-    close = [field for field in sorted(known, key=likeness, reverse=True) if likeness(field) >= 0.6][:3]
+    best = max(map(likeness, known))
+    # A beginning of a name is hardly meant for another one.
+    enough = 0.9 if best >= 0.9 else 0.6
+    close = [field for field in sorted(known, key=likeness, reverse=True) if likeness(field) >= enough][:3]
     hint = f"did you mean {' or '.join(close)}?" if close else f"the fields are {listed(known)}"
     raise ConfigError(f"--config.{name}: no such field; {hint}")
 

@@ -11,6 +11,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from delta_jax import models, weights
+from delta_jax.models.windows import padded_alike
 from delta_jax.training import classifier, report
 from delta_jax.training.checkpoints import save_orbax
 from delta_jax.training.classifier import Classifier
@@ -163,17 +164,9 @@ def _usage(trained: Classifier, form: str, out: Path) -> str:
         ],
     }
     padded_for, crop = spec.arguments.get("same_at"), trained.preprocessing.crop
-    if form == "timm" and padded_for and _odd(crop) != _odd(padded_for):
+    if form == "timm" and padded_for and not padded_alike(crop, padded_for):
         lines[form].append(
             f"# timm pads for the {crop} pixels of the images, this network was trained as padded for {padded_for}: "
             "expect other logits."
         )
     return "\n".join(f"    {line}" for line in lines[form])
-
-
-def _odd(size: int) -> list[bool]:
-    """Whether the maps in front of each halving of images of `size` pixels are odd: so TensorFlow's padding differs."""
-    sizes = [size]
-    for _ in range(4):
-        sizes.append(-(-sizes[-1] // 2))
-    return [size % 2 == 1 for size in sizes]

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from delta_jax.analysis import pictures
-from delta_jax.training import evaluation, logs, processes
+from delta_jax.training import advice, evaluation, logs, processes
 from delta_jax.training.setup import Setup
 
 _PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "pillow")
@@ -85,6 +85,8 @@ def announce(setup: Setup, workdir: Path) -> None:
         f"{config.arch} from {config.weights}, {config.data.crop} px, batch {config.batch_size}, {config.steps} steps, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s); workdir {workdir}"
     )
+    for remark in advice.remarks(setup):
+        logs.say(f"note: {remark}")
 
 
 def write_predictions(path: Path, setup: Setup, probabilities: np.ndarray) -> None:

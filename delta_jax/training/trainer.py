@@ -14,6 +14,7 @@ import numpy as np
 from delta_jax.training import (
     agreement,
     attention_phase,
+    checks,
     classifier,
     compiled_step,
     distributed,
@@ -94,6 +95,8 @@ def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]
     resolved = configs.resolve(config)
     agreement.on_config(resolved)
     setup = Setup(resolved)
+    if setup.method.trains_backbone:
+        checks.batch_statistics(setup.config, setup.network(), setup.source, setup.frozen)
     agreement.on_setup(setup)
     # 2. The workdir is this run's alone, and of its processes the first one writes.
     with _alone(workdir), logs.MetricsLog(workdir) as log:
