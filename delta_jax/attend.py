@@ -49,8 +49,9 @@ def main(_: list[str]) -> None:
 def _attend(workdir: Path, export: Path | None) -> list[Path]:
     if export and export.is_dir():
         raise ConfigError(f"--export={export} is a folder; name a file, such as {export / 'channel_wei.json'}")
-    advice.say_unread(flags.FLAGS.config, command_line.given())
-    found = trainer.attend(flags.FLAGS.config, workdir)
+    config = flags.FLAGS.config
+    advice.say_unread(config, command_line.given(config))
+    found = trainer.attend(config, workdir)
     if not processes.is_first():
         return []
     attentions.table(attentions.summarize(found.gaps, found.weights))

@@ -47,7 +47,7 @@ def main(_: list[str]) -> Any:
     with process_flags.set_up(), interruption.caught():
         try:
             with storage.opened(str(_WORKDIR.value)) as workdir:
-                advice.say_unread(_CONFIG.value, command_line.given())
+                advice.say_unread(_CONFIG.value, command_line.given(_CONFIG.value))
                 trainer.fit(_CONFIG.value, workdir)
         except KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")

@@ -53,12 +53,10 @@ def parse(argv: Sequence[str], *, positional: bool = False) -> list[str]:
     return left
 
 
-def given() -> tuple[str, ...]:
-    """The fields of the config that are set on the command line; () where it has not been parsed."""
-    if not flags.FLAGS.is_parsed():
-        return ()
-    config: Any = flags.FLAGS["config"]
-    return tuple(config.override_values)
+def given(config: ConfigDict | None) -> tuple[str, ...]:
+    """The fields of a config that are set on the command line; () of one that does not come from there."""
+    flag: Any = flags.FLAGS["config"]
+    return () if config is None or flag.value is not config else tuple(flag.override_values)
 
 
 def _one_line(error: Exception) -> str:
