@@ -115,6 +115,19 @@ def test_names_with_dots_keep_their_arrays(tmp_path, numbers):
     assert not (tmp_path / "export").exists()
 
 
+def test_a_checkpoint_that_lost_an_array_is_not_read(tmp_path, monkeypatch):
+    state = jax.tree.map(jnp.asarray, DOTTED[0])
+    monkeypatch.setattr(module, "_alike_to_orbax", lambda _: [])  # as it was written once
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+    monkeypatch.undo()
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(CheckpointError, match=r"one array for all .*params\.a\.b"),
+    ):
+        checkpoints.restore(state)
+
+
 def test_other_names_lie_in_the_files_as_they_always_did(tmp_path):
     state = {"a.b": {"c/d": jnp.arange(3.0)}, "a": [jnp.ones(2)], "1": {"": jnp.zeros(1)}}
     with Checkpoints(tmp_path) as checkpoints:

@@ -89,13 +89,14 @@ class Checkpoints:
             )
         # A diverged run reports NaN, and one NaN in a comparison makes any checkpoint the best.
         metrics = {"metric": float(metric)} if metric is not None and math.isfinite(metric) else None
+        by_name = {"by_name": True} if _alike_to_orbax(state) else {}
         self._saving = step
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(_as_stored(jax.tree.map(storable, state))),
-                    meta=ocp.args.JsonSave({"arrays": signature, "meta": meta}),
+                    meta=ocp.args.JsonSave({"arrays": signature, "meta": meta, **by_name}),
                 ),
                 metrics=metrics,
                 force=True,
@@ -221,6 +222,11 @@ class Checkpoints:
         with self._failures(f"{where} could not be read"):
             saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
             compare(saved["arrays"], signature, where)  # before orbax, which casts other dtypes without a word
+            if (twice := _alike_to_orbax(like)) and not saved.get("by_name"):
+                raise CheckpointError(
+                    f"{where} was written before such names were kept apart, and holds one array for all called "
+                    f"{twice[0]}; use another directory"
+                )
             target = ocp.args.StandardRestore(_as_stored(jax.tree.map(_target, like)))
             restored = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
             return jax.tree.map(place, _as_given(restored, like), like), saved["meta"]
