@@ -13,8 +13,10 @@ from absl import app, flags
 from delta_jax import train
 from delta_jax.analysis import attentions
 from delta_jax.training import (
+    advice,
     attention_pass,
     channel_weights,
+    command_line,
     huge_pages,
     interruption,
     logs,
@@ -47,7 +49,9 @@ def main(_: list[str]) -> None:
 def _attend(workdir: Path, export: Path | None) -> list[Path]:
     if export and export.is_dir():
         raise ConfigError(f"--export={export} is a folder; name a file, such as {export / 'channel_wei.json'}")
-    found = trainer.attend(flags.FLAGS.config, workdir)
+    config = flags.FLAGS.config
+    advice.say_unread(config, command_line.given(config))
+    found = trainer.attend(config, workdir)
     if not processes.is_first():
         return []
     attentions.table(attentions.summarize(found.gaps, found.weights))
@@ -63,4 +67,4 @@ def _attend(workdir: Path, export: Path | None) -> list[Path]:
 
 if __name__ == "__main__":
     huge_pages.restart()
-    app.run(main, flags_parser=train.parse)
+    app.run(main, flags_parser=command_line.parse)

@@ -11,7 +11,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from delta_jax import data, weights
-from delta_jax.training import agreement, logs, measured_images, process_flags, processes, storage
+from delta_jax.training import agreement, command_line, logs, measured_images, process_flags, processes, storage
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.cluster import ProcessError
@@ -100,4 +100,4 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from delta_jax.training import distributed, exporting, logs
+from delta_jax.training import command_line, distributed, exporting, logs
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
 from delta_jax.training.stored_trees import CheckpointError
@@ -45,4 +45,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

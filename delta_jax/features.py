@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ Path = tuple[str, ...]
 _serial = itertools.count()
 
 
-def _path(tap: str) -> Path:
-    return tuple(tap.split("/")) if tap else ()
+def _name(path: Path) -> str:
+    # Never taken apart again: a slash may stand in a module's own name, too.
+    return "/".join(path)
 
 
 def _new_collection() -> str:
@@ -59,6 +61,7 @@ class _Pass:
       output: of the model.
       updated: the collections in `mutable`, as flax returns them.
       outputs: {path: output} of the modules called once, outside nn.scan and nn.vmap, that return (pytrees of) arrays.
+      ambiguous: names that two modules have, such as "a/b" of a module of that name beside a module b inside of a.
       started, finished: {path: time} of their calls.
     """
 
@@ -69,10 +72,10 @@ class _Pass:
         x: Any,
         kwargs: Mapping[str, Any],
         *,
-        only: set[Path] | None = None,
-        changes: Mapping[Path, Callable[[Any], Any]] | None = None,
-        replay: Mapping[Path, Any] | None = None,
-        recompute: Collection[Path] = (),
+        only: Collection[str] | None = None,
+        changes: Mapping[str, Callable[[Any], Any]] | None = None,
+        replay: Mapping[str, Any] | None = None,
+        recompute: Collection[str] = (),
         mutable: Sequence[str] = (),
     ):
         self.started: dict[Path, int] = {}
@@ -84,24 +87,25 @@ class _Pass:
 
         def interceptor(call, args, keywords, context):
             path = context.module.path
+            name = _name(path)
             if context.method_name != "__call__":
                 return call(*args, **keywords)
-            if replay and path in replay:
-                return replay[path]
-            if path in recompute and path not in inside:
+            if replay and name in replay:
+                return replay[name]
+            if name in recompute and path not in inside:
                 inside.add(path)  # the call below comes through here again
                 try:
                     return _recomputed(context.module, args, keywords)
                 finally:
                     inside.discard(path)
-            if only is not None and path not in only:
+            if only is not None and name not in only:
                 return call(*args, **keywords)
             if path in self.started:
                 repeated.add(path)
             self.started[path] = next(clock)
             out = call(*args, **keywords)
-            if changes and path in changes and isinstance(out, jax.Array):
-                out = changes[path](out)
+            if changes and name in changes and isinstance(out, jax.Array):
+                out = changes[name](out)
             self.finished[path] = next(clock)
             if _is_arrays(out):
                 shapes[path] = jax.tree.map(lambda leaf: leaf.shape, out)
@@ -109,7 +113,7 @@ class _Pass:
 
         # Outputs come back through flax, not through a dict of the interceptor: otherwise none gets out of nn.remat.
         def keep(module: nn.Module, method: str) -> bool:
-            return method == "__call__" and (only is None or module.path in only)
+            return method == "__call__" and (only is None or _name(module.path) in only)
 
         with nn.intercept_methods(interceptor):
             self.output, state = model.apply(
@@ -124,7 +128,7 @@ class _Pass:
         calls = {path[:-1]: outputs for path, outputs in captured.items() if path[-1] == "__call__"}
         if unseen := sorted(calls.keys() - self.started.keys()):
             raise ValueError(
-                f"the modules {', '.join(map('/'.join, unseen[:3]))} run in a trace that nn.jit made for another, so "
+                f"the modules {', '.join(map(_name, unseen[:3]))} run in a trace that nn.jit made for another, so "
                 "their taps cannot be told apart; take nn.jit out of the model and put jax.jit around the whole step"
             )
         # nn.scan and nn.vmap drop what is sown inside them, or stack it along a new axis: then the shape has changed.
@@ -136,9 +140,13 @@ class _Pass:
             and jax.tree.map(lambda leaf: leaf.shape, outputs[0]) == shapes[path]
         }
 
+        counts = Counter(map(_name, self.started))
+        self.ambiguous = {name for name, count in counts.items() if count > 1}
+
     def taps(self) -> dict[str, jax.Array]:
         """{module path: output} of the modules that return one array [B, ..., C]; the model itself is none."""
-        return {"/".join(p): o for p, o in self.outputs.items() if p and isinstance(o, jax.Array) and o.ndim >= 2}
+        arrays = {p: o for p, o in self.outputs.items() if p and isinstance(o, jax.Array) and o.ndim >= 2}
+        return {_name(p): o for p, o in arrays.items() if _name(p) not in self.ambiguous}
 
 
 def list_taps(model: nn.Module, variables: Variables, x: jax.Array, **kwargs: Any) -> dict[str, tuple[int, ...]]:
@@ -152,19 +160,36 @@ def list_taps(model: nn.Module, variables: Variables, x: jax.Array, **kwargs: An
       x: images [B, H, W, 3] or their shape; whatever the model takes first.
       **kwargs: passed on to `model.apply`.
     """
+    return _listed(model, variables, x, kwargs)[0]
+
+
+def _listed(model: nn.Module, variables: Variables, x: Any, kwargs: Mapping[str, Any]):
+    """What `list_taps` returns, and the names that are ambiguous."""
     # With train=True the pass updates its statistics, too.
     mutable = [name for name in variables if name != "params"]
+    ambiguous: set[str] = set()
 
     def run(variables, x):
-        return _Pass(model, variables, x, kwargs, mutable=mutable).taps()
+        done = _Pass(model, variables, x, kwargs, mutable=mutable)
+        ambiguous.update(done.ambiguous)
+        return done.taps()
 
-    return {tap: tuple(shape.shape) for tap, shape in sorted(jax.eval_shape(run, variables, x).items())}
+    shapes = jax.eval_shape(run, variables, x)
+    return {tap: tuple(shape.shape) for tap, shape in sorted(shapes.items())}, ambiguous
+
+
+def _ambiguous(name: str) -> ValueError:
+    return ValueError(
+        f"two modules of the network are called {name!r}, with a slash in a name or between two names; rename one"
+    )
 
 
 def check_taps(model: nn.Module, variables: Variables, x: jax.Array, taps: Sequence[str], **kwargs: Any) -> None:
     """Raises ValueError, with the closest known names, unless every tap is one of `list_taps`."""
-    known = list_taps(model, variables, x, **kwargs)
+    known, ambiguous = _listed(model, variables, x, kwargs)
     wrong = [tap for tap in taps if tap not in known]
+    if twice := [tap for tap in wrong if tap in ambiguous]:
+        raise _ambiguous(twice[0])
     if not taps or wrong:
         close = sorted({name for tap in wrong for name in difflib.get_close_matches(tap, known, n=3, cutoff=0.3)})
         found = f"no tap called {', '.join(map(repr, wrong))}" if wrong else "no taps given"
@@ -209,9 +234,9 @@ def apply_with_taps(
         variables,
         x,
         kwargs,
-        only={_path(tap) for tap in taps},
-        replay={_path(module): output for module, output in (replay or {}).items()},
-        recompute=set(map(_path, recompute)),
+        only=set(taps),
+        replay=replay,
+        recompute=set(recompute),
         mutable=mutable,
     )
     maps = _chosen(done, taps, model, variables, x, kwargs)
@@ -240,8 +265,7 @@ def apply_with_changes(
     Raises:
       ValueError: as `apply_with_taps`.
     """
-    by_path = {_path(tap): change for tap, change in changes.items()}
-    done = _Pass(model, variables, x, kwargs, only=set(by_path), changes=by_path)
+    done = _Pass(model, variables, x, kwargs, only=set(changes), changes=changes)
     return done.output, _chosen(done, tuple(changes), model, variables, x, kwargs)
 
 
@@ -265,23 +289,27 @@ def head_inputs(model: nn.Module, variables: Variables, x: jax.Array, head: str,
     Raises:
       ValueError: there is no Dense layer at `head`, or it does not run once, on features [B, D].
     """
-    node: Any = variables["params"]
-    for name in _path(head):
-        if name not in node:
-            raise ValueError(f"no module {head!r} in the parameters; at this level there are {sorted(node)}")
-        node = node[name]
-
+    leaves = flatten_dict(dict(variables["params"]))
+    modules = {path[:end] for path in leaves for end in range(1, len(path))}
+    paths = [path for path in modules if _name(path) == head]
+    if len(paths) > 1:
+        raise _ambiguous(head)
+    if not paths:
+        close = difflib.get_close_matches(head, map(_name, modules), n=3) or sorted({path[0] for path in modules})
+        raise ValueError(f"no module {head!r} in the parameters; did you mean {' or '.join(map(repr, close))}?")
+    path = paths[0]
     collection = _new_collection()
 
     def interceptor(call, args, keywords, context):
-        if context.method_name == "__call__" and context.module.path == _path(head):
+        if context.method_name == "__call__" and context.module.path == path:
             context.module.sow(collection, "inputs", [*args, *keywords.values()][0])
         return call(*args, **keywords)
 
     with nn.intercept_methods(interceptor):
         _, state = model.apply(variables, x, mutable=[collection], **kwargs)
-    seen = flatten_dict(dict(state.get(collection, {}))).get((*_path(head), "inputs"), ())
-    width = node["kernel"].shape[0] if "kernel" in node else None
+    seen = flatten_dict(dict(state.get(collection, {}))).get((*path, "inputs"), ())
+    kernel = leaves.get((*path, "kernel"))
+    width = None if kernel is None else kernel.shape[0]
     if len(seen) != 1 or seen[0].ndim != 2 or seen[0].shape[-1] != width:
         shapes = ", ".join(str(tuple(features.shape)) for features in seen) or "nothing"
         raise ValueError(
@@ -300,7 +328,7 @@ def blocks(params: Mapping[str, Any]) -> tuple[str, ...]:
     def layers(node: Mapping[str, Any], path: Path) -> int:
         inside = [layers(child, (*path, name)) for name, child in node.items() if isinstance(child, Mapping)]
         if path and sum(inside) > 1 and max(inside) == 1:
-            found.append("/".join(path))
+            found.append(_name(path))
         return sum(inside) + ("kernel" in node)
 
     layers(params, ())
@@ -347,22 +375,27 @@ class Prefix:
         """
         self.feature_maps(module)  # complains of a wrong name
         recorded = self._recorded
-        until = recorded.finished[_path(module)]
+        until = next(time for path, time in recorded.finished.items() if _name(path) == module)
         done = {p for p, time in recorded.finished.items() if time <= until}
         kept = {p for p in done if p in recorded.outputs and not any(p[:n] in done for n in range(1, len(p)))}
         params = {path[:-1] for path in flatten_dict(self._variables["params"])}
         for path in sorted(done & params):
             if not any(path[:n] in kept for n in range(1, len(path) + 1)):
                 raise ValueError(
-                    f"{'/'.join(path)} runs before {module} and cannot be replayed: it is called several times, or "
+                    f"{_name(path)} runs before {module} and cannot be replayed: it is called several times, or "
                     "returns no arrays; choose a module in front of it, or one that contains all its calls"
                 )
-        return {"/".join(p): recorded.outputs[p] for p in sorted(kept)}
+        outputs = {_name(p): recorded.outputs[p] for p in sorted(kept)}
+        if twice := sorted(outputs.keys() & recorded.ambiguous):
+            raise _ambiguous(twice[0])
+        return outputs
 
     def continue_from(self, tap: str, maps: jax.Array) -> Any:
         """The model's output when the tap returns `maps` [B, ..., C] instead of what was recorded."""
         self.feature_maps(tap)  # complains of a wrong tap
-        path, recorded = _path(tap), self._recorded
-        before = {p: out for p, out in recorded.outputs.items() if recorded.finished[p] < recorded.started[path]}
-        replay = before | {path: maps}
+        recorded = self._recorded
+        start = next(time for path, time in recorded.started.items() if _name(path) == tap)
+        before = {_name(p): out for p, out in recorded.outputs.items() if recorded.finished[p] < start}
+        # One of two modules of a name would be given the other's output: these run again.
+        replay = {name: out for name, out in before.items() if name not in recorded.ambiguous} | {tap: maps}
         return _Pass(self._model, self._variables, self._x, self._kwargs, only=set(), replay=replay).output

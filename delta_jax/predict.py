@@ -8,12 +8,13 @@ is 1; the others are classified.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
 
 from delta_jax import data
-from delta_jax.training import distributed, logs, storage
+from delta_jax.training import command_line, distributed, logs, storage
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
 from delta_jax.training.stored_trees import CheckpointError
@@ -90,4 +91,4 @@ def _photos(names: list[str]) -> tuple[list[Path], list[Path]]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=partial(command_line.parse, positional=True))

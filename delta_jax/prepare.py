@@ -11,12 +11,13 @@ downloads/ there. DELTA_JAX_OFFLINE=1 forbids connections.
 """
 
 import sys
+from functools import partial
 
 import numpy as np
 from absl import app, flags
 
 from delta_jax import data, downloads, models
-from delta_jax.training import distributed, logs
+from delta_jax.training import command_line, distributed, logs
 from delta_jax.weights import WeightsError, images
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.sources import SOURCES, WeightsSource, is_here, locate, provenance
@@ -136,4 +137,4 @@ def _list_sources() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=partial(command_line.parse, positional=True))

@@ -94,8 +94,7 @@ def _leaves(params: Mapping[str, Any], head: str | Sequence[str], *, inside: boo
     leaves = {tuple(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     below: set[tuple[str, ...]] = set()
     for one in [head] if isinstance(head, str) else head:
-        prefix = tuple(one.split("/"))
-        found = {path for path in leaves if path[: len(prefix)] == prefix}
+        found = {path for path in leaves if any("/".join(path[:end]) == one for end in range(1, len(path)))}
         if inside and not found:
             tops = sorted({path[0] for path in leaves})
             raise ValueError(f"no parameters under the head path {one!r}; the modules are {tops}")

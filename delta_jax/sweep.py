@@ -16,7 +16,7 @@ from absl import app, flags
 from delta_jax import train
 from delta_jax.sweeps import results
 from delta_jax.sweeps.runner import Sweep
-from delta_jax.training import huge_pages, interruption, logs, process_flags, storage
+from delta_jax.training import command_line, huge_pages, interruption, logs, process_flags, storage
 from delta_jax.training.config import ConfigError
 
 flags.adopt_module_key_flags(train)  # --config and --workdir
@@ -69,4 +69,4 @@ def _sweep(folder: Path) -> list[str]:
 
 if __name__ == "__main__":
     huge_pages.restart()
-    app.run(main, flags_parser=train.parse)
+    app.run(main, flags_parser=command_line.parse)

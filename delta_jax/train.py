@@ -6,10 +6,7 @@ The same command again goes on where it stopped. Told to stop, by Ctrl-C, SIGTER
 with status 128 + the signal: see training/interruption.py.
 """
 
-import argparse
-import runpy
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,9 +14,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from delta_jax.data import DataError
-from delta_jax.training import huge_pages, interruption, process_flags, storage, trainer
+from delta_jax.training import advice, command_line, huge_pages, interruption, process_flags, storage, trainer
 from delta_jax.training.cluster import ProcessError
-from delta_jax.training.config import ConfigError, check_field
+from delta_jax.training.config import ConfigError
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.training.stored_trees import CheckpointError
 from delta_jax.weights import WeightsError
@@ -42,22 +39,7 @@ KNOWN_ERRORS = (
 )
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a config or a field that does not exist ends in one line instead of a traceback."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    given, others = parser.parse_known_args(argv[1:])
-    if given.config:
-        file, *argument = given.config.split(":", 1)
-        if not Path(file).is_file():
-            sys.exit(f"error: --config={file}: no such file; configs/ has default.py and others that start from it")
-        config = runpy.run_path(file)["get_config"](*argument)
-        try:
-            for name in (other.partition("=")[0] for other in others if other.startswith("--config.")):
-                check_field(config, name.removeprefix("--config."))
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
-    return app.parse_flags_with_usage(argv)
+parse = command_line.parse
 
 
 def main(_: list[str]) -> Any:
@@ -65,6 +47,7 @@ def main(_: list[str]) -> Any:
     with process_flags.set_up(), interruption.caught():
         try:
             with storage.opened(str(_WORKDIR.value)) as workdir:
+                advice.say_unread(_CONFIG.value, command_line.given(_CONFIG.value))
                 trainer.fit(_CONFIG.value, workdir)
         except KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")

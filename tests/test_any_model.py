@@ -12,9 +12,10 @@ import numpy as np
 import optax
 import pytest
 
-from delta_jax import attention, features, models, regularizers
+from delta_jax import attention, features, models, regularizers, weights
 from delta_jax.models import registry
-from delta_jax.training import optim, provenance
+from delta_jax.training import head as head_functions
+from delta_jax.training import optim, provenance, variable_files
 from examples import own_model
 
 
@@ -305,6 +306,66 @@ def test_variables_that_do_not_fit():
         models.check(model, "head", 3, size=8, variables=other)
     with pytest.raises(ValueError, match=r"no module 'haed' in the parameters to be the head; did you mean head"):
         models.check(model, "haed", 3, size=8)
+
+
+class Inside(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Conv(4, (3, 3), name="b")(x))
+
+
+class Named(nn.Module):
+    """A network whose names are not words."""
+
+    num_classes: int
+    beside: str = "a"
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), name="a.b")(x))
+        x = nn.relu(nn.Conv(4, (3, 3), name="s/t")(x))
+        x = Inside(name=self.beside)(x)
+        return nn.Dense(self.num_classes, name="head/fc.1")(jnp.mean(x, (1, 2)))
+
+
+def test_dots_and_slashes_in_names(registered, tmp_path):
+    """The head is found, nothing else is taken for it, and a file in Flax's names is read."""
+    name = registered(_spec(Named, head="head/fc.1", taps=("a.b", "s/t"), train_argument=""))
+    model = models.create(name, num_classes=3)
+    images = jnp.ones((2, 8, 8, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    models.check(model, "head/fc.1", 3, size=8, variables=variables)
+    assert models.module_path(variables["params"], "head/fc.1") == ("head/fc.1",)
+
+    params = variables["params"]
+    new = head_functions.new_head("zeros", head_functions.get_head(params, "head/fc.1"), jax.random.key(1))
+    replaced = head_functions.put_head(params, "head/fc.1", new)
+    assert jax.tree.structure(replaced) == jax.tree.structure(params)
+    assert not np.asarray(replaced["head/fc.1"]["kernel"]).any()
+    np.testing.assert_array_equal(replaced["s/t"]["kernel"], params["s/t"]["kernel"])
+    # By hand: all but the head differs by 1, half of the squares is half of the number of parameters.
+    others = {key: value for key, value in params.items() if key != "head/fc.1"}
+    moved = {**jax.tree.map(lambda leaf: leaf + 1, others), "head/fc.1": params["head/fc.1"]}
+    expected = 0.5 * sum(leaf.size for leaf in jax.tree.leaves(others))
+    assert float(regularizers.l2_sp(moved, params, head="head/fc.1")) == pytest.approx(expected, rel=1e-5)
+    rates = optim.make_optimizer(params, lambda _: 1.0, head="head/fc.1", momentum=0.0, freeze_body=True)
+    updates, _ = rates.update(jax.tree.map(jnp.ones_like, params), rates.init(params), params)
+    moving = {key for key, node in updates.items() if any(np.asarray(leaf).any() for leaf in jax.tree.leaves(node))}
+    assert moving == {"head/fc.1"}
+
+    path = tmp_path / "own.safetensors"
+    variable_files.save_variables(path, variables)
+    jax.tree.map(np.testing.assert_array_equal, weights.load(str(path), name, num_classes=3), variables)
+    fewer = weights.load(str(path), name, num_classes=2)  # another head, zeros
+    assert not np.asarray(fewer["params"]["head/fc.1"]["kernel"]).any()
+
+
+@pytest.mark.parametrize("beside", ["s", "head"])
+def test_names_that_read_as_if_one_were_inside_of_another_are_refused(beside):
+    with pytest.raises(
+        ValueError, match=rf"Named has modules .* called '{beside}' and '{beside}/\S+' beside each other"
+    ):
+        models.check(models.adapt(Named(3, beside), ""), "head/fc.1", 3, size=8)
 
 
 class LayerNormBlock(nn.Module):

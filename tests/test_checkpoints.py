@@ -91,6 +91,51 @@ def test_a_restored_state_has_the_same_bits_types_and_sharding(tmp_path):
     assert bits(step(restored).params["conv"]) == bits(jax.tree.map(jnp.negative, state.params["conv"]))
 
 
+# The array of one would be lost: orbax calls both "params.a.b", and keeps one of them for both.
+DOTTED = [
+    {"params": {"a.b": {"kernel": 1.0}, "a": {"b": {"kernel": 2.0}}}},
+    {"params": {"a.b.c": 1.0, "a.b": {"c": 2.0}, "a": {"b.c": 3.0, "b": {"c": 4.0}}}},
+    {"s.0": 1.0, "s": [2.0, 3.0], "s.count": 4.0},
+    {"a.b/c d%2E~": {"..": 1.0}, "a": {"b/c d%2E~": {"..": 2.0}}},
+]
+
+
+@pytest.mark.parametrize("numbers", DOTTED, ids=str)
+def test_names_with_dots_keep_their_arrays(tmp_path, numbers):
+    state = jax.tree.map(lambda number: jnp.full((2, int(number)), number), numbers)  # of different shapes, too
+    momentum = {"state": state, "trace": (jax.tree.map(jnp.negative, state),)}
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, momentum, {"a": 1})
+        restored, meta = checkpoints.restore(jax.tree.map(jnp.zeros_like, momentum))
+    assert jax.tree.structure(restored) == jax.tree.structure(momentum)
+    assert bits(restored) == bits(momentum)
+    assert meta == {"a": 1}
+    with pytest.raises(CheckpointError, match=r"Orbax joins names by dots .*(a\.b|s\.0).*--format=safetensors"):
+        module.save_orbax(tmp_path / "export", state)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_checkpoint_that_lost_an_array_is_not_read(tmp_path, monkeypatch):
+    state = jax.tree.map(jnp.asarray, DOTTED[0])
+    monkeypatch.setattr(module, "_alike_to_orbax", lambda _: [])  # as it was written once
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+    monkeypatch.undo()
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(CheckpointError, match=r"one array for all .*params\.a\.b"),
+    ):
+        checkpoints.restore(state)
+
+
+def test_other_names_lie_in_the_files_as_they_always_did(tmp_path):
+    state = {"a.b": {"c/d": jnp.arange(3.0)}, "a": [jnp.ones(2)], "1": {"": jnp.zeros(1)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+    with module.ocp.StandardCheckpointer() as plain:
+        jax.tree.map(np.testing.assert_array_equal, plain.restore(tmp_path / "1" / "state"), state)
+
+
 def test_leaves_without_a_sharding_stay_free_to_follow_the_others(tmp_path):
     tree = {"n": 3, "x": jnp.arange(4.0), "y": jnp.ones(4), "host": np.arange(3.0), "scale": np.float32(0.1)}
     with Checkpoints(tmp_path) as checkpoints:

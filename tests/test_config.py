@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.default import get_config
+from configs.study import get_config as get_study
 from delta_jax import models
 from delta_jax.training import config as configs
 from tests.small_run import ROOT
@@ -197,6 +198,12 @@ def test_a_run_of_before_mean_was_a_field_keeps_what_its_classifier_has(tmp_path
         ({"warmup_steps": 9000}, ("warmup_steps", "9000", "less than steps = 9000")),
         ({"head_l2": (0.0, 0.1)}, ("head_l2", "0.0", "positive")),
         ({"taps": ()}, ("taps", "()", "module paths")),
+        ({"taps": (1,)}, ("taps", "(1,)", "module paths", "('layer1_0','layer2_0')")),
+        ({"taps": ("a", "")}, ("taps", "('a', '')", "module paths")),
+        ({"taps": ("a", "a")}, ("taps", "('a', 'a')", "once")),
+        ({"head_l2": ("a",)}, ("head_l2", "('a',)", "numbers", '--config.head_l2="(0.1,0.001)"')),
+        ({"head_l2": (True,)}, ("head_l2", "(True,)", "numbers")),
+        ({"data__color_jitter": ("a", 0.1, 0.1, 0.1)}, ("data.color_jitter", "('a', ", "four numbers")),
         ({"select": "best", "data__validation_fraction": 0.0}, ("select", "'best'", "validation_fraction is 0")),
         ({"select": "best", "eval_every": 0}, ("eval_every", "0", "1 or more")),
         ({"preset": "paper", "attention_images": 100}, ("attention_images", "100", "every training image")),
@@ -224,6 +231,8 @@ def test_a_password_is_neither_kept_nor_shown():
         ("data.rot", "did you mean data.root"),
         ("root", "data.root?"),
         ("steps.x", "did you mean steps"),
+        ("data.batch", "did you mean batch_norm or batch_size?"),
+        ("optimizer.learning_rate", "did you mean learning_rate?"),
         ("quux", "the fields are accumulate, alpha, "),
     ],
 )
@@ -231,6 +240,13 @@ def test_an_unknown_field_is_answered_with_the_closest(name, hint):
     with pytest.raises(configs.ConfigError, match=re.escape(hint)) as caught:
         configs.check_field(get_config(), name)
     assert f"--config.{name}: no such field" in str(caught.value)
+
+
+def test_a_config_that_is_none_of_a_run_is_told_so():
+    with pytest.raises(configs.ConfigError, match=r"no field method, .* and \d+ more; it is the config of a sweep"):
+        configs.resolve(get_study())
+    with pytest.raises(configs.ConfigError, match=r"no field method, .*; start from configs/default.py"):
+        configs.resolve(ConfigDict({"steps": 3}))
 
 
 def test_fields_and_groups_are_known():

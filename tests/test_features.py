@@ -385,6 +385,65 @@ def test_no_taps_at_all():
         features.check_taps(model, variables, X, ())
 
 
+class Slashes(nn.Module):
+    """Modules whose own names hold a slash or a dot; `twice` gives two of them one path."""
+
+    twice: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(conv(name="stem/first")(x))
+        x = nn.relu(conv(name="b.c")(x))
+        if self.twice:
+            x = SlashInside(name="stem")(x)
+        return nn.Dense(3, name="head/last")(jnp.mean(x, (1, 2)))
+
+
+class SlashInside(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(conv(name="first")(x))
+
+
+def test_a_slash_in_a_name_is_no_step_of_a_path():
+    model = Slashes()
+    variables = _variables(model, X)
+    assert list(features.list_taps(model, variables, X)) == ["b.c", "head/last", "stem/first"]
+    captured = model.apply(variables, X, capture_intermediates=True)[1]["intermediates"]
+    logits, maps = features.apply_with_taps(model, variables, X, ("stem/first", "b.c"))
+    for tap in maps:
+        np.testing.assert_array_equal(maps[tap], captured[tap]["__call__"][0])
+    changed, _ = features.apply_with_changes(model, variables, X, {"stem/first": jnp.zeros_like})
+    assert not np.allclose(changed, logits)
+    prefix = features.Prefix(model, variables, X)
+    np.testing.assert_array_equal(prefix.continue_from("stem/first", maps["stem/first"]), logits)
+    np.testing.assert_array_equal(prefix.continue_from("stem/first", jnp.zeros_like(maps["stem/first"])), changed)
+    frozen = prefix.outputs_until("b.c")
+    assert list(frozen) == ["b.c", "stem/first"]
+    np.testing.assert_array_equal(features.apply_with_taps(model, variables, X, (), replay=frozen)[0], logits)
+    inputs = features.head_inputs(model, variables, X, "head/last")
+    np.testing.assert_array_equal(inputs, jnp.mean(nn.relu(captured["b.c"]["__call__"][0]), (1, 2)))
+
+
+def test_two_modules_of_one_path_are_told_apart_by_none():
+    model = Slashes(twice=True)
+    variables = _variables(model, X)
+    assert list(features.list_taps(model, variables, X)) == ["b.c", "head/last", "stem"]
+    prefix = features.Prefix(model, variables, X)
+    for attempt in (
+        lambda: features.apply_with_taps(model, variables, X, ("stem/first",)),
+        lambda: features.apply_with_changes(model, variables, X, {"stem/first": jnp.zeros_like}),
+        lambda: features.check_taps(model, variables, X, ("stem/first",)),
+        lambda: prefix.continue_from("stem/first", X),
+        lambda: prefix.outputs_until("b.c"),
+    ):
+        with pytest.raises(ValueError, match=r"two modules of the network are called 'stem/first'.* rename one"):
+            attempt()
+    # What lies before a tap is run again where its name does not tell which module's output it was.
+    maps = prefix.feature_maps("b.c")
+    np.testing.assert_array_equal(prefix.continue_from("b.c", maps), prefix.output)
+
+
 class KeywordHead(nn.Module):
     """A head below another module, called with a keyword, and something behind it."""
 

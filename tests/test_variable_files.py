@@ -50,6 +50,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert load_variables(path, {"a": jnp.zeros(3, jnp.int32)})["a"].tolist() == [0, 1, 2]
 
 
+def test_odd_names_come_back(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tree = {
+        "a.b": {"c/d": jnp.arange(2)},
+        "a": {"b": {"c": jnp.ones(3)}},
+        "..": {"": jnp.zeros(1), "é %~": jnp.ones(2)},
+    }
+    save_variables(path, tree)
+    assert bits(load_variables(path, tree)) == bits(tree)
+    with pytest.raises(CheckpointError, match="cannot be called __metadata__"):
+        save_variables(path, {"__metadata__": jnp.ones(1)})  # safetensors writes it, and then cannot read the file
+
+
 def test_unusable_variables_are_one_error(tmp_path):
     path = tmp_path / "head.safetensors"
     with pytest.raises(CheckpointError, match=r"head.safetensors could not be read: No such file"):

@@ -1,7 +1,7 @@
 """Networks as pure Flax Linen modules: variables in, logits out."""
 
 from delta_jax.models.adapter import adapt
-from delta_jax.models.checks import check, check_head
+from delta_jax.models.checks import check, check_head, module_path
 from delta_jax.models.elsewhere import Elsewhere, like, lookalikes, mentioned_elsewhere, named_elsewhere
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.registry import create, names, register, spec
@@ -16,6 +16,7 @@ __all__ = [
     "like",
     "lookalikes",
     "mentioned_elsewhere",
+    "module_path",
     "named_elsewhere",
     "names",
     "register",

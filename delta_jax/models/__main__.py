@@ -8,12 +8,13 @@ NAME may be package.module:function, too. Nothing is computed or downloaded.
 import dataclasses
 import json
 import sys
+from functools import partial
 
 from absl import app, flags
 
 from delta_jax import models
 from delta_jax.analysis.overview import Overview, overview
-from delta_jax.training import distributed, logs
+from delta_jax.training import command_line, distributed, logs
 
 _SIZE = flags.DEFINE_integer(
     "size", None, "Height and width of the images, pixels; as the network was trained if not given.", lower_bound=1
@@ -77,4 +78,4 @@ def _show(found: Overview) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=partial(command_line.parse, positional=True))

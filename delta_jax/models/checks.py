@@ -45,6 +45,12 @@ def check(
         output = jax.eval_shape(network.apply, shapes, images)
     except Exception as error:  # whatever a user's network raises
         raise ValueError(f"{called} does not run on images [B, {size}, {size}, 3]: {error}") from error
+    if alike := _alike(shapes):
+        raise ValueError(
+            f"{called} has modules or parameters called {alike[0]!r} and {alike[1]!r} beside each other: names are "
+            f"joined by slashes here, so what is in them cannot be told apart; rename one, such as to "
+            f"{alike[1].rpartition('/')[2]!r}"
+        )
     expected = check_head(shapes["params"], head, num_classes)
     if getattr(output, "shape", None) != (2, num_classes):
         found = jax.tree.map(lambda leaf: leaf.shape, output)
@@ -78,24 +84,13 @@ def check_head(params: Mapping[str, Any], head: str, num_classes: int | None = N
     Raises:
       ValueError: there is no such module (the closest paths are given), or it is no Dense layer of `num_classes`.
     """
-    modules: dict[str, Mapping[str, Any]] = {}
-    for path in flatten_dict(dict(params)):
-        for end in range(1, len(path)):
-            node: Any = params
-            for name in path[:end]:
-                node = node[name]
-            modules["/".join(path[:end])] = node
-    dense = [path for path, node in modules.items() if _is_dense(node)]
-    if head not in modules:
-        close = difflib.get_close_matches(head, modules, n=3) or dense[-3:]
-        raise ValueError(
-            f"no module {head!r} in the parameters to be the head; did you mean {' or '.join(close) or 'another'}?"
-        )
-    found = modules[head]
+    found: Any = params
+    for name in module_path(params, head):
+        found = found[name]
     if not _is_dense(found):
         raise ValueError(
             f"the head {head!r} is no Dense layer with a kernel [D, K] and a bias [K]: it holds {_shapes(found)}; "
-            f"Dense layers are {', '.join(dense) or 'not to be found'}"
+            f"Dense layers are {', '.join(_dense(params)) or 'not to be found'}"
         )
     outputs = found["kernel"].shape[1]
     if num_classes is not None and outputs != num_classes:
@@ -106,12 +101,56 @@ def check_head(params: Mapping[str, Any], head: str, num_classes: int | None = N
     return found
 
 
+def module_path(params: Mapping[str, Any], module: str) -> tuple[str, ...]:
+    """The keys that lead to the module path `module`; a slash may stand in a key, too.
+
+    Raises:
+      ValueError: there is no such module; the closest paths are given.
+    """
+    known = _modules(params)
+    if module not in known:
+        close = difflib.get_close_matches(module, known, n=3) or _dense(params)[-3:]
+        raise ValueError(
+            f"no module {module!r} in the parameters to be the head; did you mean {' or '.join(close) or 'another'}?"
+        )
+    return known[module]
+
+
+def _modules(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    leaves = flatten_dict(dict(params))
+    return {"/".join(path[:end]): path[:end] for path in leaves for end in range(1, len(path))}
+
+
+def _dense(params: Mapping[str, Any]) -> list[str]:
+    found = []
+    for module, path in _modules(params).items():
+        node: Any = params
+        for name in path:
+            node = node[name]
+        found += [module] if _is_dense(node) else []
+    return found
+
+
 def _is_dense(node: Mapping[str, Any]) -> bool:
     """Kernel [D, K], and bias [K] or none."""
     if not {"kernel"} <= set(node) <= {"kernel", "bias"} or isinstance(node["kernel"], Mapping):
         return False
     kernel = node["kernel"].shape
     return len(kernel) == 2 and ("bias" not in node or node["bias"].shape == (kernel[1],))
+
+
+def _alike(variables: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Two names of which one, "a/b", reads as if it were inside of the other, "a"; None where there are none."""
+    for collection in variables.values():
+        leaves = flatten_dict(dict(collection))
+        nodes = {"/".join(path[:end]): path[:end] for path in leaves for end in range(1, len(path) + 1)}
+        for path in leaves:
+            name, parents = "/".join(path), {"/".join(path[:end]) for end in range(len(path))}
+            starts = [name[:i] for i, letter in enumerate(name) if letter == "/"]
+            if clash := [start for start in starts if start in nodes and start not in parents]:
+                longer = min((parent for parent in (*parents, name) if parent.startswith(f"{clash[0]}/")), key=len)
+                return clash[0], longer
+    return None
 
 
 def _shapes(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,21 @@ def same_padding(size: Sequence[int], kernel_size: int, stride: int) -> Padding:
     return one(size[0]), one(size[1])
 
 
+def padded_alike(size: int, other: int) -> bool:
+    """Whether TensorFlow's SAME padding is the same in networks on images of these two sizes, in pixels.
+
+    It differs where the map in front of one of five halvings is odd for one of them alone.
+    """
+
+    def odd(size: int) -> list[bool]:
+        sizes = [size]
+        for _ in range(4):
+            sizes.append(-(-sizes[-1] // 2))
+        return [size % 2 == 1 for size in sizes]
+
+    return odd(size) == odd(other)
+
+
 def windows(x: jax.Array, kernel_hw: tuple[int, int], stride: int, padding: Padding, edge: float | jax.Array = 0):
     """The kernel_h * kernel_w shifted, strided views of padded x [..., H, W, C]: pairs ((i, j), [..., H', W', C]).
 

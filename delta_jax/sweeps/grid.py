@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from delta_jax import methods
+from delta_jax.data.splits import listed
 from delta_jax.training import config as configs
 from delta_jax.training.config import ConfigError
 
@@ -99,7 +100,8 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
       ConfigError: with the field, what was found and what was expected.
     """
     if unknown := sorted(set(sweep) - set(FIELDS)):
-        raise ConfigError(f"a sweep has no field {', '.join(unknown)}; its fields are {', '.join(FIELDS)}")
+        whose = "; a config with a method is that of a run, for delta_jax.train" if "method" in unknown else ""
+        raise ConfigError(f"a sweep has no field {listed(unknown)}; its fields are {', '.join(FIELDS)}{whose}")
     if missing := sorted(set(FIELDS) - set(sweep)):
         raise ConfigError(f"the config has no field {', '.join(missing)}; is it one of a sweep, as in configs/paper/?")
     sweep = sweep.copy_and_resolve_references()
@@ -124,8 +126,13 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
     for name, network in sweep.networks.items():
         others = sorted(set(network.get(_WHERE, ())) - set(sweep.data_sets))
         _require(not others, f"networks.{name}.{_WHERE}", f"some of {', '.join(sweep.data_sets)}", others)
-    for field in ("seeds", "folds", "methods"):
+    for field, kind, what in (
+        ("seeds", int, "whole numbers"),
+        ("folds", int, "whole numbers"),
+        ("methods", str, "names"),
+    ):
         values = tuple(sweep[field])
+        _require(all(type(value) is kind for value in values), field, f"a tuple of {what}", values)
         _require(len(set(values)) == len(values), field, "each once", values)
     _check_strengths(sweep)
     checked: set[Any] = set()

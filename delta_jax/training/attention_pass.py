@@ -229,4 +229,5 @@ def save(
 def load_weights(path: Path, taps: Sequence[str]) -> dict[str, np.ndarray]:
     """{tap: weights} of an attention.npz."""
     with np.load(path) as file:
-        return {tap: file[f"weight/{tap}"] for tap in taps}
+        # With the suffix, or numpy takes "weight/a.npy" for the tap "a" where there is a tap "a.npy".
+        return {tap: file[f"weight/{tap}.npy"] for tap in taps}

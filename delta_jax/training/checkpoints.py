@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ from delta_jax.training.stored_trees import (
     Signature,
     compare,
     dtype_of,
+    named_leaves,
     place,
     reason,
     sharding_of,
@@ -87,13 +89,14 @@ class Checkpoints:
             )
         # A diverged run reports NaN, and one NaN in a comparison makes any checkpoint the best.
         metrics = {"metric": float(metric)} if metric is not None and math.isfinite(metric) else None
+        by_name = {"by_name": True} if _alike_to_orbax(state) else {}
         self._saving = step
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(jax.tree.map(storable, state)),
-                    meta=ocp.args.JsonSave({"arrays": signature, "meta": meta}),
+                    state=ocp.args.StandardSave(_as_stored(jax.tree.map(storable, state))),
+                    meta=ocp.args.JsonSave({"arrays": signature, "meta": meta, **by_name}),
                 ),
                 metrics=metrics,
                 force=True,
@@ -219,9 +222,14 @@ class Checkpoints:
         with self._failures(f"{where} could not be read"):
             saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
             compare(saved["arrays"], signature, where)  # before orbax, which casts other dtypes without a word
-            target = ocp.args.StandardRestore(jax.tree.map(_target, like))
+            if (twice := _alike_to_orbax(like)) and not saved.get("by_name"):
+                raise CheckpointError(
+                    f"{where} was written before such names were kept apart, and holds one array for all called "
+                    f"{twice[0]}; use another directory"
+                )
+            target = ocp.args.StandardRestore(_as_stored(jax.tree.map(_target, like)))
             restored = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
-            return jax.tree.map(place, restored, like), saved["meta"]
+            return jax.tree.map(place, _as_given(restored, like), like), saved["meta"]
 
     @contextlib.contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -246,8 +254,13 @@ def save_orbax(directory: Path, tree: Any) -> None:
     The arrays lie there as of numpy, so that they can be restored whatever the devices.
 
     Raises:
-      CheckpointError: the directory exists, or cannot be written.
+      CheckpointError: the directory exists, or cannot be written; or Orbax would take two arrays for one.
     """
+    if twice := _alike_to_orbax(tree):
+        raise CheckpointError(
+            f"Orbax joins names by dots and would keep one of the arrays called {twice[0]} for both; take "
+            "--format=safetensors, or rename a module"
+        )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(Path(directory).absolute(), jax.tree.map(np.asarray, tree))
@@ -259,6 +272,28 @@ def _target(like: Any) -> Any:
     """What orbax is to make of a leaf: an array with this sharding, or else a numpy array."""
     shape, dtype, sharding = np.shape(like), dtype_of("", like), sharding_of(like)
     return np.empty(shape, dtype) if sharding is None else jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _alike_to_orbax(tree: Any) -> list[str]:
+    """Names that Orbax gives to more than one array, of which it keeps one without a word.
+
+    It joins keys by dots: "a.b" beside {"a": {"b": ...}}.
+    """
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    counts = Counter(jax.tree_util.keystr(path, simple=True, separator=".") for path in paths)
+    return [name for name, count in counts.items() if count > 1]
+
+
+def _as_stored(tree: Any) -> Any:
+    """What orbax is given: the tree itself, or {name: leaf} of one whose arrays it would mix up."""
+    return named_leaves(tree) if _alike_to_orbax(tree) else tree
+
+
+def _as_given(restored: Any, like: Any) -> Any:
+    """The inverse of `_as_stored`, for a tree like `like`."""
+    if not _alike_to_orbax(like):
+        return restored
+    return jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in named_leaves(like)])
 
 
 def _metric(metrics: dict[str, float]) -> float:

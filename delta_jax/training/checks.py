@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, models
@@ -68,6 +69,27 @@ def network_trains(config: FrozenConfigDict, make: Callable[[], Any]) -> None:
         )
     except ValueError as error:
         raise ConfigError(f"--config.auxiliary_weight={config.auxiliary_weight}: {error}") from error
+
+
+def images_of_statistics(config: FrozenConfigDict, source: Variables) -> int | None:
+    """How many images BatchNorm takes its statistics from in a training step; None where it takes none."""
+    uses = config.batch_norm == "train" and bool(source.get("batch_stats"))
+    return config.batch_size // config.accumulate if uses else None
+
+
+def batch_statistics(config: FrozenConfigDict, network: Any, source: Variables, frozen: Sequence[str]) -> None:
+    """Raises ConfigError if a BatchNorm sees one value per channel: less its mean it is 0, whatever the image."""
+    if images_of_statistics(config, source) != 1:
+        return
+    shapes = features.list_taps(network, source, _images(config))
+    norms = {"/".join(path[:-1]) for path in flatten_dict(dict(source["batch_stats"]))}
+    single = [name for name in shapes if name in norms and set(shapes[name][:-1]) == {1} and not _within(name, frozen)]
+    if single:
+        raise ConfigError(
+            f"--config.batch_size={config.batch_size} in {config.accumulate} part(s) of one image, and maps of one "
+            f"pixel at {single[0]}: BatchNorm has one value per channel and makes 0 of it; take a larger batch, fewer "
+            "--config.accumulate, a larger --config.data.crop or --config.batch_norm=frozen_stats"
+        )
 
 
 def frozen_modules(config: FrozenConfigDict, network: Any, source: Variables, heads: Sequence[str]) -> tuple[str, ...]:

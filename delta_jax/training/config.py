@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from delta_jax import attention, data, methods, models, regularizers, weights
+from delta_jax.data.splits import listed
 from delta_jax.training.attention_pass import PER
 from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
 
@@ -109,6 +110,12 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
       ConfigError: with the field, its value and the values that work.
     """
     values = config.to_dict()
+    there = flat(values)
+    if missing := [name for name in ("method", "taps", *_CHOICES, *_AT_LEAST) if name not in there]:
+        whose = (
+            "it is the config of a sweep, for delta_jax.sweep" if "run" in values else "start from configs/default.py"
+        )
+        raise ConfigError(f"the config has no field {listed(missing)}; {whose}")
     try:
         methods.create(values["method"])
         spec = models.spec(values["arch"])
@@ -118,6 +125,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     for field, value in dataclasses.asdict(PRESETS[values["preset"]]).items():
         if values[field] is None:
             values[field] = value
+    _check_tuples(values)
     _fill_preprocessing(values)
     _check_choices(values)
     if values["alpha"] is None:
@@ -179,6 +187,21 @@ def _check_choices(values: Mapping[str, Any]) -> None:
     for field, choices in _CHOICES.items():
         value = _field(values, field)
         _require(value in choices, field, value, f"one of {', '.join(map(str, choices))}")
+
+
+def _check_tuples(values: Mapping[str, Any]) -> None:
+    """Of what is in tuples ml_collections knows no type."""
+    for field, kind, expected in (
+        ("taps", str, "module paths, or ('default',), in quotes: --config.taps=\"('layer1_0','layer2_0')\""),
+        ("head_l2", float, 'positive numbers, in quotes: --config.head_l2="(0.1,0.001)"'),
+        ("data.color_jitter", float, 'four numbers, in quotes: --config.data.color_jitter="(0.4,0.4,0.4,0.1)"'),
+    ):
+        value = _field(values, field)
+        kinds = (float, int) if kind is float else (str,)
+        known = all(isinstance(one, kinds) and not isinstance(one, bool) and one != "" for one in value)
+        _require(known, field, value, expected)
+    taps = tuple(values["taps"])
+    _require(len(set(taps)) == len(taps), "taps", taps, "each module path once")
 
 
 def _check_ranges(values: Mapping[str, Any]) -> None:
@@ -269,12 +292,19 @@ def check_field(config: ConfigDict, name: str) -> None:
     known = list(flat(config.to_dict()))
     if any(field == name or field.startswith(f"{name}.") for field in known):
         return
-    close = difflib.get_close_matches(name, known, n=3)
-    if not close:  # the field may stand in another group, or in none
-        last = {field: field.rpartition(".")[2] for field in known}
-        alike = difflib.get_close_matches(name.rpartition(".")[2], last.values(), n=3)
-        close = [field for field in known if last[field] in alike]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"the fields are {', '.join(known)}"
+    last = name.rpartition(".")[2]
+
+    def likeness(field: str) -> float:
+        own = field.rpartition(".")[2]  # the field may stand in another group, or in none
+        if last and own.startswith(last):
+            return 0.9 + 0.1 * len(last) / len(own)
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, field), (last, own)))
+
+    best = max(map(likeness, known))
+    # A beginning of a name is hardly meant for another one.
+    enough = 0.9 if best >= 0.9 else 0.6
+    close = [field for field in sorted(known, key=likeness, reverse=True) if likeness(field) >= enough][:3]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the fields are {listed(known)}"
     raise ConfigError(f"--config.{name}: no such field; {hint}")
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from delta_jax import models
+from delta_jax.models.windows import padded_alike
 from delta_jax.training import classifier
 from delta_jax.training.classifier import Classifier, Preprocessing
 
@@ -90,7 +91,7 @@ def _timm(trained: Classifier, out: Path) -> list[str]:
         f"checkpoint_path={path!r})",
     ]
     padded_for = models.spec(trained.arch).arguments.get("same_at")
-    if padded_for and _odd(seen.crop) != _odd(padded_for):
+    if padded_for and not padded_alike(seen.crop, padded_for):
         lines.append(
             f"# timm pads for the {seen.crop} pixels of the images, this network was trained as padded for "
             f"{padded_for}: expect other logits."
@@ -127,11 +128,3 @@ def _differences(seen: Preprocessing, *, by_pillow: bool = True) -> list[str]:
     if seen.crops == 10:
         lines.append("# predict averages the probabilities of ten crops; this is the one in the middle.")
     return lines
-
-
-def _odd(size: int) -> list[bool]:
-    """Whether the maps in front of each halving of images of `size` pixels are odd: so TensorFlow's padding differs."""
-    sizes = [size]
-    for _ in range(4):
-        sizes.append(-(-sizes[-1] // 2))
-    return [size % 2 == 1 for size in sizes]

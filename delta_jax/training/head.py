@@ -3,14 +3,14 @@
 A head is {"kernel": [D, K], "bias": [K]}, or without "bias" where the network's Dense layer has none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from delta_jax.models import check_head
+from delta_jax.models import check_head, module_path
 
 Head = dict[str, jax.Array]
 KINDS = ("zeros", "normal")
@@ -101,10 +101,10 @@ def put_head(params: Mapping[str, Any], path: str, head: Mapping[str, jax.Array]
     if ours != theirs:
         shapes = [{name: tuple(leaf.shape) for name, leaf in h.items()} for h in (old, head)]
         raise ValueError(f"the head {path!r} is {shapes[0]}, and {shapes[1]} does not fit in; only K may differ")
-    return _put(params, path.split("/"), head)
+    return _put(params, module_path(params, path), head)
 
 
-def _put(params: Mapping[str, Any], path: list[str], head: Mapping[str, jax.Array]) -> dict[str, Any]:
+def _put(params: Mapping[str, Any], path: Sequence[str], head: Mapping[str, jax.Array]) -> dict[str, Any]:
     first, *rest = path
     return {**params, first: _put(params[first], rest, head) if rest else dict(head)}
 

@@ -55,7 +55,7 @@ def _labels(params: Any, head: str | Sequence[str], frozen: Sequence[str]) -> An
     """Of every parameter: "head", "frozen", "norm" (scale and bias of a normalisation layer) or "body"."""
 
     def inside(names: tuple[str, ...], modules: Sequence[str]) -> bool:
-        return any("/".join(names).startswith(f"{module}/") for module in modules)
+        return any("/".join(names[:end]) in modules for end in range(1, len(names)))
 
     def siblings(path) -> Any:
         node = params

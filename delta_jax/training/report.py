@@ -17,7 +17,7 @@ import numpy as np
 
 from delta_jax import data
 from delta_jax.analysis import fonts, pictures
-from delta_jax.training import evaluation, logs, processes
+from delta_jax.training import advice, evaluation, logs, processes
 from delta_jax.training.setup import Setup
 
 _PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "pillow")
@@ -78,8 +78,6 @@ def announce(setup: Setup, workdir: Path) -> None:
     for note in setup.catalogue.notes:
         logs.say(note)
     setup.warn_of_leaks()
-    if config.data.get("white") is not None and not setup.has_deep_images:
-        logs.say(f"--config.data.white={config.data.white} has no effect: no image has more than 8 bits a sample")
     logs.say(
         f"{config.method} ({config.preset} preset: {config.penalty_scale} scale, "
         f"{'rectified' if config.rectify else 'raw'} maps, {config.attention_normalization} at temperature "
@@ -90,6 +88,8 @@ def announce(setup: Setup, workdir: Path) -> None:
         f"{config.arch} from {config.weights}, {config.data.crop} px, batch {config.batch_size}, {config.steps} steps, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s); workdir {workdir}"
     )
+    for remark in advice.remarks(setup):
+        logs.say(f"note: {remark}")
 
 
 def write_predictions(path: Path, setup: Setup, probabilities: np.ndarray) -> None:

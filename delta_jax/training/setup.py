@@ -111,6 +111,8 @@ class Setup:
             # To test a network on other images: what shows white was settled when it was trained.
             white = given
             remarks = [f"warning: {error.found}, as the network was trained on: scale them to that, or they stay dark"]
+        if self._trains and given is not None and not any(one.depth for one in found.values()):
+            logs.say(f"--config.data.white={given} has no effect: no image has more than 8 bits a sample")
         for remark in (*remarks, data.describe_pages(self.catalogue, found)):
             if remark:
                 logs.say(remark)

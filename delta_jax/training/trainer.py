@@ -15,6 +15,7 @@ from delta_jax.training import (
     agreement,
     attention_phase,
     claims,
+    checks,
     classifier,
     compiled_step,
     distributed,
@@ -98,6 +99,8 @@ def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]
     agreement.on_config(resolved)
     images = claims.images(workdir, resolved)
     setup = Setup(resolved, images=images)
+    if setup.method.trains_backbone:
+        checks.batch_statistics(setup.config, setup.network(), setup.source, setup.frozen)
     agreement.on_setup(setup)
     # 2. The workdir is this run's alone, and of its processes the first one writes.
     with _alone(workdir), logs.MetricsLog(workdir) as log:

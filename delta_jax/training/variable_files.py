@@ -37,6 +37,8 @@ def save_variables(path: Path, tree: Any) -> None:
         return
     # safetensors writes the bytes as they lie in memory: a transposed view would come back scrambled.
     arrays = {name: np.asarray(storable(leaf), order="C") for name, leaf in named_leaves(tree).items()}
+    if "__metadata__" in arrays:  # which safetensors writes, and cannot read
+        raise CheckpointError(f"{path}: an array cannot be called __metadata__ in a safetensors file; rename it")
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -45,12 +45,12 @@ def to_torch(variables: Mapping[str, Any], arch: str, scheme: str) -> dict[str, 
 
 def has_auxiliary(paths: Mapping[name_tables.Path, Any], spec: models.ModelSpec) -> bool:
     """Whether the variables with these paths include those of the second classifier."""
-    return bool(spec.auxiliary) and ("params", *spec.auxiliary.split("/"), "kernel") in paths
+    return bool(spec.auxiliary) and f"params/{spec.auxiliary}/kernel" in map("/".join, paths)
 
 
 def _check(flat: Mapping[name_tables.Path, np.ndarray], spec: models.ModelSpec) -> None:
-    kernel = flat.get(("params", *spec.head.split("/"), "kernel"))
-    num_classes = 1 if kernel is None else kernel.shape[-1]
+    kernels = [array for path, array in flat.items() if "/".join(path) == f"params/{spec.head}/kernel"]
+    num_classes = kernels[0].shape[-1] if kernels else 1
     expected = merging.variable_shapes(spec.name, num_classes, has_auxiliary(flat, spec))
     found = {path: array.shape for path, array in flat.items()}
     wrong = {path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path)}

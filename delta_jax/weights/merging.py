@@ -91,12 +91,12 @@ def fitted(
     part = prefixes.part(tensors, spec, shapes)
     tensors = part.tensors
     scheme, names = name_tables.detect(tensors, spec, shapes)
-    classifiers = [_module(spec.head)] + ([_module(spec.auxiliary)] if auxiliary else [])
+    classifiers = [spec.head] + ([spec.auxiliary] if auxiliary else [])
 
     found: dict[Path, np.ndarray] = {}
     missing, misshapen, broken = [], [], []
     for name, path in names.items():
-        replaceable = path[1:-1] in classifiers
+        replaceable = _module(path) in classifiers
         if name not in tensors:
             if not replaceable:
                 missing.append(name)
@@ -110,7 +110,7 @@ def fitted(
         elif not replaceable:
             misshapen.append(f"{name} (here {shapes[path]}, in the file {array.shape})")
     for classifier in classifiers:
-        paths = [path for path in shapes if path[1:-1] == classifier]
+        paths = [path for path in shapes if _module(path) == classifier]
         if not all(path in found for path in paths):
             found |= {path: np.zeros(shapes[path], np.float32) for path in paths}
 
@@ -152,8 +152,8 @@ def _remark_on_head(head: str, other: Iterable[str]) -> str:
     )
 
 
-def _module(path: str) -> Path:
-    return tuple(path.split("/"))
+def _module(path: Path) -> str:
+    return "/".join(path[1:-1])
 
 
 def _tensors_of_networks(names: Iterable[str]) -> list[str]:
@@ -176,7 +176,7 @@ def _other_network(tensors: Mapping[str, np.ndarray], arch: str, said: Sequence[
         scheme, names = name_tables.detect(tensors, spec, shapes)
         apart = name_tables.auxiliary_prefixes(spec, scheme)
         given = {name for name in _tensors_of_networks(tensors) if not name.startswith(apart)}
-        body = {n: path for n, path in names.items() if path[1:-1] != _module(spec.head)}
+        body = {n: path for n, path in names.items() if _module(path) != spec.head}
         # No name left over, either: everything of ResNet-18 is in the file of a ResNet-34, too.
         if name == arch or not body.keys() <= given <= names.keys():
             continue
