@@ -14,8 +14,8 @@ import numpy as np
 from delta_jax.training import (
     agreement,
     attention_phase,
-    claims,
     checks,
+    claims,
     classifier,
     compiled_step,
     distributed,
