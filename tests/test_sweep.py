@@ -35,12 +35,15 @@ def fitted(monkeypatch):
 
     def fit(config, workdir, *, test=True):
         calls.append((workdir, config, test))
+        resolved, stored = configs.resolve(config).to_dict(), report.read_json(workdir / "config.json")
+        if stored and (different := configs.differences(resolved, stored)):
+            raise ConfigError("\n".join(different))
         good = any(BEST[field] == _json(config[field]) for field in BEST if config[field] is not None)
         workdir.mkdir(parents=True, exist_ok=True)
         measures = {"top1": 0.9 if good else 0.8, "balanced_accuracy": 0.8, "cross_entropy": 0.5, "n": 10}
         summary = {"validation": measures, "test": measures if test else {}, "alpha": 0.1, "seconds": {"head": 1.0}}
         (workdir / "summary.json").write_text(json.dumps(summary))
-        report.write_json(workdir / "config.json", configs.resolve(config).to_dict())
+        report.write_json(workdir / "config.json", resolved)
         for name in ("model.safetensors", "checkpoints/2/state"):
             (workdir / name).parent.mkdir(parents=True, exist_ok=True)
             (workdir / name).write_text("")

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ def identified(
         return dataclasses.replace(catalogue, contents=_read_all(catalogue, progress))
     index = _Index(catalogue, Path(cache_dir).expanduser())
     with ThreadPoolExecutor(_threads()) as pool:
-        found = list(pool.map(index.known, catalogue.paths))
+        # Many to a task: where the files are here, a task takes longer than to look at a file.
+        parts = [catalogue.paths[start : start + CHUNK] for start in range(0, len(catalogue), CHUNK)]
+        found = [digest for some in pool.map(index.known, parts) for digest in some]
         todo = [row for row, digest in enumerate(found) if digest is None]
         if progress is not None and 0 < len(todo) < len(found):
             progress(len(found) - len(todo))
@@ -95,8 +97,11 @@ class _Index:
         self._now: dict[str, list[Any]] = {}
         self._saved = time.monotonic()
 
-    def known(self, path: Path) -> str | None:
-        """The digest of a file that has not changed since it was read."""
+    def known(self, paths: Sequence[Path]) -> list[str | None]:
+        """The digests of those files that have not changed since they were read."""
+        return [self._known(path) for path in paths]
+
+    def _known(self, path: Path) -> str | None:
         try:
             state = _state(path.stat())
         except OSError:

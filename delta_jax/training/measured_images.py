@@ -100,8 +100,8 @@ def _moved(
     recorded: RunSplit, catalogue: data.Catalogue, known: list[set[str]], split: str, root: str, notes: list[str]
 ) -> data.Catalogue:
     rows = recorded.rows_in(catalogue)
-    counts = [f"{int(((rows >= 0) & (recorded.split == one)).sum())} {one}" for one in data.SPLITS]
-    notes.append(f"{root} holds images of the run ({', '.join(counts)}): its own split says what is measured")
+    counts = ", ".join(f"{int(((rows >= 0) & (recorded.split == one)).sum())} {one}" for one in data.SPLITS)
+    notes.append(f"{root} holds images of the run ({counts}): its own split says what is measured")
     if gone := _files(recorded, (rows < 0) & (recorded.split == split)):
         notes.append(f"{len(gone)} {split} images of the run are not there: {data.listed(gone)}")
     unknown = np.array([not splits for splits in known])
@@ -116,7 +116,7 @@ def _moved(
             f"give a --root with them alone"
         )
     if not len(taken):
-        return _in_its_split(recorded, catalogue, rows, split, root, notes)
+        return _in_its_split(recorded, catalogue, rows, split, f"{root}, which holds others of it ({counts})", notes)
     kept = np.flatnonzero((rows >= 0) & (recorded.split == split))
     notes += _of_labels_and_doubles(recorded, catalogue, rows, split)
     picked = catalogue.take(np.concatenate([rows[kept], taken]))
