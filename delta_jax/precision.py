@@ -5,27 +5,37 @@ TPUs multiply float32 in bfloat16 by default, and GPUs since the A100 in TF32. G
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+# Of products of float32, see `of`.
+PRECISIONS = ("default", "high", "highest")
+
 _PRODUCTS = ("dot_general", "conv_general_dilated")
-_FULL = (
-    lax.Precision.HIGHEST,
-    lax.DotAlgorithmPreset.F32_F32_F32,
-    lax.DotAlgorithmPreset.F64_F64_F64,
-)
+_FULL = (lax.Precision.HIGHEST, lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F64_F64_F64)
 
 
-def full() -> Any:
-    """Context in which jax traces products in full float32, but for layers that ask for a precision of their own.
+def of(name: str) -> AbstractContextManager:
+    """Context in which jax traces products of float32 in a precision, but for layers that ask for one of their own.
 
-    To be entered inside of a function that is traced, so that the function is the same whoever calls it.
+    To be entered inside of a function that is traced: then the function is the same whoever calls it.
+
+    Args:
+      name: "default": the caller's, `jax.default_matmul_precision`, or else the chip's own; "high": three passes in
+        bfloat16 on TPUs, TF32 on GPUs; "highest": float32.
     """
-    return jax.default_matmul_precision("highest")
+    return nullcontext() if name == "default" else jax.default_matmul_precision(name)
+
+
+def full() -> AbstractContextManager:
+    """As `of`: full float32 on every chip."""
+    return of("highest")
 
 
 def narrow_products(function: Callable[..., Any], *args: Any) -> list[str]:
@@ -46,12 +56,10 @@ def narrow_products(function: Callable[..., Any], *args: Any) -> list[str]:
 def _narrower(equation: JaxprEqn) -> str:
     if equation.primitive.name not in _PRODUCTS:
         return ""
-    for operand in equation.invars[:2]:
-        dtype = np.dtype(operand.aval.dtype)
-        if jax.numpy.issubdtype(dtype, jax.numpy.inexact) and jax.numpy.finfo(dtype).bits < 32:
-            return dtype.name
-    if jax.numpy.issubdtype(equation.invars[0].aval.dtype, jax.numpy.float64):
-        return ""
+    types: list[Any] = [operand.aval for operand in equation.invars[:2]]
+    floats = [one.dtype for one in types if jnp.issubdtype(one.dtype, jnp.inexact)]
+    if narrow := [dtype for dtype in floats if jnp.finfo(dtype).bits < 32]:
+        return np.dtype(narrow[0]).name
     asked = equation.params["precision"]
     both = asked if isinstance(asked, tuple) else (asked,)
     return next((getattr(one, "name", str(one)) for one in both if one not in _FULL), "")
