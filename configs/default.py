@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.batch_norm = "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too
     config.dropout = 0.0  # rate in front of the head
     config.compute_dtype = "float32"  # or bfloat16, for GPUs and TPUs; parameters and penalties stay float32
+    config.matmul_precision = "default"  # of the training step's float32 products on GPUs and TPUs; high; or highest
     config.freeze_until = ""  # module path; what has run when it returns stays as in the source; "" trains all
     config.remat = False  # for GPUs and TPUs: blocks are computed again for the gradient instead of being kept
 

@@ -3,7 +3,7 @@
 Pure functions of arrays and Flax variables; importing this loads no data pipeline, checkpointing or flags.
 """
 
-from delta_jax import attention, features, methods, models, regularizers, weights
+from delta_jax import attention, features, methods, models, precision, regularizers, weights
 
 __version__ = "0.1.0"
-__all__ = ["attention", "features", "methods", "models", "regularizers", "weights"]
+__all__ = ["attention", "features", "methods", "models", "precision", "regularizers", "weights"]

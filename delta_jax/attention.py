@@ -1,5 +1,6 @@
 """Which filters of the source network serve the target already: DELTA's supervised attention (ICLR 2019), Eq. 6."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from delta_jax import features
+from delta_jax import features, precision
 from delta_jax.ablation import Ablation
 
 ESTIMATORS = ("exact", "first_order", "mixed")
@@ -52,8 +53,10 @@ def filter_gaps(
       taps have few filters: often all), and all filters of a tap whose exact gaps have a closed form; the others are
       first-order.
 
-    Compute it in float32: gaps are differences of about 1e-4 between losses, and bfloat16 swallows them. What float32
-    would lose where an image's loss is nearly 0 is kept: losses are never subtracted there.
+    Gaps are differences of about 1e-4 between losses, and bfloat16 swallows them. So products are in full float32 on
+    every chip, whatever the caller's `jax.default_matmul_precision`; for layers that compute in bfloat16 or ask for a
+    precision themselves there is a warning. What float32 would lose where an image's loss is nearly 0 is kept: losses
+    are never subtracted there.
 
     Args:
       model: any Linen module that returns logits [B, K]; it is run as for prediction, not in training.
@@ -108,12 +111,24 @@ def _chosen(model, variables, x, taps, filters, kwargs) -> dict[str, jax.Array]:
 @partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
 def _gaps(model, variables, x, y, chosen, taps, estimator, exact_filters, chunk, kwargs):
     apply = dict(kwargs)
-    if estimator == "exact":
-        return _exact(model, variables, x, y, taps, chosen, chunk, apply)
-    gaps = _first_order(model, variables, x, y, taps, apply)
-    if estimator == "mixed":
-        return _mixed(model, variables, x, y, gaps, exact_filters, chunk, apply)
-    return gaps
+    _warn_of_narrow_products(model, variables, x, apply)
+    with precision.full():
+        if estimator == "exact":
+            return _exact(model, variables, x, y, taps, chosen, chunk, apply)
+        gaps = _first_order(model, variables, x, y, taps, apply)
+        if estimator == "mixed":
+            return _mixed(model, variables, x, y, gaps, exact_filters, chunk, apply)
+        return gaps
+
+
+def _warn_of_narrow_products(model, variables, x, apply) -> None:
+    if narrow := precision.narrow_products(partial(model.apply, **apply), variables, x):
+        warnings.warn(
+            f"gaps of filters are to be in float32, and {len(narrow)} of the model's convolutions and matrix products "
+            f"are in {', '.join(sorted(set(narrow)))} because its layers ask for it; many gaps will have the wrong "
+            "sign: give the model dtype=float32 and precision=None or HIGHEST for its attention",
+            stacklevel=2,
+        )
 
 
 def _exact(model, variables, x, y, taps, chosen, chunk, apply) -> dict[str, jax.Array]:

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
 
+from delta_jax import precision
+
 Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
@@ -279,6 +281,8 @@ def _chosen(done: _Pass, taps: Sequence[str], model, variables, x, kwargs) -> di
 def head_inputs(model: nn.Module, variables: Variables, x: jax.Array, head: str, **kwargs: Any) -> jax.Array:
     """What the head gets to see: the features [B, D] on which a linear classifier is trained (L2-FE).
 
+    Products are in full float32 on every chip, see `precision.full`.
+
     Args:
       model: any Linen module; its output should be what the Dense layer at `head` returns.
       variables: its variables.
@@ -305,7 +309,7 @@ def head_inputs(model: nn.Module, variables: Variables, x: jax.Array, head: str,
             context.module.sow(collection, "inputs", [*args, *keywords.values()][0])
         return call(*args, **keywords)
 
-    with nn.intercept_methods(interceptor):
+    with precision.full(), nn.intercept_methods(interceptor):
         _, state = model.apply(variables, x, mutable=[collection], **kwargs)
     seen = flatten_dict(dict(state.get(collection, {}))).get((*path, "inputs"), ())
     kernel = leaves.get((*path, "kernel"))

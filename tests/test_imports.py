@@ -14,18 +14,19 @@ FILES = {
     for file in sorted((ROOT / "delta_jax").rglob("*.py"))
 }
 
-LIBRARY = ("regularizers", "features", "attention", "methods")
+LIBRARY = ("precision", "regularizers", "features", "attention", "methods")
 PURE = ("training.state", "training.steps", "training.optim", "training.evaluation")
 PARTS = ("models", "weights", "data")
 COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export")
 
 # What a module may import of delta_jax. The longest name that fits a module counts, and holds for all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "precision": (),
     "regularizers": (),
-    "features": (),
+    "features": ("precision",),
     "winograd": (),
     "ablation": ("winograd",),
-    "attention": ("features", "ablation"),
+    "attention": ("features", "ablation", "precision"),
     "methods": ("attention", "features", "regularizers"),
     "models": ("models",),
     "models.__main__": ("models", "analysis", "training.command_line", "training.distributed", "training.logs"),
@@ -159,8 +160,8 @@ def test_imports_follow_the_arrows():
     [
         ("regularizers", "import flax.linen as nn", "jax only"),
         ("regularizers", "from delta_jax import features", "nothing of delta_jax"),
-        ("features", "from delta_jax.attention import filter_gaps", "nothing of delta_jax"),
-        ("attention", "from delta_jax import methods", "features, ablation of delta_jax"),
+        ("features", "from delta_jax.attention import filter_gaps", "precision of delta_jax"),
+        ("attention", "from delta_jax import methods", "features, ablation, precision of delta_jax"),
         ("models", "import delta_jax.weights", "models of delta_jax"),
         ("data", "from delta_jax import models", "data, downloads of delta_jax"),
         ("weights.merging", "from ..models.resnet import ResNet", "inside of that package"),

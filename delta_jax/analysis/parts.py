@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from delta_jax import data, features, weights
+from delta_jax import data, features, precision, weights
 from delta_jax.analysis import activation_maps
 from delta_jax.training import config as configs
 from delta_jax.training import distributed, logs, measured_images
@@ -111,7 +111,8 @@ def part_activations(workdirs: Sequence[Path], annotations: str = "", tap: str =
 
     @jax.jit
     def maps_of(variables: Any, pixels: data.Pixels) -> jax.Array:
-        return features.apply_with_taps(model, variables, setup.centre(pixels), (tap,))[1][tap]
+        with precision.full():
+            return features.apply_with_taps(model, variables, setup.centre(pixels), (tap,))[1][tap]
 
     def row(name: str, workdir: Path | None, variables: Any) -> PartActivations:
         found = []

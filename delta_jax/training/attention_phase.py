@@ -26,7 +26,7 @@ from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 
 # To be raised when `filter_gaps` gives other gaps than before, so that old tables are not taken for new ones.
-VERSION = 2
+VERSION = 3
 FILE, FACTS = "attention.npz", "attention.json"
 _CHECKED_FILTERS = 32  # per tap, and a batch of images: how far an estimate is from the exact gaps
 _FILTERS_AFTER_OOM = 64

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from delta_jax import features
+from delta_jax import features, precision
 from delta_jax.training import distributed, logs, optim, steps
 from delta_jax.training.config import ConfigError
 from delta_jax.training.setup import Setup
@@ -107,7 +107,8 @@ def _step(setup: Setup, state: TrainState, source: Variables, batch: Any, attent
     )
     optimizer = _optimizer(setup, lambda count: chosen.learning_rates[count])
     step = steps.make_train_step(loss, optimizer, setup.augment, accumulate=config.accumulate)
-    state, metrics = step(state, source, batch, attention, chosen.key)
+    with precision.of(config.matmul_precision):
+        state, metrics = step(state, source, batch, attention, chosen.key)
     return state, jnp.stack([metrics[name].astype(jnp.float32) for name in steps.METRICS])
 
 

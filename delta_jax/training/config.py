@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from delta_jax import attention, data, methods, models, regularizers, weights
+from delta_jax import attention, data, methods, models, precision, regularizers, weights
 from delta_jax.data.splits import listed
 from delta_jax.training.attention_pass import PER
 from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
@@ -52,6 +52,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "head_init": ("normal", "zeros", "l2_fe"),
     "batch_norm": BATCH_NORM_POLICIES,
     "compute_dtype": ("float32", "bfloat16"),
+    "matmul_precision": precision.PRECISIONS,
     "penalty_scale": regularizers.SCALES,
     "schedule": SCHEDULES,
     "attention_estimator": attention.ESTIMATORS,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from delta_jax import data
+from delta_jax import data, precision
 
 
 def make_views(
@@ -29,12 +29,14 @@ def make_predict(
 ) -> Callable[[Any, data.Pixels], jax.Array]:
     """(variables, decoded images) -> probabilities [B, K], float32, averaged over the views.
 
-    The images are uint8 [B, S, S, 3], or a Canvas.
+    The images are uint8 [B, S, S, 3], or a Canvas. A float32 network is run in full float32 on every chip: what a run
+    is worth, and what `predict` says elsewhere, does not depend on the chip.
     """
 
     def predict(variables: Any, images: data.Pixels) -> jax.Array:
         def one(view: jax.Array) -> jax.Array:
-            logits: Any = model.apply(variables, view)
+            with precision.full():
+                logits: Any = model.apply(variables, view)
             return jax.nn.softmax(logits.astype(jnp.float32))
 
         return jnp.mean(jax.lax.map(one, views(images)), axis=0)

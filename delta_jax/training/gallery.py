@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from delta_jax import data, features
+from delta_jax import data, features, precision
 from delta_jax.analysis import activation_maps, attentions, drift, fonts, pictures
 from delta_jax.training import attention_pass, attention_phase, distributed, report
 from delta_jax.training.setup import Setup
@@ -90,7 +90,8 @@ def _maps(setup: Setup, pixels: data.Pixels, *networks: Variables) -> list[dict[
 
     @jax.jit
     def maps_of(variables: Variables, pixels: data.Pixels) -> dict[str, jax.Array]:
-        return features.apply_with_taps(model, variables, setup.centre(pixels), wanted)[1]
+        with precision.full():  # maps of two networks are subtracted
+            return features.apply_with_taps(model, variables, setup.centre(pixels), wanted)[1]
 
     return [jax.tree.map(np.asarray, maps_of(variables, pixels)) for variables in networks]
 

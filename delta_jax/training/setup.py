@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from delta_jax import data, features, methods, models, weights
+from delta_jax import data, features, methods, models, precision, weights
 from delta_jax.training import checks, distributed, evaluation, logs, processes, steps
 from delta_jax.training.classifier import Preprocessing
 from delta_jax.training.config import origin_of_preprocessing
@@ -264,7 +264,8 @@ class Setup:
 
         @jax.jit
         def compute(variables: Variables, attention: Any, batch: steps.Batch) -> jax.Array | None:
-            _, maps = features.apply_with_taps(model, variables, self.centre(batch["image"]), self.config.taps)
+            with precision.full():
+                _, maps = features.apply_with_taps(model, variables, self.centre(batch["image"]), self.config.taps)
             zeros = jax.tree.map(jnp.zeros_like, maps)
             return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]))
 
