@@ -128,7 +128,7 @@ def test_what_timm_is_told(tmp_path):
     assert "timm.create_model('tf_efficientnet_lite0', num_classes=3, checkpoint_path=" in usage
     facts = json.loads((tmp_path / "out" / "config.json").read_text())
     assert facts["architecture"] == "tf_efficientnet_lite0"
-    assert exporting._timm_name("timm_efficientnet_lite1") == "efficientnet_lite1"
+    assert export_usage.timm_name("timm_efficientnet_lite1") == "efficientnet_lite1"
     assert facts["num_classes"] == 3
     told = facts["pretrained_cfg"]
     assert told["num_classes"] == 3
