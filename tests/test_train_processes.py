@@ -144,7 +144,7 @@ def test_one_photo_with_other_pixels_is_noticed(photos, tmp_path):
         Image.fromarray(pixels).save(photo, compress_level=0)  # of the same size in bytes
     own = (f"--config.data.root={roots[1]}", f"--config.data.cache_dir={tmp_path / 'cache'}")
     for said in refused(photos, tmp_path / "run", *own, data__root=str(roots[0])):
-        assert "decoded images: " in said
+        assert "contents and labels of the images: " in said
 
 
 def test_a_process_without_the_data_tells_the_others(photos, tmp_path):
