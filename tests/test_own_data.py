@@ -94,8 +94,10 @@ def test_evaluate_with_other_images_of_some_classes(trained, tmp_path):
         folder.mkdir(parents=True)
         for i in range(3):
             noise(colour, rng).save(folder / f"ä {i}.png")
+    (tmp_path / "andere Bilder" / "phone.heic").write_bytes(b"of a kind that is not read")
     finished = run("evaluate", f"--workdir={trained}", f"--root={tmp_path / 'andere Bilder'}", "--json")
     assert finished.returncode == 0, finished.stderr
+    assert "left out of andere Bilder: 1 .heic, pictures that are not read" in finished.stdout
     found = json.loads(finished.stdout.splitlines()[-1])
     classifier = Classifier(trained)
     photos = sorted((tmp_path / "andere Bilder").glob("*/*.png"))

@@ -92,8 +92,14 @@ def test_a_broken_photo_among_good_ones_is_named_and_the_others_are_classified(t
     noise("red", rng).save(tmp_path / "good.png")
     noise("blue", rng).convert("L").save(tmp_path / "grey.jpg")
     (tmp_path / "broken.png").write_bytes(b"no photo")
+    (tmp_path / "phone.HEIC").write_bytes(b"of a kind that is not read")
+    (tmp_path / "@eaDir").mkdir()
+    shutil.copy(tmp_path / "good.png", tmp_path / "@eaDir" / "thumbnail.png")
     finished = run("predict", f"--workdir={trained[0]}", tmp_path / "good.png", tmp_path)
     assert finished.returncode == 1
+    assert f"left out of {tmp_path}: 1 .heic, pictures that are not read" in finished.stderr
+    assert f"{tmp_path / 'phone.HEIC'}: not read, save it as .jpg or .png" in finished.stderr
+    assert "thumbnail.png" not in finished.stdout
     assert f"{tmp_path / 'broken.png'}: not one of JPEG, PNG" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert finished.stdout.count("good.png") == 2  # once by name, once in the folder
