@@ -242,6 +242,9 @@ def test_paths_of_a_manifest_in_the_other_form(tmp_path):
     found = listed(str(table), "manifest")
     assert found.class_names == (CAFE, "dog")
     assert found.read(0) == (tmp_path / CAFE / CAFE_NFD / "000.png").read_bytes()
+    renamed = table.rename(tmp_path / f"{CAFE}.csv")
+    assert len(listed(str(tmp_path / f"{CAFE_NFD}.csv"), "manifest")) == 12
+    renamed.rename(table)
     table.write_text("\n".join(["path,label", *rows, rows[0].replace(CAFE_NFD, CAFE)]), "utf-8")
     with pytest.raises(DataError, match="1 images are listed twice"):
         listed(str(table), "manifest")

@@ -58,7 +58,7 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
     """
     if not root:
         raise DataError(f"the data set 'manifest' needs root: the file that lists your images; {tables.LAYOUT}")
-    path = Path(root).expanduser()
+    path = existing(Path(root).expanduser())
     if path.suffix.lower() not in tables.SUFFIXES:
         raise DataError(f"root {root} does not end in {', '.join(tables.SUFFIXES)}; {tables.LAYOUT}")
     table = tables.read(path)
