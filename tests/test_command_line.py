@@ -48,6 +48,8 @@ REFUSED = [
     (f"{RUN} config.steps=5", "'config.steps=5': this is no flag"),
     (f"{RUN} --config.head_l2=a", '--config.head_l2=a: expected a tuple of numbers, such as --config.head_l2="(0.1,'),
     (f"{RUN} --config.data.color_jitter=True", "expected a tuple of numbers"),
+    (f"{RUN} --config.data.mean=a,b", "expected a tuple of values, such as --config.data.mean"),  # a placeholder
+    (f"{RUN} --config.data.mean=1 --config.data.mean=2", 'all its values, such as --config.data.mean="(1,2)"'),
     (f"{RUN} --config.steps=1e5", "--config.steps=1e5: expected a whole number, such as --config.steps=100000"),
     (f"{RUN} --config.steps=nan", "expected a whole number, such as --config.steps=9000"),
     (f"{RUN} --config.data.resize=abc", "--config.data.resize=abc: expected a whole number"),

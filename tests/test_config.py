@@ -266,6 +266,23 @@ def test_the_fields_that_differ_from_a_run_before_are_listed_but_for_those_that_
     assert configs.differences(before, stored) == []
 
 
+def test_a_run_of_before_there_were_some_fields_is_read_and_goes_on(tmp_path):
+    now = configs.resolve(get_config()).to_dict()
+    stored = json.loads(json.dumps(now))
+    for field in (*configs._BEFORE, "data.mean", "data.std"):
+        node = stored["data"] if field.startswith("data.") else stored
+        del node[field.rpartition(".")[2]]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    read = configs.flat(configs.read(tmp_path).to_dict())
+    assert read.keys() | {"data.mean", "data.std"} == configs.flat(now).keys()
+    assert configs.differences(now, stored) == []
+    other = configs.resolve(changed(matmul_precision="highest", data__group="patient")).to_dict()
+    assert configs.differences(other, stored) == [
+        "data.group: '' there, 'patient' here",
+        "matmul_precision: 'default' there, 'highest' here",
+    ]
+
+
 def test_reading_the_config_of_no_run_says_so(tmp_path):
     with pytest.raises(configs.ConfigError, match="the workdir of a run"):
         configs.read(tmp_path)

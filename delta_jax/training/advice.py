@@ -24,7 +24,17 @@ _WEIGHTS = ("attention_per", "attention_normalization", "attention_temperature",
 _TRAINING = (
     *("steps", "batch_size", "accumulate", "learning_rate", "head_learning_rate_factor", "momentum", "schedule"),
     *("warmup_steps", "decay_at", "decay_factor", "epoch_decay_factor", "clip_norm", "head_init", "batch_norm"),
-    *("dropout", "freeze_until", "remat", "eval_every", "select", "checkpoint_every", "log_every", "auxiliary_weight"),
+    *(
+        "dropout",
+        "matmul_precision",
+        "freeze_until",
+        "remat",
+        "eval_every",
+        "select",
+        "checkpoint_every",
+        "log_every",
+        "auxiliary_weight",
+    ),
     *("matmul_precision", "data.augment", "data.least_area", "data.color_jitter"),
 )
 _SEEN_TWICE = 40  # images, before which the jackknife over 20 groups says nothing

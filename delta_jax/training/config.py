@@ -325,9 +325,28 @@ _FREE = (
 )
 
 
+# Fields that came later, and what runs did before there were any.
+_BEFORE: dict[str, Any] = {
+    "matmul_precision": "default",
+    "data.split_column": "",
+    "data.group": "",
+    "data.white": None,
+    "data.near_doubles": False,
+}
+
+
+def _as_before(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a stored config, with those that came later as they would have been."""
+    fields = {field: value for field, value in _BEFORE.items() if value is not None} | flat(stored)
+    if "data.mean" not in fields and "arch" in fields:
+        known = weights.SOURCES.get(fields["weights"]) or models.spec(fields["arch"])
+        fields |= {"data.mean": list(known.mean), "data.std": list(known.std)}
+    return fields
+
+
 def differences(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """Lines "field: stored value, now value" for every field that would change the result of a run."""
-    now, before = flat(json.loads(json.dumps(dict(config)))), flat(stored)
+    now, before = flat(json.loads(json.dumps(dict(config)))), _as_before(stored)
     fields = sorted((now.keys() | before.keys()) - set(_FREE))
     missing = "(not there)"
     return [
@@ -347,4 +366,7 @@ def read(workdir: Path) -> FrozenConfigDict:
         facts = path.with_name("classifier.json")
         seen = json.loads(facts.read_text())["preprocessing"] if facts.is_file() else {}
         values.get("data", {}).update({field: seen[field] for field in ("mean", "std") if field in seen})
+    for field, value in _BEFORE.items():
+        *group, name = field.split(".")
+        (values.setdefault(group[0], {}) if group else values).setdefault(name, value)
     return FrozenConfigDict(ConfigDict(values, convert_dict=True))

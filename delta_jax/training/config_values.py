@@ -39,9 +39,9 @@ def check(config: ConfigDict, name: str, texts: Sequence[str | None]) -> None:
             every = tuple(element for text in texts for element in _elements(text or "") or ())
             raise ConfigError(
                 f"--config.{name} is given {len(texts)} times; expected once, with all its values, such as "
-                f"{as_flag(name, every or value)}"
+                f"{as_flag(name, every or value or ())}"
             )
-        _check_tuple(name, value, texts[0])
+        _check_tuple(name, value or (), texts[0])
     else:
         for text in texts:
             _check_plain(name, value, kind, text)
@@ -96,7 +96,9 @@ def _check_tuple(name: str, value: tuple[Any, ...], text: str | None) -> None:
     if found is not None and all(map(_KINDS.get(what, lambda _: True), found)):
         return
     words = tuple(re.findall(_WORD, text or ""))
-    _refuse(name, text or "", f"a tuple of {what}", as_flag(name, (words if what == "words" else ()) or value))
+    _refuse(
+        name, text or "", f"a tuple of {what}", as_flag(name, value if value and what != "words" else words or value)
+    )
 
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
