@@ -128,7 +128,7 @@ def _of_evaluation(setup: Setup) -> Iterator[str]:
             f"{' or '.join(map(str, sorted(near)))}"
         )
     if jax.default_backend() == "cpu" and config.compute_dtype == "bfloat16":
-        yield "--config.compute_dtype=bfloat16: a CPU is not faster for it, and rounds more; float32 is meant for CPUs"
+        yield "--config.compute_dtype=bfloat16: it is for GPUs and TPUs and rounds more than float32; this is a CPU"
 
 
 def _of_steps(setup: Setup) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _of_batches(setup: Setup) -> Iterator[str]:
             "--config.batch_norm=frozen_stats"
         )
     if config.remat and jax.default_backend() == "cpu":
-        yield "--config.remat=True: it saves the memory of GPUs and TPUs; on a CPU the steps only get slower"
+        yield "--config.remat=True: it computes blocks twice to save the memory of GPUs and TPUs; this is a CPU"
 
 
 def _of_penalties(config: FrozenConfigDict) -> Iterator[str]:
