@@ -243,13 +243,16 @@ def _first_order(model, variables, x, y, taps, apply) -> dict[str, jax.Array]:
 
 
 def normalize(
-    gaps: Mapping[str, jax.Array], how: str = "softmax", *, temperature: float = 1.0, over: str = "tap"
-) -> dict[str, jax.Array]:
+    gaps: Mapping[str, Any], how: str = "softmax", *, temperature: float = 1.0, over: str = "tap"
+) -> dict[str, Any]:
     """Attention from gaps: weights over the filters of each tap that sum to 1.
 
     - "softmax": softmax of gap / temperature; Eq. 6 at temperature 1. Small gaps make it close to uniform.
     - "standardized_softmax": z-scores over the filters before it; at temperature 5, what the published code does.
     - "uniform": 1 / C, whatever the gaps.
+
+    Arrays of numpy are normalised on the host in float64, as the published code does with the gaps in its files; the
+    weights are then right to the last bit of float32.
 
     Over "all_taps" the filters of all taps compete: z-scores and softmax are taken over them together, and times the
     number of taps, so that the weights still sum to 1 for the average tap.
@@ -261,7 +264,7 @@ def normalize(
       over: "tap" or "all_taps".
 
     Returns:
-      {tap: [..., C]} of the same shapes.
+      {tap: [..., C]} of the same shapes and types.
 
     Raises:
       ValueError: unknown normalisation or scope, or a temperature that is not positive.
@@ -273,18 +276,33 @@ def normalize(
     if temperature <= 0:
         raise ValueError(f"temperature {temperature} is not positive")
 
-    def one(gap: jax.Array) -> jax.Array:
-        if how == "uniform":
-            return jnp.full_like(gap, 1.0 / gap.shape[-1])
-        if how == "standardized_softmax":
-            spread = jnp.std(gap, axis=-1, keepdims=True)
-            # A tap whose gaps are all equal says nothing: uniform, not NaN.
-            gap = (gap - jnp.mean(gap, axis=-1, keepdims=True)) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
-        return jax.nn.softmax(gap / temperature, axis=-1)
+    on_device = any(isinstance(gap, jax.Array) for gap in gaps.values())
+    xp: Any = jnp if on_device else np
 
-    arrays = {tap: jnp.asarray(gap) for tap, gap in gaps.items()}
+    def one(gap: Any) -> Any:
+        if how == "uniform":
+            return xp.full_like(gap, 1.0 / gap.shape[-1])
+        if how == "standardized_softmax":
+            spread = xp.std(gap, axis=-1, keepdims=True)
+            # A tap whose gaps are all equal says nothing: uniform, not NaN.
+            gap = (gap - xp.mean(gap, axis=-1, keepdims=True)) / xp.where(spread > 0, spread, xp.ones_like(spread))
+        return (jax.nn.softmax if on_device else _softmax)(gap / temperature, axis=-1)
+
+    given = {tap: xp.asarray(gap) for tap, gap in gaps.items()}
+    arrays = given if on_device else {tap: gap.astype(np.float64) for tap, gap in given.items()}
     if over == "tap" or not arrays:
-        return {tap: one(gap) for tap, gap in arrays.items()}
-    ends = np.cumsum([gap.shape[-1] for gap in arrays.values()])[:-1]
-    together = len(arrays) * one(jnp.concatenate(list(arrays.values()), axis=-1))
-    return dict(zip(arrays, jnp.split(together, ends, axis=-1), strict=True))
+        found = {tap: one(gap) for tap, gap in arrays.items()}
+    else:
+        ends = np.cumsum([gap.shape[-1] for gap in arrays.values()])[:-1]
+        together = len(arrays) * one(xp.concatenate(list(arrays.values()), axis=-1))
+        found = dict(zip(arrays, xp.split(together, ends, axis=-1), strict=True))
+    return (
+        found
+        if on_device
+        else {tap: w.astype(np.promote_types(given[tap].dtype, np.float32)) for tap, w in found.items()}
+    )
+
+
+def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    exp = np.exp(x - x.max(axis, keepdims=True))
+    return exp / exp.sum(axis, keepdims=True)

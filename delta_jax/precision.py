@@ -60,6 +60,8 @@ def _narrower(equation: JaxprEqn) -> str:
     floats = [one.dtype for one in types if jnp.issubdtype(one.dtype, jnp.inexact)]
     if narrow := [dtype for dtype in floats if jnp.finfo(dtype).bits < 32]:
         return np.dtype(narrow[0]).name
+    if all(jnp.finfo(dtype).bits > 32 for dtype in floats):
+        return ""  # no chip has less to offer for float64
     asked = equation.params["precision"]
     both = asked if isinstance(asked, tuple) else (asked,)
     return next((getattr(one, "name", str(one)) for one in both if one not in _FULL), "")

@@ -211,15 +211,19 @@ GAPS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 5.0])
-def test_softmax(temperature):
-    found = attention.normalize(GAPS, "softmax", temperature=temperature)
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_softmax(temperature, array):
+    found = attention.normalize({name: array(gap) for name, gap in GAPS.items()}, "softmax", temperature=temperature)
     for name, gap in GAPS.items():
+        assert found[name].dtype == np.float32
         np.testing.assert_allclose(found[name], scipy.special.softmax(gap / temperature, axis=-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 5.0])
-def test_standardized_softmax_takes_z_scores_per_tap_and_image(temperature):
-    found = attention.normalize(GAPS, "standardized_softmax", temperature=temperature)
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_standardized_softmax_takes_z_scores_per_tap_and_image(temperature, array):
+    gaps = {name: array(gap) for name, gap in GAPS.items()}
+    found = attention.normalize(gaps, "standardized_softmax", temperature=temperature)
     for name, gap in GAPS.items():
         z = (gap - gap.mean(-1, keepdims=True)) / gap.std(-1, keepdims=True)
         np.testing.assert_allclose(found[name], scipy.special.softmax(z / temperature, axis=-1), rtol=1e-5)
@@ -236,8 +240,9 @@ def test_standardized_softmax_does_not_depend_on_the_size_of_the_gaps():
 @pytest.mark.parametrize("how", attention.NORMALIZATIONS)
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e-5])
 def test_equal_gaps_give_uniform_weights(how, value):
-    found = attention.normalize({"tap": jnp.full((2, 7), value)}, how)
-    np.testing.assert_allclose(found["tap"], np.full((2, 7), 1 / 7), rtol=1e-6)
+    for full in (jnp.full, np.full):
+        found = attention.normalize({"tap": full((2, 7), value)}, how)
+        np.testing.assert_allclose(found["tap"], np.full((2, 7), 1 / 7), rtol=1e-6)
 
 
 def test_uniform_ignores_the_gaps():
@@ -246,9 +251,10 @@ def test_uniform_ignores_the_gaps():
     np.testing.assert_allclose(found["mean"], np.full(5, 1 / 5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 @pytest.mark.parametrize("how", ["softmax", "standardized_softmax"])
-def test_over_all_taps_the_filters_of_all_taps_compete(how):
-    gaps = {"a": GAPS["per image"], "b": 3 * RNG.standard_normal((3, 4)).astype(np.float32)}
+def test_over_all_taps_the_filters_of_all_taps_compete(how, array):
+    gaps: Any = {"a": array(GAPS["per image"]), "b": array(3 * RNG.standard_normal((3, 4)).astype(np.float32))}
     found = attention.normalize(gaps, how, temperature=2.0, over="all_taps")
     joined = np.concatenate([gaps["a"], gaps["b"]], axis=1)
     if how == "standardized_softmax":

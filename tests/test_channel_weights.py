@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from delta_jax.training import channel_weights
+from delta_jax.training.attention_pass import Normalization
 from delta_jax.training.config import ConfigError
 
 CHANNELS = {"layer1_2/conv3": 3, "layer2_3/conv3": 2}
@@ -25,9 +26,32 @@ def file(tmp_path):
 def test_lists_become_taps_in_their_order(file):
     gaps = channel_weights.read(file("[[-2.884e-09, 0.0, 1], [0.25, -1.3452864462329495e-05]]"), CHANNELS)
     assert list(gaps) == list(CHANNELS)
-    assert {gap.dtype for gap in gaps.values()} == {np.dtype(np.float32)}
-    np.testing.assert_array_equal(gaps["layer1_2/conv3"], np.array([-2.884e-09, 0, 1], np.float32))
-    np.testing.assert_array_equal(gaps["layer2_3/conv3"], np.array([0.25, -1.3452864462329495e-05], np.float32))
+    assert {gap.dtype for gap in gaps.values()} == {np.dtype(np.float64)}
+    np.testing.assert_array_equal(gaps["layer1_2/conv3"], [-2.884e-09, 0, 1])
+    np.testing.assert_array_equal(gaps["layer2_3/conv3"], [0.25, -1.3452864462329495e-05])
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.25])
+def test_weights_from_a_file_are_those_of_the_published_code(file, offset):
+    # Written down from its lines, (js - np.mean(js)) / np.std(js) and F.softmax of the float32 z-scores over 5, run
+    # with torch 2.14.1 on a CPU, whose float32 softmax is itself within 2 units of the last place. With z-scores in
+    # float32 the second case is off by 80.
+    gaps = [-2.884e-09, 3.1e-06, -1.3452864462329495e-05, 0.00021, 1.1e-05, -7.7e-07]
+    expected = [
+        0.14909709990024567,
+        0.15027888119220734,
+        0.1440809667110443,
+        0.2544064223766327,
+        0.15333019196987152,
+        0.1488063484430313,
+    ]
+    read = channel_weights.read(file(json.dumps([[offset + gap for gap in gaps]])), {"tap": 6})
+    found = Normalization("standardized_softmax", 5.0)(read)["tap"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_max_ulp(found, np.array(expected, np.float32), maxulp=2)
+    z = (np.array(gaps) - np.mean(gaps)) / np.std(gaps)
+    if not offset:
+        np.testing.assert_array_equal(found, (np.exp(z / 5) / np.exp(z / 5).sum()).astype(np.float32))
 
 
 def test_float32_comes_back_to_the_bit(tmp_path):
@@ -41,7 +65,7 @@ def test_float32_comes_back_to_the_bit(tmp_path):
     found = channel_weights.read(path, {tap: len(gap) for tap, gap in gaps.items()})
     assert list(found) == ["b", "a"]
     for tap, gap in gaps.items():
-        np.testing.assert_array_equal(found[tap].view(np.uint32), gap.view(np.uint32))
+        np.testing.assert_array_equal(found[tap].astype(np.float32).view(np.uint32), gap.view(np.uint32))
     assert [len(one) for one in json.loads(path.read_text())] == [len(gap) for gap in gaps.values()]
 
 

@@ -87,13 +87,9 @@ NETWORKS = (
         InceptionV3,
         {},
         "fc",
-        # The published code's: two raw convolutions, two whole blocks.
-        {
-            "Conv2d_2b_3x3.conv": "Conv2d_2b_3x3/conv",
-            "Conv2d_4a_3x3.conv": "Conv2d_4a_3x3/conv",
-            "Mixed_5d": "Mixed_5d",
-            "Mixed_6e": "Mixed_6e",
-        },
+        # The published code's. Unlike those of the ResNets all four are behind BatchNorm and ReLU: modules of these
+        # names are convolution, BatchNorm and ReLU in one, or blocks of such.
+        {name: name for name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e")},
         input_size=299,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),

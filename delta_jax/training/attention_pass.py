@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import attention
@@ -24,10 +23,10 @@ class Normalization:
     over: str = "tap"
 
     def __call__(self, gaps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """{tap: [..., C]} -> {tap: [..., C]}."""
-        given = {tap: jnp.asarray(gap, jnp.float32) for tap, gap in gaps.items()}
-        found = attention.normalize(given, self.how, temperature=self.temperature, over=self.over)
-        return {tap: np.asarray(weights) for tap, weights in found.items()}
+        """{tap: [..., C]} -> {tap: float32 [..., C]}; computed in float64."""
+        wide = {tap: np.asarray(gap, np.float64) for tap, gap in gaps.items()}
+        found = attention.normalize(wide, self.how, temperature=self.temperature, over=self.over)
+        return {tap: weights.astype(np.float32) for tap, weights in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)

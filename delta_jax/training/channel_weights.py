@@ -23,7 +23,7 @@ def read(path: str | Path, channels: Mapping[str, int]) -> dict[str, np.ndarray]
       channels: {tap: C}, in the order of the lists.
 
     Returns:
-      {tap: float32 [C]}.
+      {tap: float64 [C]}, to be normalised as they are: the published code has float64 z-scores.
 
     Raises:
       ConfigError: there is no such file, it is not a JSON list of lists of finite numbers, or it is of other taps.
@@ -66,7 +66,7 @@ def write(path: str | Path, gaps: Mapping[str, np.ndarray]) -> None:
             raise ConfigError(
                 f"{tap}: gaps of shape {np.shape(gap)}, expected one per filter, averaged over the images"
             )
-    lists = [_numbers(np.asarray(gap).tolist(), tap).tolist() for tap, gap in gaps.items()]
+    lists = [_numbers(np.asarray(gap).tolist(), tap).astype(np.float32).tolist() for tap, gap in gaps.items()]
     unfinished = path.with_name(f"{path.name}.tmp")
     unfinished.write_text(json.dumps(lists) + "\n", encoding="utf-8")
     unfinished.replace(path)
@@ -77,7 +77,7 @@ def _numbers(values: list[Any], where: str) -> np.ndarray:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (is_number and abs(value) <= _LARGEST):  # not of NaN, Infinity and 1e300 either
             raise ConfigError(f"{where}: the gap of filter {number} is {value!r:.40}; expected a finite number")
-    return np.array(values, np.float32)
+    return np.array(values, np.float64)
 
 
 def _lengths(lists: list[list[Any]]) -> str:

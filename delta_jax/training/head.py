@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from delta_jax.models import check_head, module_path
+from delta_jax.training import head_fit
 
 Head = dict[str, jax.Array]
 KINDS = ("zeros", "normal")
@@ -22,48 +22,21 @@ def logits(head: Mapping[str, Any], features: Any) -> Any:
     return found + head["bias"][None] if "bias" in head else found
 
 
-@jax.jit
-def fit_head(
-    features: jax.Array, labels: jax.Array, start: Head, l2: jax.Array, label_weights: jax.Array | None = None
-) -> Head:
+def fit_head(features: Any, labels: Any, start: Mapping[str, Any], l2: Any, label_weights: Any | None = None) -> Head:
     """The head that minimises mean cross-entropy + l2 * 1/2 ||head||^2 on fixed features: DELTA's L2-FE, section 3.4.
 
-    The problem is convex and has one optimum, so there is no learning rate to choose: L-BFGS goes there from any start.
+    The problem is convex and has one optimum, so there is no learning rate to choose. It is solved on the host, in
+    float64, see `head_fit.fit`, which also says how near to the optimum it came; not to be called inside of jit.
 
     Args:
       features: [N, D], what the head gets to see.
-      labels: int32 [N].
-      start: a head; the result has its shapes.
+      labels: int [N].
+      start: a head; the result has its shapes and types, and does not depend on its values.
       l2: weight of the penalty, > 0.
       label_weights: [K], weights of the cross-entropies by true class; all 1 where not given.
     """
-
-    def loss(head):
-        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits(head, features), labels)
-        if label_weights is not None:
-            cross_entropy = cross_entropy * label_weights[labels]
-        return jnp.mean(cross_entropy) + l2 * 0.5 * sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(head))
-
-    tx = optax.lbfgs(memory_size=20)
-    value_and_grad = optax.value_and_grad_from_state(loss)
-
-    def step(carry):
-        head, state, _ = carry
-        value, gradient = value_and_grad(head, state=state)
-        updates, state = tx.update(gradient, state, head, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(head, updates), state, optax.tree.norm(gradient)
-
-    # The distance to the optimum is at most the gradient over l2; below 1e-7 lies the rounding of float32.
-    tolerance = jnp.clip(1e-3 * l2, 1e-7, 1e-5)
-
-    def unfinished(carry):
-        _, state, gradient_norm = carry
-        return (optax.tree.get(state, "count") < 500) & (gradient_norm > tolerance)
-
-    head, _, _ = jax.lax.while_loop(
-        unfinished, step, (start, tx.init(start), jnp.array(jnp.inf, start["kernel"].dtype))
-    )
-    return head
+    found = head_fit.fit(features, labels, start, float(l2), label_weights).head
+    return {name: jnp.asarray(leaf, start[name].dtype) for name, leaf in found.items()}
 
 
 def new_head(kind: str, like: Mapping[str, jax.Array], key: jax.Array, num_classes: int | None = None) -> Head:

@@ -1,26 +1,25 @@
 """The head of L2-FE: trained on the frozen source's features, or taken from a run before that trained the same."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 
-from delta_jax.training import distributed, evaluation, logs, provenance, report
-from delta_jax.training.head import fit_head, get_head, logits, put_head
+from delta_jax.training import distributed, evaluation, head_fit, logs, processes, provenance, report
+from delta_jax.training.head import get_head, logits, put_head
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 from delta_jax.training.variable_files import kept_variables, save_variables
 
 # To be raised when `train` finds another head than before, so that old ones are not taken for new ones.
-VERSION = 1
+VERSION = 2
 HEAD, FACTS = "head.safetensors", "head.json"
 
-Head = dict[str, jax.Array]  # {"kernel": [D, K], "bias": [K]}
+Head = dict[str, Any]  # {"kernel": float32 [D, K], "bias": [K]}
 
 
 def l2_fe(setup: Setup, workdir: Path) -> Variables:
@@ -32,11 +31,16 @@ def l2_fe(setup: Setup, workdir: Path) -> Variables:
         # The file that says that the phase is done comes last.
         report.write_json(workdir / FACTS, facts)
         save_variables(path, head)
+    elif "suboptimality" not in report.read_json(workdir / FACTS):
+        logs.say(
+            f"head (L2-FE): {path} is of an earlier version, which did not check that it is at its optimum; a new "
+            "--workdir fits it anew"
+        )
     return {**setup.source, "params": put_head(setup.source["params"], setup.spec.head, head)}
 
 
 def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
-    """The head with the least validation loss, and {"l2", "validation": its measures, "seconds"}.
+    """The head with the least validation loss, and what `choose` says of it with the "seconds" that it took.
 
     It lies in a folder of the cache that is named after all it depends on; runs with other seeds, methods or taps share
     it.
@@ -60,55 +64,97 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
     if kept is not None:
         facts = report.read_json(folder / FACTS)
         logs.say(f"head (L2-FE): penalty {facts['l2']:g}{_top1(facts['validation'])}, trained before, {folder}")
+        _say_what_is_missing(facts)
         return kept, facts
     began = time.monotonic()
     views, validation = _features(setup)
-    labels = distributed.replicate(np.tile(setup.train.labels, len(views)), setup.mesh)
-    views = distributed.replicate(views.reshape(-1, views.shape[-1]), setup.mesh)
-    held_out = (validation[0], setup.validation.labels) if len(setup.validation) else None
-    head, l2, measures = choose(views, labels, held_out, _strengths(setup), like, setup.label_weights)
-    head = distributed.as_on_first(head, setup.mesh)
-    facts = {"l2": l2, "validation": measures, "seconds": time.monotonic() - began}
+    head: Head = {name: np.zeros(leaf.shape, np.float32) for name, leaf in like.items()}
+    facts = {}
+    if processes.is_first():  # one fit takes all cores of a host; the others wait
+        held_out = (validation[0], setup.validation.labels) if len(setup.validation) else None
+        labels = np.tile(setup.train.labels, len(views))
+        flat = views.reshape(-1, views.shape[-1])
+        head, facts = choose(flat, labels, held_out, _strengths(setup), head, setup.label_weights)
+        facts["seconds"] = time.monotonic() - began
+    facts = json.loads(processes.from_first(json.dumps(facts)))
+    head = distributed.replicate(distributed.tree_from_first(head), setup.mesh)
     report.write_json(folder / "depends_on.json", depends)
     report.write_json(folder / FACTS, facts)
     save_variables(folder / HEAD, head)
-    logs.say(f"head (L2-FE): penalty {l2:g}{_top1(measures)}, {facts['seconds']:.1f} s")
+    logs.say(f"head (L2-FE): penalty {facts['l2']:g}{_top1(facts['validation'])}, {facts['seconds']:.1f} s")
+    _say_what_is_missing(facts)
     return head, facts
 
 
 def choose(
-    views: jax.Array,
-    labels: jax.Array,
+    views: np.ndarray,
+    labels: np.ndarray,
     held_out: tuple[np.ndarray, np.ndarray] | None,
     strengths: Sequence[float],
     start: Head,
     label_weights: np.ndarray | None = None,
-) -> tuple[Head, float, dict[str, float]]:
+) -> tuple[Head, dict[str, Any]]:
     """Fits a head for every strength of the penalty and takes the one with the least loss on what was held out.
 
     Args:
       views: [N, D], what the head gets to see.
-      labels: int32 [N].
+      labels: int [N].
       held_out: features [M, D] and labels [M]; None if there are none, then there is one strength.
       strengths: weights of 1/2 ||head||^2, > 0.
       start: of the strongest penalty's fit; each other one starts from the one before.
       label_weights: [K], of the cross-entropies by true class, in the fit and in the choice.
 
     Returns:
-      (head, its strength, its `evaluation.score` on what was held out).
+      The head and, for JSON, "l2": its strength, "validation": its `evaluation.score` on what was held out, "loss",
+      "gradient_norm" and "suboptimality" as `head_fit.Fit` has them, and "tried": the same of every strength, with the
+      "validation_loss" that chose.
     """
-    tried = []
+    tried, heads = [], []
     for l2 in sorted(strengths, reverse=True):
-        start = fit_head(views, labels, start, np.float32(l2), label_weights)
-        measures, loss = {}, 0.0
+        found = head_fit.fit(views, labels, start, l2, label_weights, tell=_Patience(f"head, penalty {l2:g}"))
+        start = found.head
+        facts: dict[str, Any] = {"l2": float(l2), "validation": {}, "validation_loss": 0.0}
         if held_out:
-            found = logits({name: np.asarray(leaf) for name, leaf in start.items()}, held_out[0])
-            measures = evaluation.score(np.asarray(jax.nn.softmax(found)), held_out[1])
-            each = np.asarray(optax.losses.softmax_cross_entropy_with_integer_labels(found, held_out[1]))
-            loss = float(np.average(each, weights=None if label_weights is None else label_weights[held_out[1]]))
-        tried.append((loss, l2, start, measures))
-    _, l2, head, measures = min(tried, key=lambda one: one[0])
-    return head, l2, measures
+            wide = {name: leaf.astype(np.float64) for name, leaf in start.items()}
+            log_p = _log_softmax(logits(wide, held_out[0]))
+            facts["validation"] = evaluation.score(np.exp(log_p), held_out[1])
+            weights = None if label_weights is None else label_weights[held_out[1]]
+            each = -log_p[np.arange(len(log_p)), held_out[1]]
+            facts["validation_loss"] = float(np.average(each, weights=weights))
+        facts |= {"loss": found.loss, "gradient_norm": found.gradient_norm, "suboptimality": found.suboptimality}
+        tried.append(facts)
+        heads.append(start)
+    best = min(range(len(tried)), key=lambda number: tried[number]["validation_loss"])
+    chosen = {name: value for name, value in tried[best].items() if name != "validation_loss"}
+    return heads[best], {**chosen, "tried": [{k: v for k, v in one.items() if k != "validation"} for one in tried]}
+
+
+def _log_softmax(found: np.ndarray) -> np.ndarray:
+    shifted = found - found.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+class _Patience:
+    """Says how far a fit is, if it takes long."""
+
+    def __init__(self, what: str):
+        self._what, self._said = what, time.monotonic()
+
+    def __call__(self, how_far: str) -> None:
+        if time.monotonic() - self._said > logs.SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            logs.say(f"{self._what}: {how_far}")
+
+
+def _say_what_is_missing(facts: Mapping[str, Any]) -> None:
+    far = [one for one in facts["tried"] if not one["suboptimality"] <= head_fit.AT_OPTIMUM]
+    if far:
+        listed = ", ".join(f"{one['l2']:g} (by up to {one['suboptimality']:.2g} of it)" for one in far)
+        chosen = "; the chosen one is among them" if any(one["l2"] == facts["l2"] for one in far) else ""
+        logs.say(
+            f"head (L2-FE): not at the optimum, the loss is too large with penalty {listed}{chosen}; such a head "
+            "depends on where the fit began: leave penalties that weak out of --config.head_l2"
+        )
 
 
 def _strengths(setup: Setup) -> tuple[float, ...]:
