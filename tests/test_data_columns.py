@@ -43,6 +43,9 @@ def table(root, name, values):
         ("isValidation", FLAGS),
         ("holdout", FLAGS),
         ("official_split", FOLDS),
+        ("strat_fold", FOLDS),
+        ("split_by_patient", FLAGS),
+        ("held_out", FLAGS),
         ("zweck", WORDS),  # by what stands there
         ("part", ["dev" if word == "test" else "" for word in WORDS]),
         ("role", [f"fold {fold}" for fold in FOLDS]),
@@ -94,6 +97,9 @@ def test_a_column_that_says_no_split_is_only_named(tmp_path, name, values):
         ("subset", FLAGS, "subset:0=train,1=test"),
         ("is_test", ["1" if flag == "1" else "" for flag in FLAGS], "is_test:1=test,*=train"),
         ("Usage", ["Training"] * 8 + ["PrivateTest"] * 4, "usage:PrivateTest=test,Training=train"),
+        # What says a split itself is not among the rest: nothing called test is trained on.
+        ("is_test", ["true" if flag == "1" else "" for flag in FLAGS], "is_test:*=train"),
+        ("subset", ["" if word == "train" else "Test" for word in WORDS], "subset:*=train"),
         ("a:b", WORDS, "a:b"),
     ],
 )
@@ -162,7 +168,19 @@ def test_folders_in_the_paths(tmp_path):
         ("train_test", FLAGS, "train_test", "an unknown train_test"),
         ("split", [*WORDS[:-1], "eval"], "", r"an unknown split in 2 of 24 lines.*\n  line 13: eval"),
         ("split", FLAGS, "", 'split_column="split:0=train,1=test"'),
-        ("is_test", ["1" if flag == "1" else "" for flag in FLAGS], "is_test", r"no is_test in 16 of 24 .*1=test,\*="),
+        (
+            "is_test",
+            ["1" if flag == "1" else "" for flag in FLAGS],
+            "is_test",
+            r'no is_test in 16 of 24 .*="is_test:\*=train"',
+        ),
+        ("Split", ["train" if word == "train" else "" for word in WORDS], "", 'split_column="split:\\*=test"'),
+        (
+            "usage",
+            ["Training"] * 8 + ["PublicTest", "PrivateTest"] * 2,
+            "usage",
+            'split_column="usage:PrivateTest=test,PublicTest=test"',
+        ),
         ("subset", WORDS, "subsets", "no column subsets; there are path, label, subset"),
         ("subset", WORDS, "subset:0", "found '0' behind the column, expected VALUE=SPLIT"),
         ("subset", WORDS, "subset:0=later", "found '0=later' behind the column"),

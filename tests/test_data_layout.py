@@ -77,6 +77,11 @@ def test_usual_names_of_splits(tmp_path, parts):
         ([*both("train"), "test"], r"test holds 5 images and no class folders"),
         ([*both("letters_train"), "letters_test/letters_test"], r"letters_test holds 5 images and no class folders"),
         (both("train", "eval"), r"beside train/ there is eval in .*; rename eval to val or to test"),
+        (["train_cat", "train_dog", "test_cat", "test_dog"], r"test_cat, train_cat in .* a class in several splits"),
+        (["trainA", "trainB", "testA", "testB"], r"testA, trainA in .* expected a folder of class folders for each"),
+        (["cat-Train", "cat-valid", "dog"], r"cat-Train, cat-valid in"),
+        (["HAM_images_part_1", "HAM_images_part_2"], r"called like parts of a data set, not like classes"),
+        (["Fold 1", "fold2"], r"Fold 1, fold2 in"),
         (both("train", "test", "extra"), r"beside train/ there is extra in .*; rename it"),
     ],
 )
@@ -91,6 +96,8 @@ def test_what_could_be_splits_or_classes_is_asked(tmp_path, folders, message):
         ["cat", "cat/left", "cat/right", "dog", "dog/left", "dog/right"],  # images in the classes themselves
         ["cat/p1", "cat/p2", "dog/p3", "dog/p4"],  # patients
         ["cat/images", "dog/images"],
+        ["test_tube", "train_station", "part 1", "set 2"],
+        ["grade1", "grade2"],
         ["cat/left", "cat/right", "dog"],
         ["cat/left", "cat/right", "dog/left", "dog/right", "ape", "ape/old", "ox", "ox/old", "ox/new", "owl", "pig"],
     ],

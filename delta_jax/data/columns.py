@@ -14,6 +14,10 @@ REST = "*"
 _PART = "|".join(
     sorted({*WORDS, "split", "subset", "partition", "fold", "phase", "usage", "eval", "holdout", "set", "cv", "tvt"})
 )
+# Of a name of several words one is enough: "strat_fold", "my_split", "split_by_patient", "held_out".
+_SPLIT_WORD = re.compile(
+    r"(?:.*[\W_])?(?:(?:k|[0-9]+)?(?:folds?(?!.change)|splits?)[0-9]*|subset|partition|held[\W_]?out)(?:[\W_].*)?"
+)
 _AROUND = (
     "is|in|for|use|used|data|dataset|images?|img|sample|k|n|id|idx|index|no|nr|num|number|name|type|flag|or|and|official|"
     "original|orig|default|predefined|recommended|random|cross|outer|inner|s|[0-9]"
@@ -24,11 +28,11 @@ _SHARED = (
     "patient|pt|subject|subj|lesion|case|study|session|site|video|clip|group|individual|animal|person|participant|slide|scan|"
     "series|sequence|seq|donor|specimen|camera|location|plant|eye|client|owner|user|speaker|author|artist|photographer|"
     "hospital|cent(?:er|re)|clinic|exam|examination|visit|accession|encounter|burst|track|scene|batch|plate|mouse|panel|"
-    "module|device|wsi|mrn|pid"
+    "module|device|wsi|mrn|pid|tree|plot|field|tumou?r|family|household|record|movie|film|original|parent"
 )
 _GROUP_NAME = re.compile(
-    f"(?:anon|anonymi[sz]ed|source|src|image|photo|dicom|is)*(?:{_SHARED})(?:s|instance|id|uid|uuid|no|nr|num|number|name|key"
-    "|code|hash|index|idx)*"
+    f"(?:anon|anonymi[sz]ed|source|src|image|photo|dicom|is|id)*(?:{_SHARED}|source(?=image|photo|id))"
+    "(?:s|instance|image|photo|file|id|uid|uuid|no|nr|num|number|name|key|code|hash|index|idx)*"
 )
 _ANY_ID = re.compile(r".+[\W_]u?id")
 _FOLD = re.compile(r"folds?[\W_]*[0-9]+")
@@ -51,7 +55,7 @@ def says_split(name: str, values: Sequence[str]) -> bool:
     if not 1 < len(found) <= MOST_PARTS:
         return any(map(_is_held_out, found)) and len(found) == 1
     words = all(_is_held_out(value) or meaning(value) or _FOLD.fullmatch(value) for value in found - {""})
-    return words or bool(_SPLIT_NAME.fullmatch(_squeezed(_last(name))))
+    return words or bool(_SPLIT_WORD.fullmatch(name.casefold()) or _SPLIT_NAME.fullmatch(_squeezed(_last(name))))
 
 
 def _is_held_out(word: str) -> bool:
@@ -87,7 +91,7 @@ def chosen(given: str, names: Sequence[str], flag: str) -> tuple[str, Mapping[st
     """Takes "COLUMN" or "COLUMN:VALUE=SPLIT,..." apart: the column, and {value: split} with small letters.
 
     Args:
-      given: as on the command line; the value * stands for all that are not named.
+      given: as on the command line; the value * stands for all that are not named and do not say a split themselves.
       names: of the columns, small letters.
       flag: where it was given, for messages.
     """
@@ -105,9 +109,21 @@ def chosen(given: str, names: Sequence[str], flag: str) -> tuple[str, Mapping[st
     return name, table
 
 
-def example(values: Sequence[str]) -> str:
-    """What could be told of values that are no words for a split: "VALUE=SPLIT,..."; with * where there are many."""
+def example(values: Sequence[str], known: Sequence[str]) -> str:
+    """What could be told of values that are no words for a split: "VALUE=SPLIT,..."; with * where there are many.
+
+    Args:
+      values: those that are no such words.
+      known: "train", "validation" or "test" of the others.
+    """
     found = sorted(set(values))
+    rest = "test" if set(known) == {"train"} else "train"
+    if found == [""]:
+        return f"{REST}={rest}"
+    # "PrivateTest" is no such word, but holds one.
+    guessed = {value: next((s for s in ("train", "val", "test") if s in value.casefold()), "") for value in found}
+    if all(guessed.values()):
+        return ",".join(f"{value}={split}" for value, split in list(guessed.items())[:MOST_PARTS])
     if len(found) == 2 and all(found):
         return f"{found[0]}=train,{found[1]}=test"
     return f"{next(filter(None, found), '1')}=test,{REST}=train"
@@ -119,13 +135,13 @@ def as_split(name: str, value: str, table: Mapping[str, str]) -> str | None:
     Args:
       name: of the column: that of is_test turns 1 into test, and that of is_train into train.
       value: what stands there.
-      table: {value: split} of those that were told.
+      table: {value: split} of those that were told; that of * holds for values that say nothing by themselves.
     """
     value = value.strip().casefold()
-    if value in table or REST in table:
-        return table.get(value, table.get(REST))
-    if not value:
-        return None
+    return table.get(value) or _by_itself(name, value) or table.get(REST)
+
+
+def _by_itself(name: str, value: str) -> str | None:
     if (split := meaning(value)) is not None:
         return split
     stem = _squeezed(_last(name)).removesuffix("flag")
@@ -136,8 +152,8 @@ def as_split(name: str, value: str, table: Mapping[str, str]) -> str | None:
 
 
 def _last(name: str) -> str:
-    """Of "outer.inner" what stands last."""
-    return name.rpartition(".")[2]
+    """Of "outer.inner" what stands last; "patient no." is no such name."""
+    return name.rstrip(".").rpartition(".")[2]
 
 
 def _squeezed(name: str) -> str:

@@ -45,13 +45,13 @@ _BEGINNING = re.compile(  # of JPEG, PNG, GIF, BMP, TIFF and most raw formats, W
     re.DOTALL,
 )
 # Of Synology, QNAP and other NAS boxes, Windows, Unix, macOS, Android, FrontPage and Python, in small letters; those
-# that begin with a dot are left out as hidden.
+# that begin with a dot are left out as hidden, and those with @, which the boxes keep to themselves, as well.
 _SYSTEM = frozenset(
     {
-        *("@eadir", "@recycle", "#recycle", "#snapshot", "~snapshot", "@snapshot", "@recently-snapshot", "@tmp"),
-        *("@sharesnap", "@sharebin", "@__thumb", "$recycle.bin", "recycler", "recycled", "system volume information"),
+        *("#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "recycled", "system volume information"),
         *("lost+found", "lost.dir", "network trash folder", "temporary items", "thevolumesettingsfolder"),
-        *("resource.frk", "__macosx", "_vti_cnf", "_vti_pvt", "__pycache__"),
+        *("resource.frk", "__macosx", "_vti_cnf", "_vti_pvt", "__pycache__", "ipod photo cache", "_gsdata_", "_thumbs"),
+        *("wpsystem", "windowsapps", "recycle bin"),
     }
 )
 _TYPES = mimetypes.MimeTypes()  # Python's own table, without those of the system, which differ
@@ -131,7 +131,7 @@ def _look_through(path: Path, above: frozenset[str]) -> Folder:
     for name, is_folder in entries:
         inside = path / name
         if is_folder:
-            if name.startswith(".") or name.lower() in _SYSTEM or _FOUND.fullmatch(name.lower()):
+            if name.startswith((".", "@", "SYNO@")) or name.lower() in _SYSTEM or _FOUND.fullmatch(name.lower()):
                 skipped.append(name)
             elif os.path.realpath(inside) not in above:  # a link back to a folder above would be walked forever
                 folders.append(_look_through(inside, above))

@@ -14,6 +14,8 @@ from delta_jax.data.splits import listed
 
 LAYOUT = "expected root/<class>/*.jpg or root/{train,val,test}/<class>/*.jpg"
 BY_TABLE = "list the images in a manifest (--config.data.name=manifest; docs/data.md has a command that writes it)"
+# "fold_1", "images_part_2", "batch3"; a class may well be called set1 or image2.
+_NUMBERED = re.compile(r"(?:.*[\W_])?(?:folds?|parts?|batch|chunk|shard|split|subset|train|test)[\W_]*[0-9]+")
 _FEW = 10  # of so many images one may lie beside the folders, and it is still the folders that matter
 
 
@@ -71,8 +73,14 @@ def arrange(top: Folder, needed: str, known: Collection[str] = ()) -> Layout:
         _refuse_strangers(top, parts, aside)
         taken = ", ".join(f"{folder.name} for {split}" for folder, split in worded.items())
         return Layout(parts, tuple(aside), (f"splits of {top.path.name}: took {taken}",))
+    _refuse_splits_in_names(top)
     if alike := _alike(top.filled):
         raise _unclear(top, alike)
+    if len(top.filled) > 1 and all(_NUMBERED.fullmatch(folder.name.casefold()) for folder in top.filled):
+        raise DataError(
+            f"{listed([folder.name for folder in top.filled])} in {top.path} are called like parts of a data set, not "
+            f"like classes; sort the images into class folders, or {BY_TABLE}"
+        )
     return Layout({"": top})
 
 
@@ -144,6 +152,23 @@ def _refuse_splits_below_classes(top: Folder) -> None:
             )
 
 
+def _refuse_splits_in_names(top: Folder) -> None:
+    """For train_cat, train_dog, test_cat, or trainA, trainB, testA: a split and a class in one name."""
+    found: dict[str, dict[str, str]] = {}  # {rest of the name: {split: name}}
+    for folder in top.filled:
+        words = _words(folder.name)
+        splits = [split for word in words if (split := split_words.meaning(word))]
+        rest = "".join(word for word in words if not split_words.meaning(word))
+        if len(splits) == 1 and rest and _meaning_of_a_word(folder.name):
+            found.setdefault(look(rest), {})[splits[0]] = folder.name
+    pair = next((names for names in found.values() if len(names) > 1), None)
+    if pair:
+        raise DataError(
+            f"{listed(sorted(pair.values()))} in {top.path} are not two classes, as it seems, but a class in several "
+            f"splits; expected a folder of class folders for each: train/<class>/*.jpg, test/<class>/*.jpg; or {BY_TABLE}"
+        )
+
+
 def _alike(folders: Sequence[Folder]) -> list[Folder]:
     """Those that hold no images themselves but mostly the same folders, if most of the images are in them."""
     below = {folder: _names_below(folder) for folder in folders if _is_bare(folder)}
@@ -172,9 +197,13 @@ def _names_below(folder: Folder) -> set[str]:
 
 def _meaning_of_a_word(name: str) -> str | None:
     """The split that one word of several in a name speaks of, as in seg_train or train2017."""
-    words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
-    meanings = {split_words.meaning(word) for word in words} - {None}
+    meanings = {split_words.meaning(word) for word in _words(name)} - {None}
     return meanings.pop() if len(meanings) == 1 else None
+
+
+def _words(name: str) -> list[str]:
+    """Of a name, and its numbers: "train", "A" of trainA."""
+    return re.findall(r"[^\W\d_]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
 
 
 def _unclear(top: Folder, alike: Sequence[Folder]) -> DataError:

@@ -91,6 +91,8 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
     _refuse_duplicates(table, paths, files, labels)
     absent = [not _is_file(file) for file in paths]
     where = f"expected files; paths are relative to {path.parent}"
+    if any("\\" in file for file, gone in zip(files, absent, strict=True) if gone):
+        where += ", and their folders are parted by / and not by \\"
     table.refuse(absent, "images that are not there", where, files)
     return Listing(
         name=f"manifest/{path.stem}",
@@ -128,7 +130,8 @@ def _splits(table: Table, given: str, flag: str) -> tuple[str, list[str], list[s
             )
         return "", nothing, []
     found = [columns.as_split(name, value, told) for value in values]
-    meant = columns.example([value for value, split in zip(values, found, strict=True) if split is None])
+    unclear = [value for value, split in zip(values, found, strict=True) if split is None]
+    meant = columns.example(unclear, [split for split in found if split])
     or_so = f'or say what is meant, as by {flag}="{name}:{meant}"'
     empty = [not value and split is None for value, split in zip(values, found, strict=True)]
     table.refuse(empty, f"no {name}", f"expected one in every line, or no column {name} at all; {or_so}")

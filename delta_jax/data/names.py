@@ -64,7 +64,7 @@ def existing(path: str | Path, folders: dict[Path, dict[str, str]] | None = None
     if parent not in folders:
         try:
             folders[parent] = {nfc(entry.name): entry.name for entry in parent.iterdir()}
-        except OSError:
+        except (OSError, ValueError):  # a name with a zero byte
             folders[parent] = {}
     name = folders[parent].get(nfc(path.name))
     return path if name is None else parent / name
