@@ -32,7 +32,7 @@ _ROOT = flags.DEFINE_string(
 _SPLIT_COLUMN = flags.DEFINE_string(
     "split_column", "", "Of a manifest, such as --root: which column says the split; as --config.data.split_column."
 )
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table; all else goes to stderr.")
 flags.adopt_module_key_flags(process_flags)
 
 _KNOWN_ERRORS = (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError, ProcessError, StorageError)
@@ -40,6 +40,8 @@ _KNOWN_ERRORS = (configs.ConfigError, data.DataError, weights.WeightsError, Chec
 
 def main(_: list[str]) -> None:
     """Prints top-1, balanced accuracy and cross-entropy."""
+    if _JSON.value:
+        logs.leave_stdout()
     with process_flags.set_up():
         try:
             measured, title = _measure(storage.fetched(_WORKDIR.value))

@@ -28,6 +28,8 @@ BATCH = 32
 
 def main(argv: list[str]) -> None:
     """Prints a class and its probability for every photo."""
+    if _JSON.value:
+        logs.leave_stdout()
     distributed.set_up_process()
     try:
         classifier = Classifier(storage.fetched(_WORKDIR.value))

@@ -78,7 +78,7 @@ def test_usual_names_of_splits(tmp_path, parts):
         ([*both("letters_train"), "letters_test/letters_test"], r"letters_test holds 5 images and no class folders"),
         (both("train", "eval"), r"beside train/ there is eval in .*; rename eval to val or to test"),
         (["train_cat", "train_dog", "test_cat", "test_dog"], r"test_cat, train_cat in .* a class in several splits"),
-        (["trainA", "trainB", "testA", "testB"], r"testA, trainA in .* expected a folder of class folders for each"),
+        (["trainA", "trainB", "testA", "testB"], r"testA, trainA in .* expected train/<class>/"),
         (["cat-Train", "cat-valid", "dog"], r"cat-Train, cat-valid in"),
         (["HAM_images_part_1", "HAM_images_part_2"], r"called like parts of a data set, not like classes"),
         (["Fold 1", "fold2"], r"Fold 1, fold2 in"),
@@ -121,7 +121,7 @@ def test_what_lies_beside_splits_is_left_out_and_said(tmp_path):
     found = listed(root)
     assert len(found) == 20
     assert found.notes == (
-        f"left out of {tmp_path.name}: 1 files that are no pictures (1 .xml); "
+        f"left out of {tmp_path.name}: 1 file that is no picture (1 .xml); "
         "5 images beside the class folders, such as 000.png; 5 images in unlabelled/ beside the splits",
     )
 
@@ -142,8 +142,8 @@ def test_what_is_left_out_is_said_by_suffix_and_count(tmp_path):
     assert len(found) == 10
     assert found.notes == (
         f"left out of {tmp_path.name}: 2 .heic, 1 without a suffix, 1 .cr2, 1 .avif, 1 .png~, 1 .png_original, "
-        "pictures that are not read: save them as .jpg or .png; 1 hidden images; 5 files that are no pictures "
-        "(1 .json, 1 without a suffix, 1 .db, 1 .mp4, 1 .txt); 1 images beside the class folders, such as 000.png",
+        "pictures that are not read: save them as .jpg or .png; 1 hidden image; 5 files that are no pictures "
+        "(1 .json, 1 without a suffix, 1 .db, 1 .mp4, 1 .txt); 1 image beside the class folders, such as 000.png",
     )
 
 
@@ -253,7 +253,7 @@ def test_paths_of_a_manifest_in_the_other_form(tmp_path):
     assert len(listed(str(tmp_path / f"{CAFE_NFD}.csv"), "manifest")) == 12
     renamed.rename(table)
     table.write_text("\n".join(["path,label", *rows, rows[0].replace(CAFE_NFD, CAFE)]), "utf-8")
-    with pytest.raises(DataError, match="1 images are listed twice"):
+    with pytest.raises(DataError, match="1 image is listed twice"):
         listed(str(table), "manifest")
 
 

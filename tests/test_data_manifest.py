@@ -148,7 +148,7 @@ def test_paths_may_lead_anywhere(tmp_path):
             ("no training images of the classes z",),
         ),
         (["path,label", "a.png,x", "b.png,x"], ("all images have the label 'x'",)),
-        (["path,label", "a.png,x", "b.png,y", "./a.png,x"], ("1 images are listed twice", "lines 2 and 4: ./a.png")),
+        (["path,label", "a.png,x", "b.png,y", "./a.png,x"], ("1 image is listed twice", "lines 2 and 4: ./a.png")),
         (["path,label", "a.png,x", "b.png,y", "a.png,y"], ("lines 2 and 4: a.png, as 'x' and as 'y'",)),
         (["path,label", "a.png,x", "sub,y"], ("not there in 1 of 2 lines", "line 3: sub", "relative to")),
         (["path,label", f"{'a' * 300}.png,x", "b.png,y"], ("not there in 1 of 2 lines", "line 2: aaa")),

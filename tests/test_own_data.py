@@ -82,7 +82,7 @@ def test_a_weighted_loss_is_that_of_the_training_images(table, tmp_path, monkeyp
     output = capsys.readouterr().out
     rows = [line.split() for line in output.splitlines()]
     assert ["緑", "6", "3", "6"] in rows
-    assert "warning: 1 images have the same bytes as one of another split" in output
+    assert "warning: 1 image has the same bytes as one of another split" in output
     assert "test 緑 14.png (緑) is" in output
     assert "bläulich, 1 0.png (bläulich, 1)" in output
 
@@ -98,7 +98,7 @@ def test_evaluate_with_other_images_of_some_classes(trained, tmp_path):
     finished = run("evaluate", f"--workdir={trained}", f"--root={tmp_path / 'andere Bilder'}", "--json")
     assert finished.returncode == 0, finished.stderr
     assert "left out of andere Bilder: 1 .heic, pictures that are not read" in finished.stdout
-    found = json.loads(finished.stdout.splitlines()[-1])
+    found = json.loads(finished.stdout)
     classifier = Classifier(trained)
     photos = sorted((tmp_path / "andere Bilder").glob("*/*.png"))
     taken = classifier.probabilities([classifier.decode(photo) for photo in photos]).argmax(-1)

@@ -141,7 +141,37 @@ def test_after_deletions_only_what_is_left_of_the_own_test_images_is_measured(wo
     assert len(images) == len(images.rows("test"))  # nothing else is decoded
     gone, new = images.notes
     assert gone.startswith(f"4 images of the run are gone, {len(tests & {'cat 3', 'cat 7', 'dog 3', 'dog 7'})} of them")
-    assert "new since the run began, belong to no split and are left out: cat/20.png, cat/21.png, cat/22.png" in new
+    assert (
+        "3 images are new since the run began and left out, without a split: cat/20.png, cat/21.png, cat/22.png" in new
+    )
+
+
+def test_a_class_that_came_later_is_left_out(workdir, root):
+    (root / "ape").mkdir()
+    (root / "ape" / "0.png").write_text("ape 0")
+    images = measured_images.own(workdir, config_of(root), "test")
+    assert images.notes == ("1 image is new since the run began and left out, without a split: ape/0.png",)
+    assert (images.class_names, held(images)) == (CLASSES, texts(workdir, "test"))
+    row = next(row for row in rows_of(workdir) if row["split"] == "test" and row["class"] == "cat")
+    (root / row["file"]).rename(root / "ape" / "1.png")
+    with pytest.raises(
+        data.DataError, match=r"network does not know: ape/1.png \(cat then, ape now\); name the classes"
+    ):
+        measured_images.own(workdir, config_of(root), "test")
+
+
+def test_images_that_have_moved_are_asked_for(workdir, root, tmp_path):
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(data.DataError, match="photos any more; say where they are by --root"):
+        measured_images.own(workdir, config_of(root), "test")
+
+
+def test_a_column_added_later_does_not_stop(workdir, root):
+    lines = [f"{row['file']},{row['class']},{i % 5}" for i, row in enumerate(rows_of(workdir))]
+    (root / "list.csv").write_text("\n".join(["path,label,fold", *lines]))
+    config = config_of(root / "list.csv", **{"data.name": "manifest"})
+    assert held(measured_images.own(workdir, config, "test")) == texts(workdir, "test")
+    assert len(claims.images(workdir, config)) == 24
 
 
 def test_of_unchanged_data_all_is_as_it_was_decoded(workdir, root):
@@ -170,7 +200,7 @@ def test_a_class_that_was_corrected_counts_as_it_is_now(workdir, root):
     row = next(row for row in rows_of(workdir) if row["split"] == "test" and row["class"] == "cat")
     (root / row["file"]).rename(root / "dog" / "was_cat.png")
     images = measured_images.own(workdir, config_of(root), "test")
-    assert images.notes == ("1 images are of another class than in the run: dog/was_cat.png (cat then, dog now)",)
+    assert images.notes == ("1 image is of another class than in the run: dog/was_cat.png (cat then, dog now)",)
     assert images.labels[images.files.index("dog/was_cat.png")] == 1
 
 
@@ -180,7 +210,7 @@ def test_its_own_data_elsewhere_are_measured_in_its_own_split(workdir, root, tmp
     images = measured_images.others(workdir, config_of(root), str(moved), CLASSES, "test")
     assert held(images) == texts(workdir, "test")
     assert "moved holds images of the run (13 train, 5 validation, 6 test)" in images.notes[0]
-    assert "1 images are left out, the run has no split for them: cat/99.png" in images.notes[1]
+    assert "1 image is left out, without a split in the run: cat/99.png" in images.notes[1]
     assert held(measured_images.others(workdir, config_of(root), str(moved), CLASSES, "validation"), "validation") == (
         texts(workdir, "validation")
     )
@@ -192,7 +222,7 @@ def test_unknown_images_in_a_test_folder_beside_its_own_data_are_measured_too(wo
     (tmp_path / "moved" / "test" / "cat" / "99.png").write_text("cat 99")
     images = measured_images.others(workdir, config_of(root), str(tmp_path / "moved"), CLASSES, "test")
     assert held(images) == texts(workdir, "test") | {"cat 99"}
-    assert any(note.startswith("1 images that the run does not know") for note in images.notes)
+    assert any(note.startswith("1 image unknown to the run") for note in images.notes)
 
 
 @pytest.mark.parametrize("place", ["other", "other/test"])
@@ -208,7 +238,7 @@ def test_of_other_images_those_it_was_trained_on_are_left_out(workdir, root, tmp
     images = measured_images.others(workdir, config, top, CLASSES, "test")
     assert [Path(file).name for file in images.files] == [*(f"new{i}.png" for i in range(5)), "test.png"]
     (note,) = images.notes
-    assert note.startswith("2 images are left out, the run has seen them in training: ")
+    assert note.startswith("2 images are left out, seen by the run in training: ")
     for i in range(5):
         (other / f"new{i}.png").unlink()
     (other / "test.png").unlink()
@@ -223,7 +253,7 @@ def test_nothing_left_of_other_images(workdir, root, tmp_path):
     shutil.copy(root / row["file"], tmp_path / "other" / "test" / "cat")
     for i in range(3):
         (tmp_path / "other" / "train" / "cat" / f"{i}.png").write_text(f"other {i}")
-    with pytest.raises(data.DataError, match=r"nothing is left of .*1 images are left out.* give a --root"):
+    with pytest.raises(data.DataError, match=r"nothing is left of .*1 image is left out.* give a --root"):
         measured_images.others(workdir, config_of(root), str(tmp_path / "other"), CLASSES, "test")
 
 
@@ -248,7 +278,7 @@ def test_doubles_in_two_splits_are_said(workdir, root):
     contents = tuple(split.contents[train] if i == test else content for i, content in enumerate(split.contents))
     run_split.write(workdir, dataclasses.replace(split, contents=contents), "f")
     (note,) = measured_images.own(workdir, config_of(root), "test").notes
-    assert note.startswith("warning: 1 of the test images have the same bytes as an image that the run has seen")
+    assert note.startswith("warning: 1 test image has the same bytes as an image that the run has seen")
     assert split.files[test] in note
 
 

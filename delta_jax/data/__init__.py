@@ -28,7 +28,7 @@ from delta_jax.data.near_doubles import describe_near_doubles, find_near_doubles
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
 from delta_jax.data.sources import find, find_other
-from delta_jax.data.splits import listed
+from delta_jax.data.splits import counted, listed
 from delta_jax.data.streaming import stream
 from delta_jax.data.survey import Look, describe_pages, look, survey
 from delta_jax.data.white import UnknownWhiteError, choose_white
@@ -59,6 +59,7 @@ __all__ = [
     "center_crop",
     "choose_white",
     "color_jitter",
+    "counted",
     "decode",
     "decode_image",
     "decoder",

@@ -11,7 +11,7 @@ from delta_jax.data.errors import DataError
 from delta_jax.data.image_files import Folder
 from delta_jax.data.layout import LAYOUT, Layout, arrange
 from delta_jax.data.listing import Listing
-from delta_jax.data.splits import Splitting, listed
+from delta_jax.data.splits import Splitting, counted, listed
 
 
 def find(root: str, how: Splitting, *, group: str = "") -> Catalogue:
@@ -107,8 +107,14 @@ def _notes(tree: Folder, layout: Layout, per_split: dict[str, dict[str, list[Fol
     seen = {id(below) for folder in used for below in folder.walk()}
     loose = [path for folder in tree.walk() if id(folder) not in seen for path in folder.own]
     parts = image_files.left_out(tree.walk())
-    parts += [f"{len(loose)} images beside the class folders, such as {names.shown(loose[0].name)}"] if loose else []
-    parts += [f"{len(f.images)} images in {f.name}/ beside the splits" for f in layout.aside if f.images]
+    parts += (
+        [f"{counted(len(loose), 'image', 'images')} beside the class folders, such as {names.shown(loose[0].name)}"]
+        if loose
+        else []
+    )
+    parts += [
+        f"{counted(len(f.images), 'image', 'images')} in {f.name}/ beside the splits" for f in layout.aside if f.images
+    ]
     if parts:
         yield f"left out of {tree.path.name}: {'; '.join(parts)}"
     twice = [name for classes in per_split.values() for name, folders in classes.items() if len(folders) > 1]

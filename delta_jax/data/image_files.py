@@ -11,6 +11,7 @@ from pathlib import Path
 
 from delta_jax.data.errors import DataError
 from delta_jax.data.names import shown
+from delta_jax.data.splits import counted
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
@@ -171,9 +172,11 @@ def left_out(folders: Iterable[Folder]) -> list[str]:
     if skipped := Counter(name for folder in folders for name in folder.skipped):
         hidden = skipped.pop("hidden images", 0)
         parts += [f"folders of systems, not looked into: {_counted(skipped)}"] if skipped else []
-        parts += [f"{hidden} hidden images"] if hidden else []
+        parts += [counted(hidden, "hidden image", "hidden images")] if hidden else []
     if others := [path for folder in folders for path in folder.others]:
-        parts.append(f"{len(others)} files that are no pictures ({by_suffix(others)})")
+        parts.append(
+            f"{counted(len(others), 'file that is no picture', 'files that are no pictures')} ({by_suffix(others)})"
+        )
     return parts
 
 

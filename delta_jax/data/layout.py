@@ -165,7 +165,8 @@ def _refuse_splits_in_names(top: Folder) -> None:
     if pair:
         raise DataError(
             f"{listed(sorted(pair.values()))} in {top.path} are not two classes, as it seems, but a class in several "
-            f"splits; expected a folder of class folders for each: train/<class>/*.jpg, test/<class>/*.jpg; or {BY_TABLE}"
+            f"splits; expected train/<class>/*.jpg and test/<class>/*.jpg, a folder of class folders for each; "
+            f"or {BY_TABLE}"
         )
 
 

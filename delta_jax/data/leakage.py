@@ -6,6 +6,7 @@ import numpy as np
 
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.contents import digest_of
+from delta_jax.data.splits import counted
 
 # Rows of a catalogue: the image that comes first (for a leak, in the earlier split), and its double.
 Leak = tuple[int, int]
@@ -55,7 +56,8 @@ def describe_leaks(catalogue: Catalogue, leaks: list[Leak], at_most: int = 10) -
         return ""
 
     return (
-        f"warning: {len(leaks)} images have the same bytes as one of another split, so the accuracy there is too "
+        f"warning: {counted(len(leaks), 'image has', 'images have')} "
+        f"the same bytes as one of another split, so the accuracy there is too "
         f"high; leave one of each pair out:\n  {_pairs(catalogue, leaks, at_most)}"
     )
 
@@ -65,7 +67,8 @@ def describe_contradictions(catalogue: Catalogue, pairs: list[Leak], at_most: in
     if not pairs:
         return ""
     return (
-        f"warning: {len(pairs)} images have the same bytes as another one and another label, so one of the two labels "
+        f"warning: {counted(len(pairs), 'image has', 'images have')} "
+        f"the same bytes as another one and another label, so one of the two labels "
         f"is wrong; correct it, or leave both images out:\n  {_pairs(catalogue, pairs, at_most)}"
     )
 

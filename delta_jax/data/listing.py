@@ -65,12 +65,17 @@ class Listing:
             )
         return dataclasses.replace(self, group=Groups.of(pattern, names))
 
-    def to_test_on(self, class_names: Sequence[str], unsaid: str = "test") -> Catalogue:
+    def to_test_on(self, class_names: Sequence[str], unsaid: str = "test", *, more_classes: bool = False) -> Catalogue:
         """The catalogue for a network that knows these classes: nothing is drawn, images without a split are `unsaid`.
 
+        With `more_classes` others come behind them, else they are an error. That some of these are absent is fine.
+
         Raises:
-          DataError: images of a class that the network does not know. That some of its classes are absent is fine.
+          DataError: images of a class that the network does not know.
         """
+        if more_classes:
+            known = {names.nfc(name) for name in class_names}
+            class_names = (*class_names, *sorted(set(self.classes) - known))
         return self._catalogue(class_names, self._labels(class_names), np.where(self.split == "", unsaid, self.split))
 
     def _labels(self, class_names: Sequence[str]) -> np.ndarray:

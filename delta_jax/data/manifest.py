@@ -14,7 +14,7 @@ from delta_jax.data.errors import DataError
 from delta_jax.data.grouping import Groups
 from delta_jax.data.listing import Listing
 from delta_jax.data.names import alike, existing, nfc, problem, shown
-from delta_jax.data.splits import Splitting, listed
+from delta_jax.data.splits import Splitting, counted, listed
 from delta_jax.data.tables import Table
 
 
@@ -190,5 +190,6 @@ def _refuse_duplicates(table: Table, paths: list[Path], files: list[str], labels
             places.append(f"lines {table.numbers[j]} and {table.numbers[i]}: {files[i]}{other}")
     if places:
         raise DataError(
-            f"{table.path}: {len(places)} images are listed twice; keep one line of each\n  {tables.lines(places)}"
+            f"{table.path}: {counted(len(places), 'image is', 'images are')} "
+            f"listed twice; keep one line of each\n  {tables.lines(places)}"
         )

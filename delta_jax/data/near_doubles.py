@@ -9,6 +9,7 @@ import numpy as np
 
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.decoded import Images
+from delta_jax.data.splits import counted
 
 SIDE = 16  # of the grey pictures that are compared
 ALIKE = 0.995  # least correlation; docs/data.md says what it finds, and what it takes for a double
@@ -69,7 +70,8 @@ def describe_near_doubles(catalogue: Catalogue, pairs: list[Pair], at_most: int 
     lines = [f"{named(row)} looks like {named(known)}: {alike:.4f}" for known, row, alike in first]
     lines += [f"and {len(pairs) - at_most} more"] if len(pairs) > at_most else []
     return (
-        f"warning: {len(pairs)} images look like one of another split or class (correlation of {SIDE} x {SIDE} grey "
+        f"warning: {counted(len(pairs), 'image looks', 'images look')} "
+        f"like one of another split or class (correlation of {SIDE} x {SIDE} grey "
         f"values above {ALIKE}); look at them, and leave out what is there twice:\n  " + "\n  ".join(lines)
     )
 

@@ -72,7 +72,13 @@ def find(
 
 
 def find_other(
-    root: str, class_names: Sequence[str], split: str = "test", unsaid: str = "test", *, split_column: str = ""
+    root: str,
+    class_names: Sequence[str],
+    split: str = "test",
+    unsaid: str = "test",
+    *,
+    split_column: str = "",
+    more_classes: bool = False,
 ) -> Catalogue:
     """Lists images for a network that is trained, to measure it on; nothing is drawn at random.
 
@@ -82,13 +88,15 @@ def find_other(
       split: which images are wanted: split folders without it are refused; "" for whatever there is.
       unsaid: the split of all images where there are neither split folders nor a column split.
       split_column: of a manifest, as of `find`.
+      more_classes: whether classes that the network does not know come behind the others, instead of an error.
 
     Raises:
       DataError: images missing, or of other classes.
     """
     if Path(root).suffix.lower() in tables.SUFFIXES and not Path(root).expanduser().is_dir():
-        return manifest.read(root, split_column=split_column, flags="--").to_test_on(class_names, unsaid)
+        listed = manifest.read(root, split_column=split_column, flags="--")
+        return listed.to_test_on(class_names, unsaid, more_classes=more_classes)
     if split_column:
         raise DataError(f"split_column is {split_column!r}, but only a manifest has columns, and {root} is none")
     known = {nfc(name) for name in class_names}
-    return folder.read(root, needed=split, known=known).to_test_on(class_names, unsaid)
+    return folder.read(root, needed=split, known=known).to_test_on(class_names, unsaid, more_classes=more_classes)

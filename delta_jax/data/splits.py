@@ -151,6 +151,11 @@ class Splitting:
     train_fraction: float = 1.0
 
 
+def counted(count: int, one: str, more: str) -> str:
+    """ "1 image is" or "2 images are"."""
+    return f"{count:,} {one if count == 1 else more}"
+
+
 def listed(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

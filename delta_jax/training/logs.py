@@ -199,6 +199,11 @@ def say(text: str) -> None:
         _console.print(_printable(text), soft_wrap=True)
 
 
+def leave_stdout() -> None:
+    """From now on messages, bars and tables go to stderr, and stdout is for what a program reads."""
+    _console.stderr = True
+
+
 def leave_terminal() -> None:
     """Leaves it as it was, for a process that ends without the end of its progress bar; safe in a signal's handler."""
     if _is_interactive():

@@ -29,9 +29,15 @@ def own(workdir: Path, config: FrozenConfigDict, split: str) -> data.Catalogue:
     Raises:
       ConfigError, DataError: nothing of that split is left, or it is not known which images were trained on.
     """
+    root = config.data.root
+    if root and not data.existing(Path(root).expanduser()).exists():
+        raise data.DataError(f"the images of {workdir} are not in {root} any more; say where they are by --root")
     recorded = run_split.read(workdir)
     if recorded is None:
-        catalogue = identified(found(config), config)
+        try:
+            catalogue = identified(found(config), config)
+        except data.DataError as error:  # an older version did not ask which column says the split
+            raise data.DataError(str(error).replace("--config.data.split_column", "--split_column")) from error
         if not run_split.fits_older_version(workdir, catalogue):
             raise ConfigError(
                 f"{workdir} {_NO_SPLIT}, and the images are not those that the run began with (files, labels or sizes "
@@ -39,16 +45,29 @@ def own(workdir: Path, config: FrozenConfigDict, split: str) -> data.Catalogue:
                 "with --root"
             )
         return _with_notes(catalogue, [f"{workdir} {_NO_SPLIT}: the split was drawn anew"])
-    catalogue = found_again(config, recorded.class_names)
-    rows, where = recorded.rows_in(catalogue), config.data.root or config.data.name
+    catalogue = found_again(config, recorded.class_names, more_classes=True)
+    rows, where = recorded.rows_in(catalogue), root or config.data.name
     notes = []
     if gone := _files(recorded, (rows < 0) & recorded.used, first=split):
         of_split = int(((rows < 0) & (recorded.split == split)).sum())
-        notes.append(f"{len(gone)} images of the run are gone, {of_split} of them {split} images: {data.listed(gone)}")
+        notes.append(
+            f"{data.counted(len(gone), 'image of the run is', 'images of the run are')} "
+            f"gone, {of_split} of them of the split {split}: {data.listed(gone)}"
+        )
     if new := [catalogue.files[row] for row in np.setdiff1d(np.arange(len(catalogue)), rows)]:
         notes.append(
-            f"{len(new)} images are new since the run began, belong to no split and are left out: {data.listed(new)}"
+            f"{data.counted(len(new), 'image is', 'images are')} "
+            f"new since the run began and left out, without a split: {data.listed(new)}"
         )
+    known = len(recorded.class_names)
+    if len(catalogue.class_names) > known:
+        strangers = np.where(catalogue.labels[rows] < known, -1, rows)
+        if changed := recorded.relabelled(catalogue, strangers):
+            raise data.DataError(
+                f"images of the run are of classes now that the network does not know: {data.listed(changed)}; name "
+                "the classes as they were, or give other images with --root"
+            )
+        catalogue = dataclasses.replace(catalogue, class_names=recorded.class_names)
     return _in_its_split(recorded, catalogue, rows, split, where, notes)
 
 
@@ -90,7 +109,10 @@ def others(
     seen = wanted & np.array([bool(splits & _SEEN[split]) for splits in known])
     if seen.any():
         names = [catalogue.files[row] for row in np.flatnonzero(seen)]
-        notes.append(f"{len(names)} images are left out, the run has seen them in training: {data.listed(names)}")
+        notes.append(
+            f"{data.counted(len(names), 'image is', 'images are')} "
+            f"left out, seen by the run in training: {data.listed(names)}"
+        )
         if not (wanted & ~seen).any():
             raise data.DataError(f"nothing is left of {root}: {notes[-1]}; give a --root with other images")
     return _with_notes(catalogue.take(np.flatnonzero(~seen)), notes)
@@ -103,17 +125,21 @@ def _moved(
     counts = ", ".join(f"{int(((rows >= 0) & (recorded.split == one)).sum())} {one}" for one in data.SPLITS)
     notes.append(f"{root} holds images of the run ({counts}): its own split says what is measured")
     if gone := _files(recorded, (rows < 0) & (recorded.split == split)):
-        notes.append(f"{len(gone)} {split} images of the run are not there: {data.listed(gone)}")
+        notes.append(
+            f"{data.counted(len(gone), f'{split} image of the run is', f'{split} images of the run are')} not there: "
+            f"{data.listed(gone)}"
+        )
     unknown = np.array([not splits for splits in known])
     taken = np.flatnonzero(unknown & (catalogue.split == split))
     if len(taken):
         notes.append(
-            f"{len(taken)} images that the run does not know are of the split {split} there, and measured, too"
+            f"{data.counted(len(taken), 'image', 'images')} "
+            f"unknown to the run and there of the split {split}: measured, too"
         )
     if left := [catalogue.files[row] for row in np.flatnonzero(unknown & (catalogue.split != split))]:
         notes.append(
-            f"{len(left)} images are left out, the run has no split for them: {data.listed(left)}; to measure them, "
-            f"give a --root with them alone"
+            f"{data.counted(len(left), 'image is', 'images are')} "
+            f"left out, without a split in the run: {data.listed(left)}; to measure them, give a --root with them alone"
         )
     if not len(taken):
         return _in_its_split(recorded, catalogue, rows, split, f"{root}, which holds others of it ({counts})", notes)
@@ -142,12 +168,16 @@ def _of_labels_and_doubles(recorded: RunSplit, catalogue: data.Catalogue, rows: 
     notes = []
     measured = np.where(recorded.split == split, rows, -1)
     if changed := recorded.relabelled(catalogue, measured):
-        notes.append(f"{len(changed)} images are of another class than in the run: {data.listed(changed)}")
+        notes.append(
+            f"{data.counted(len(changed), 'image is', 'images are')} "
+            f"of another class than in the run: {data.listed(changed)}"
+        )
     both = [bool(splits & _SEEN[split]) for splits in recorded.splits_of(recorded.contents)]
     if doubles := _files(recorded, (measured >= 0) & np.array(both)):
         notes.append(
-            f"warning: {len(doubles)} of the {split} images have the same bytes as an image that the run has seen in "
-            f"training, so the accuracy is too high: {data.listed(doubles)}"
+            f"warning: {data.counted(len(doubles), f'{split} image has', f'{split} images have')} "
+            f"the same bytes as an image that "
+            f"the run has seen in training, so the accuracy is too high: {data.listed(doubles)}"
         )
     return notes
 

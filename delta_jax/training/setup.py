@@ -317,12 +317,25 @@ def found(config: FrozenConfigDict) -> data.Catalogue:
     )
 
 
-def found_again(config: FrozenConfigDict, class_names: Sequence[str]) -> data.Catalogue:
-    """The data set as it is now, with contents, for a run that has its split: of one's own images none is drawn."""
+def found_again(config: FrozenConfigDict, class_names: Sequence[str], *, more_classes: bool = False) -> data.Catalogue:
+    """The data set as it is now, with contents, for a run that has its split: of one's own images none is drawn.
+
+    Args:
+      config: of the run, resolved.
+      class_names: of the run.
+      more_classes: whether other classes of one's own images come behind these, instead of an error.
+    """
     settings = config.data
     if settings.name in ("folder", "manifest"):
-        column = settings.get("split_column", "")
-        again = data.find_other(settings.root, class_names, split="", unsaid="unused", split_column=column)
+        again = data.find_other(
+            settings.root,
+            class_names,
+            split="",
+            unsaid="unused",
+            # A column that was added since is no reason to stop: the split is known.
+            split_column=settings.get("split_column", "") or ("none" if settings.name == "manifest" else ""),
+            more_classes=more_classes,
+        )
         return identified(again, config)
     return identified(found(config), config)
 
