@@ -73,6 +73,7 @@ def record(method: str, seed: int, workdir: str, **changed: Any) -> dict[str, An
         "validation": {},
         "alpha": 0.00012,
         "seconds": 120.3,
+        "images": "",
         "error": "",
     } | changed
 

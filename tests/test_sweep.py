@@ -206,6 +206,20 @@ def test_images_may_lie_elsewhere(photos, fitted, tmp_path):
     assert len(Sweep(moved, tmp_path).records()) == CHOICES + FINALS
 
 
+def test_runs_on_other_images_are_said(photos, fitted, tmp_path):
+    sweep = Sweep(small_sweep(photos), tmp_path)
+    sweep.run()
+    assert records.describe_other_images(sweep.records()) == []  # these wrote no split
+    paths = [record["workdir"] for record in sweep.records()]
+    for path in paths:
+        image = "first" if path == paths[3] else "second"
+        facts = {"fingerprint": image, "split": "0", "classes": ["a"]}
+        report.write_json(tmp_path / path / "data.json", facts)
+    (line,) = records.describe_other_images(Sweep(small_sweep(photos), tmp_path).records())
+    assert "did not all see the same images" in line
+    assert f"those of the fewer: {paths[3]}; remove" in line
+
+
 def test_shards_share_the_runs_and_the_last_one_does_what_is_left(photos, fitted, tmp_path):
     first = Sweep(small_sweep(photos), tmp_path)
     half = first._ready((0, 2))

@@ -28,6 +28,7 @@ def record(method, seed, *, data="stanford_dogs", network="resnet101", variant="
         "validation": {},
         "alpha": 0.1,
         "seconds": 1.0,
+        "images": "",
         "error": "",
         **fields,
     }

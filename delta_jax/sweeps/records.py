@@ -8,9 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from delta_jax.data import listed
 from delta_jax.sweeps.grid import Run
 from delta_jax.training import config as configs
-from delta_jax.training import processes, report
+from delta_jax.training import processes, report, run_split
 
 RESULTS = "results.jsonl"
 FAILED = "failed.json"  # in the workdir of a run that diverged: the same would come out again
@@ -26,7 +27,8 @@ def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
 
     Returns:
       kind, data, network, variant, method, seed, fold, strength {field: value}, workdir (below `folder`), test and
-      validation (measures of `evaluation.score`, {} for none), alpha, seconds, and error: "" or why there are none.
+      validation (measures of `evaluation.score`, {} for none), alpha, seconds, images (a hash of them, "" if not known)
+      and error: "" or why there are none.
     """
     workdir = folder / run.path
     summary = report.read_json(workdir / "summary.json")
@@ -52,8 +54,27 @@ def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
         "validation": summary.get("validation", {}),
         "alpha": summary.get("alpha"),
         "seconds": sum(summary.get("seconds", {}).values()),
+        "images": run_split.images_of(workdir),
         "error": failed.get("error", ""),
     }
+
+
+def describe_other_images(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning for each data set of which some runs saw other images than most did: files changed meanwhile."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for record in records:
+        if record["images"]:
+            seen.setdefault(record["data"], {}).setdefault(record["images"], []).append(record["workdir"])
+    lines = []
+    for name, runs in seen.items():
+        others = sorted(runs.values(), key=len)[:-1]
+        if others:
+            few = sorted(workdir for some in others for workdir in some)
+            lines.append(
+                f"warning: the runs on {name} did not all see the same images, so they cannot be compared; those of "
+                f"the fewer: {listed(few)}; remove these workdirs to have them done again, or take another --workdir"
+            )
+    return lines
 
 
 def write(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -3,13 +3,15 @@
 from delta_jax import page
 from delta_jax.sweeps import figures, records, tables
 from delta_jax.sweeps.runner import Sweep
-from delta_jax.training import processes
+from delta_jax.training import logs, processes
 
 
 def write(sweep: Sweep) -> None:
     """results.jsonl, of the runs that are done, and the tables, figures and page made of it."""
     found = sweep.records()
     records.write(sweep.folder, found)
+    for line in records.describe_other_images(found):
+        logs.say(line)
     if processes.is_first():
         tables.write(sweep.folder, found, sweep.config.table)
         figures.write(sweep.folder, found)

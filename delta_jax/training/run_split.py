@@ -161,6 +161,12 @@ def read(workdir: Path) -> RunSplit | None:
     return RunSplit(class_names, files, labels, np.array(split), contents)
 
 
+def images_of(workdir: Path) -> str:
+    """A hash of the images and classes that a run began with; "" where it is not known, or an older version's."""
+    facts = _facts(workdir)
+    return str(facts["fingerprint"]) if "split" in facts else ""
+
+
 def is_of_older_version(workdir: Path) -> bool:
     """Whether the run there wrote no split."""
     return "split" not in _facts(workdir)
