@@ -170,7 +170,7 @@ def test_train_and_valid_may_be_classes(tmp_path):
     ("folders", "message"),
     [
         ([], "no folders in"),
-        (["only"], r"found 1 class folders in .*\(only\), need two"),
+        (["only"], r"found 1 class folder in .*\(only\), need two"),
         (["val/a", "val/b"], "found val in .* but no train"),
         (["train/a", "train/b", "extra/a"], "beside train/ there is extra"),
         (["train/a", "train/b", "val/a", "val/b", "valid/a"], "val and valid in .* both mean validation"),

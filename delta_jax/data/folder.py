@@ -9,7 +9,7 @@ from delta_jax.data import image_files, names
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.errors import DataError
 from delta_jax.data.image_files import Folder
-from delta_jax.data.layout import LAYOUT, Layout, arrange
+from delta_jax.data.layout import BY_TABLE, LAYOUT, Layout, arrange
 from delta_jax.data.listing import Listing
 from delta_jax.data.splits import Splitting, counted, listed
 
@@ -34,7 +34,8 @@ def find(root: str, how: Splitting, *, group: str = "") -> Catalogue:
             )
     class_names = tuple(sorted(train))
     if len(class_names) < 2:
-        raise DataError(f"found {len(class_names)} class folders in {root} ({listed(class_names)}), need two; {LAYOUT}")
+        found_there = counted(len(class_names), "class folder", "class folders")
+        raise DataError(f"found {found_there} in {root} ({listed(class_names)}), need two; {LAYOUT}, or {BY_TABLE}")
     return (found.grouped(group) if group else found).to_train_on(class_names, how)
 
 

@@ -93,7 +93,7 @@ def _why_not_opened(data: bytes) -> str:
                 reader(io.BytesIO(data), "")
             except Exception as error:
                 return f"a {form} that cannot be read ({error}); save it with 8 or 16 bits a sample"
-    return f"not one of {', '.join(FORMATS)} (begins with {data[:8]!r})"
+    return f"not one of {', '.join(FORMATS)} (begins with {data[:12]!r})"
 
 
 def photo_size(data: bytes) -> tuple[int, int]:

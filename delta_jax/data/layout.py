@@ -10,7 +10,7 @@ from delta_jax.data.catalogue import SPLITS
 from delta_jax.data.errors import DataError
 from delta_jax.data.image_files import Folder
 from delta_jax.data.names import look, nfc
-from delta_jax.data.splits import listed
+from delta_jax.data.splits import counted, listed
 
 LAYOUT = "expected root/<class>/*.jpg or root/{train,val,test}/<class>/*.jpg"
 BY_TABLE = "list the images in a manifest (--config.data.name=manifest; docs/data.md has a command that writes it)"
@@ -49,8 +49,8 @@ def arrange(top: Folder, needed: str, known: Collection[str] = ()) -> Layout:
       DataError: no folders, or it cannot be told what they are; with what to rename.
     """
     if not top.folders:
-        loose = f"; its {len(top.own)} images are in no class folder" if top.own else ""
-        raise DataError(f"no folders in {top.path}{loose}; {LAYOUT}")
+        loose = f"; {counted(len(top.own), 'image lies', 'images lie')} there in no class folder" if top.own else ""
+        raise DataError(f"no folders in {top.path}{loose}; {LAYOUT}, or {BY_TABLE}")
     if known and top.filled and all(nfc(folder.name) in known for folder in top.filled):
         return Layout({"": top})
     named = {folder: split for folder in top.folders if (split := split_words.meaning(folder.name))}
@@ -93,8 +93,8 @@ def _by_split(top: Folder, meanings: Mapping[Folder, str], known: Collection[str
         part = _inner(folder, known)
         if part.own and not part.filled:
             raise DataError(
-                f"{part.path} holds {len(part.own)} images and no class folders: sort them into class folders, "
-                f"move it elsewhere if nobody knows their classes, or {BY_TABLE}"
+                f"{part.path} holds {counted(len(part.own), 'image', 'images')} and no class folders: sort them into class "
+                f"folders, move it elsewhere if nobody knows their classes, or {BY_TABLE}"
             )
         parts[split], names[split] = part, folder.name
     return parts
