@@ -97,7 +97,7 @@ def test_evaluate_with_other_images_of_some_classes(trained, tmp_path):
     (tmp_path / "andere Bilder" / "phone.heic").write_bytes(b"of a kind that is not read")
     finished = run("evaluate", f"--workdir={trained}", f"--root={tmp_path / 'andere Bilder'}", "--json")
     assert finished.returncode == 0, finished.stderr
-    assert "left out of andere Bilder: 1 .heic, pictures that are not read" in finished.stdout
+    assert "left out of andere Bilder: 1 .heic, pictures that are not read" in finished.stderr
     found = json.loads(finished.stdout)
     classifier = Classifier(trained)
     photos = sorted((tmp_path / "andere Bilder").glob("*/*.png"))

@@ -174,6 +174,14 @@ def test_a_column_added_later_does_not_stop(workdir, root):
     assert len(claims.images(workdir, config)) == 24
 
 
+def test_of_an_older_version_such_a_column_is_asked_for_by_the_flag_of_evaluate(workdir, root):
+    lines = [f"{row['file']},{row['class']},{i % 5}" for i, row in enumerate(rows_of(workdir))]
+    (root / "list.csv").write_text("\n".join(["path,label,fold", *lines]))
+    (workdir / "data.json").unlink()
+    with pytest.raises(data.DataError, match=r"say so by --split_column=fold, or --split_column=none"):
+        measured_images.own(workdir, config_of(root / "list.csv", **{"data.name": "manifest"}), "test")
+
+
 def test_of_unchanged_data_all_is_as_it_was_decoded(workdir, root):
     images = measured_images.own(workdir, config_of(root), "test")
     assert images.notes == ()

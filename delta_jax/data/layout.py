@@ -93,8 +93,8 @@ def _by_split(top: Folder, meanings: Mapping[Folder, str], known: Collection[str
         part = _inner(folder, known)
         if part.own and not part.filled:
             raise DataError(
-                f"{part.path} holds {counted(len(part.own), 'image', 'images')} and no class folders: sort them into class "
-                f"folders, move it elsewhere if nobody knows their classes, or {BY_TABLE}"
+                f"{part.path} holds {counted(len(part.own), 'image', 'images')} and no class folders: sort them into "
+                f"class folders, move it elsewhere if nobody knows their classes, or {BY_TABLE}"
             )
         parts[split], names[split] = part, folder.name
     return parts
