@@ -47,6 +47,8 @@ REFUSED = [
     (f"{RUN} --config.taps=a b", "'b': this is no flag"),
     (f"{RUN} config.steps=5", "'config.steps=5': this is no flag"),
     (f"{RUN} --config.head_l2=a", '--config.head_l2=a: expected a tuple of numbers, such as --config.head_l2="(0.1,'),
+    (f"{RUN} --config.data.mean=0.5,a,0.5", "expected a tuple of numbers, such as --config.data.mean="),  # not set
+    (f"{RUN} --config.data.std=", "--config.data.std=: expected a tuple of numbers"),
     (f"{RUN} --config.data.color_jitter=True", "expected a tuple of numbers"),
     (f"{RUN} --config.data.mean=a,b", "expected a tuple of values, such as --config.data.mean"),  # a placeholder
     (f"{RUN} --config.data.mean=1 --config.data.mean=2", 'all its values, such as --config.data.mean="(1,2)"'),

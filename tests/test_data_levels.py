@@ -184,6 +184,16 @@ def test_negative_values():
         decode_image(tiff(nan.shape, nan.tobytes(), t258=32, t339=3), 2, white=2)
 
 
+@pytest.mark.parametrize(("kind", "sample_format"), [("i2", 2), ("i4", 2), ("f4", 3)])
+@pytest.mark.parametrize("order", "<>")
+def test_compressed_samples_with_a_sign_in_both_orders(kind, sample_format, order):
+    around, bits = TWELVE - 2000, 8 * int(kind[1])
+    packed = zlib.compress(around.astype(order + kind).tobytes())
+    data = tiff(around.shape, packed, order, t258=bits, t259=8, t339=sample_format)
+    assert grey(data, white=2095) == [[0, 0, 6, 255], [0, 0, 122, 243]]  # as above, of raw samples
+    assert (look(data).lowest, look(data).largest) == (-2000, 2095)
+
+
 COLOURS_16 = np.random.default_rng(0).integers(0, 4096, (2, 4, 4))
 
 
@@ -297,6 +307,10 @@ def test_the_white_is_asked_for_where_a_bit_is_unused():
     # Every kind by its own: of 12 bits all are used.
     with pytest.raises(UnknownWhiteError, match=r"^1 pictures of 16 bits"):
         white_of(sixteen(4095, bits=12), sixteen(619))
+    with pytest.raises(
+        UnknownWhiteError, match=r"^1 pictures of 32 bits a sample hold values up to 619, expected up to 65"
+    ):
+        white_of(sixteen(619, bits=32))
     with pytest.raises(UnknownWhiteError, match=r"12 bits a sample hold values up to 1000, expected up to 4095"):
         white_of(sixteen(1000, bits=12))
     assert white_of(sixteen(4095, bits=12), sixteen(60000)) == (None, [])

@@ -249,6 +249,8 @@ def test_a_state_in_several_files(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {name: f"{i}.safetensors" for i, name in enumerate(STATE)}}))
     check(read(index), STATE)
+    safetensors.numpy.save_file({"conv1.weight": STATE["conv1.weight"]}, tmp_path / "0.safetensors", {"arch": "net"})
+    assert read_content(index).says == (("its metadata's arch", "net"),)
     (tmp_path / "1.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"1 of its 2 parts are missing, such as 1\.safetensors"):
         read(index)
@@ -348,6 +350,24 @@ def test_the_state_that_is_meant_may_be_a_beginning_of_names(tiny, tmp_path):
 def test_other_tensors_within_a_network_are_an_error_as_before(tiny):
     with pytest.raises(WeightsError, match=r"1 unexpected: se\.weight"):
         weights.from_torch(under("model.", BODY | {"se.weight": OTHER}) | {"criterion.weight": OTHER}, tiny, 5)
+
+
+@pytest.mark.parametrize("prefix", ["", "a.net."])
+def test_the_command_that_leaves_out_what_stands_beside_a_network(tiny, tmp_path, monkeypatch, prefix):
+    # SwAV: the prototypes lie beside the network, under no name of their own; a.net. is a beginning that nobody shares.
+    beside = {"prototypes.weight": OTHER, "projection_head.0.weight": OTHER, "conv1.scale": OTHER}
+    others = {"queue": OTHER} if prefix else {}
+    safetensors.numpy.save_file(under(prefix, BODY | beside) | others, tmp_path / "swav.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"(?s)^swav\.safetensors: these .*3 unexpected") as caught:
+        weights.load("swav.safetensors", tiny, 5)
+    exec(re.search(r'python -c "(.*)"', str(caught.value))[1])
+    assert read("weights.npz").keys() == {f"{prefix}{name}" for name in BODY} | others.keys()
+    weights.load("weights.npz", tiny, 5)
+
+
+def test_counters_of_other_programs_are_left_out(tiny):
+    weights.from_torch(BODY | HEAD | {"total_ops": OTHER, "conv1.total_params": OTHER}, tiny, 5)
 
 
 # Names from state_dicts of timm 1.0.31, torchvision 0.29.1 and transformers.

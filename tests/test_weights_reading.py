@@ -10,6 +10,7 @@ import runpy
 import struct
 import subprocess
 import sys
+import timeit
 import types
 import zipfile
 from collections import OrderedDict
@@ -289,6 +290,7 @@ def test_calls_are_refused_by_name_and_not_run(tmp_path, write, protocol):
         "builtins.getattr": Call(getattr, Call(__import__, "os"), "system"),
         ".Popen": Call(subprocess.Popen, touch),  # Python 2 called the module commands
         "runpy.run_path": Call(runpy.run_path, touch),
+        "timeit.timeit": Call(timeit.timeit, f"open({str(marker)!r}, 'w')"),
     }
     for name, attack in attacks.items():
         for value in ({"x": saved(random(2)), "deep": [({"a": attack},)]}, Call(OrderedDict, [("x", attack)]), attack):
@@ -465,8 +467,10 @@ def test_what_is_no_weights_file(tmp_path):
     assert "No such file" in raised(tmp_path / "missing.pth")
     for name, content, says in [
         ("empty", b"", "empty"),
-        ("page", b"<!DOCTYPE html><html>", "DOCTYPE"),
-        ("pickle", pickle.dumps({"a": 1}), "no safetensors, .npz or .pth"),
+        ("page", b"<!DOCTYPE html><html>", "a page of a website"),
+        ("pickle", pickle.dumps({"a": 1}), "a pickle, which is never run"),
+        ("note", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("text", b"resnet18", "no safetensors, .npz or .pth"),
         ("names", b"\x05\x00\x00\x00\x00\x00\x00\x00{1,2}", "damaged"),
     ]:
         (tmp_path / name).write_bytes(content)

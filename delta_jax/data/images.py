@@ -92,7 +92,7 @@ def _why_not_opened(data: bytes) -> str:
             try:
                 reader(io.BytesIO(data), "")
             except Exception as error:
-                return f"a {form} that cannot be read ({error}); save it with 8 or 16 bits a sample"
+                return f"a {form} that cannot be read ({error}); save it with 8 or 16 bits a sample and 0 for black"
     return f"not one of {', '.join(FORMATS)} (begins with {data[:12]!r})"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import struct
 import sys
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, ImagePalette, TiffImagePlugin
@@ -18,6 +19,7 @@ _TAGS = {
     "format": 339,
     "s_largest": 341,
 }
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}  # of Pillow's raw modes
 _WHITE_IS_ZERO, _SIGNED, _PREMULTIPLIED = 0, 2, 1
 
 
@@ -53,13 +55,16 @@ class Depth:
 def repaired(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
     """An opened image, before its pixels are loaded, without what Pillow would get wrong.
 
-    Pillow 13 mixes up the bytes of uncompressed 16-bit TIFFs whose colours lie in planes of their own, and shows black
-    where a TIFF's colour table holds values of 8 bits in place of 16, which libtiff takes for what they are.
+    Pillow 13 mixes up the bytes of uncompressed 16-bit TIFFs whose colours lie in planes of their own, of compressed
+    big-endian ones with signed or floating-point samples, and shows black where a TIFF's colour table holds values of 8
+    bits in place of 16, which libtiff takes for what they are.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image
     if _in_planes(image) and not image.use_load_libtiff:
         _take_byte(image, "high")
+    if image.use_load_libtiff:  # which gives samples in the order of this machine
+        image.tile = [tile._replace(args=_in_native_order(tile.args)) for tile in image.tile]
     if image.mode in ("P", "PA") and _tag(image, "colours", 256) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(image.tag_v2[_TAGS["colours"]]))
     return image
@@ -102,10 +107,9 @@ def values_of(image: Image.Image, data: bytes, depth: Depth) -> np.ndarray:
       ValueError: floating-point samples that are no numbers.
     """
     if depth.floating:
-        values = np.asarray(image).astype(np.float64)
-        if not np.isfinite(values).all():
+        if not np.isfinite(np.asarray(image)).all():
             raise ValueError("floating-point pixels that are infinite or no numbers")
-        return values
+        return np.asarray(image).astype(np.float64)
     if image.mode == "L":
         return np.asarray(image).view(np.int8).astype(np.int64)
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -173,6 +177,11 @@ def _require_known_white(values: np.ndarray, depth: Depth) -> None:
         raise ValueError(
             f"{depth.bits}-bit pixels outside 0..{depth.full} ({lowest} to {largest}) have no known white, {way_out}"
         )
+
+
+def _in_native_order(arguments: Any) -> Any:
+    rawmode, *others = arguments
+    return (_NATIVE.get(rawmode, rawmode), *others)
 
 
 def _byte_of(data: bytes, which: str) -> np.ndarray:

@@ -62,6 +62,7 @@ def choose_white(found: Mapping[int, Look], files: Sequence[str], white: int | N
 
 
 class _Kind(NamedTuple):
+    bits: int
     full: int
     stated: int | None
     pictures: int
@@ -69,16 +70,16 @@ class _Kind(NamedTuple):
 
 
 def _kinds(looks: Iterable[Look]) -> list[_Kind]:
-    largest: dict[tuple[int, int | None], list[int]] = {}
+    largest: dict[tuple[int, int, int | None], list[int]] = {}
     for one in looks:
         assert one.depth
-        largest.setdefault((one.depth.full, one.depth.declared), []).append(int(one.largest))
-    return [_Kind(full, stated, len(values), max(values)) for (full, stated), values in largest.items()]
+        largest.setdefault((one.depth.bits, one.depth.full, one.depth.declared), []).append(int(one.largest))
+    return [_Kind(*kind, len(values), max(values)) for kind, values in largest.items()]
 
 
 def _question(dark: Sequence[_Kind]) -> UnknownWhiteError:
     kinds = "; ".join(
-        f"{kind.pictures} pictures of {kind.full.bit_length()} bits a sample hold values up to {kind.largest}, "
+        f"{kind.pictures} pictures of {kind.bits} bits a sample hold values up to {kind.largest}, "
         f"expected up to {kind.full}" + (f" (the files state {kind.stated})" if kind.stated else "")
         for kind in dark
     )

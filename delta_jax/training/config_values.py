@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from delta_jax.training.config import ConfigError
 
 _SWITCH = ("true", "t", "1", "false", "f", "0")  # what absl takes
+_OF_UNSET = (0.5, 0.5, 0.5)  # stands for a tuple without a value, such as data.mean
 _WORD = re.compile(r"[^\s,()\[\]{}'\"]+")
 
 
@@ -34,6 +35,7 @@ def check(config: ConfigDict, name: str, texts: Sequence[str | None]) -> None:
         what = "a list; make it a tuple" if isinstance(value, list) else "None; make it a placeholder of ml_collections"
         raise ConfigError(f"--config.{name}: in the config it is {what}, or change it in the file")
     elif kind is tuple:
+        value = _OF_UNSET if value is None else value
         if len(texts) > 1:
             # ml_collections puts them together, though of every other field the last one counts.
             every = tuple(element for text in texts for element in _elements(text or "") or ())

@@ -8,7 +8,7 @@ from delta_jax.weights.beside import Images, images, problem_of_channels
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.exporting import to_torch
 from delta_jax.weights.merging import Variables, fitted, from_torch
-from delta_jax.weights.reading import read, read_content
+from delta_jax.weights.reading import read, read_content, split_choice
 from delta_jax.weights.sources import SOURCES, locate
 
 _log = logging.getLogger(__name__)
@@ -51,10 +51,10 @@ def load(
     try:
         content = read_content(path)
         said = identity.statements(name_or_path, content.says)
-        fitting = fitted(content.tensors, arch, num_classes, auxiliary=auxiliary, said=said)
+        fitting = fitted(content.tensors, arch, num_classes, auxiliary=auxiliary, said=said, file=str(path))
         assumed = "" if source else identity.check(name_or_path, content.says, arch, fitting.scheme)
     except WeightsError as error:
-        raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from None
+        raise error if str(error).startswith(str(split_choice(path)[0])) else WeightsError(f"{path}: {error}") from None
     for remark in filter(
         None, (*content.remarks, *(f"{path}: {line}" for line in (*fitting.remarks, assumed) if line))
     ):

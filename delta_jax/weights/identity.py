@@ -86,6 +86,6 @@ def _another(who: str, meant: Elsewhere, arch: str) -> str:
     differs = f", which {meant.differs}" if meant.differs else ""
     way_out = f"set arch to {meant.arch}" if meant.arch else "that network is not supported here"
     return (
-        f"{who} {meant.name}{differs}: names and shapes are those of {arch}, the logits would not be; {way_out} (if "
-        "that is wrong, correct what says so)"
+        f"{who} {meant.name}{differs}: names and shapes are those of {arch} here, the logits would not be; {way_out} "
+        "(if that is wrong, correct what says so)"
     )

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 Variables = dict[str, Any]
 
+_COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -84,8 +86,9 @@ def fitted(
     *,
     auxiliary: bool = False,
     said: Sequence[tuple[str, Elsewhere]] = (),
+    file: str = "FILE",
 ) -> Fitted:
-    """As `from_torch`, with what was left out; `said` are the networks that the file is said to hold, for the error."""
+    """As `from_torch`, with what was left out; for the error, `said` are the networks that `file` is said to hold."""
     spec = models.spec(arch)
     shapes = variable_shapes(arch, num_classes, auxiliary)
     part = prefixes.part(tensors, spec, shapes)
@@ -138,10 +141,28 @@ def fitted(
         hint = _other_network(tensors, arch, said)
         if not hint and len(misshapen) > len(found) and not missing and not unexpected:
             hint = f"\nThey have the names of {arch}, but other widths: that network is not supported here."
+        if not hint and not any((missing, misshapen, broken)):
+            hint = _without(unexpected, names, arch, part.prefix, file)
         raise WeightsError(f"these weights do not fit {arch}:{text}{hint}")
     variables = unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
     remarks = tuple(filter(None, (part.remark, _remark_on_head(spec.head, other_head))))
     return Fitted(variables, scheme, remarks)
+
+
+def _without(others: list[str], names: Iterable[str], arch: str, prefix: str, file: str) -> str:
+    """The command that leaves out tensors that stand beside a whole network, "" where they are many."""
+    own = {name.partition(".")[0] for name in names}
+    firsts = [name.partition(".") for name in others]
+    beginnings = dict.fromkeys(
+        prefix + (name if first in own else first + dot) for name, (first, dot, _) in zip(others, firsts, strict=True)
+    )
+    if not others or len(beginnings) > 10:
+        return ""
+    return (
+        f"\nEverything that {arch} needs is there; if they are no part of it, save the rest alone: "
+        f"python -c \"import numpy, delta_jax; numpy.savez('weights.npz', **{{n: t for n, t in "
+        f'delta_jax.weights.read({file!r}).items() if not n.startswith({tuple(beginnings)})}})"'
+    )
 
 
 def _remark_on_head(head: str, other: Iterable[str]) -> str:
@@ -157,8 +178,8 @@ def _module(path: Path) -> str:
 
 
 def _tensors_of_networks(names: Iterable[str]) -> list[str]:
-    """Without the counters of batches that PyTorch's BatchNorm keeps and nobody needs."""
-    return [name for name in names if name.rpartition(".")[2] != "num_batches_tracked"]
+    """Without what nobody needs: the batches that PyTorch's BatchNorm counts, the operations that thop does."""
+    return [name for name in names if name.rpartition(".")[2] not in _COUNTERS]
 
 
 def _shortened(listed: list[str], most: int = 8) -> str:

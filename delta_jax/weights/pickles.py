@@ -33,6 +33,7 @@ _MAKERS = {"copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newob
 _RUNNING_MODULES = {
     *("os", "posix", "nt", "subprocess", "sys", "runpy", "shutil", "socket", "pty", "ctypes", "importlib", "pickle"),
     *("_pickle", "marshal", "code", "codeop", "commands", "webbrowser", "multiprocessing", "asyncio", "requests"),
+    *("timeit", "pdb", "bdb", "profile", "cProfile", "trace", "doctest", "urllib", "http", "ftplib", "smtplib", "pip"),
 }
 _RUNNING = {"eval", "exec", "compile", "open", "execfile", "__import__", "input", "breakpoint", "apply"}
 

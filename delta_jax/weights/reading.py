@@ -24,6 +24,14 @@ _INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_m
 _COUNTER = "n_averaged"  # of AveragedModel, beside the averaged weights
 # What an honest file may hold: eight times its size leaves room for compression and for tensors that share storage.
 EXPANSION, EXPANSION_BASE = 8, 16 * 2**20  # times, bytes
+# Files that are often taken for weights, by their first bytes.
+_STRANGERS = {
+    b"version https://git-lfs": "Git LFS's note of where the file is: fetch it with git lfs pull",
+    b"\x80": "a pickle, which is never run: where it was made, save with numpy.savez('weights.npz', **arrays)",
+    b"\x89HDF": "an HDF5 file, as Keras writes them",
+    b"\x1f\x8b": "packed by gzip: unpack it",
+    b"<": "a page of a website, or an error of a server: fetch the file itself",
+}
 # Of safetensors: what numpy, with ml_dtypes, has types for.
 _READ_TYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
@@ -120,7 +128,8 @@ def _read(path: Path, choice: str) -> Content:
         return _read_safetensors(path, choice)
     if path.name.endswith(".index.json"):
         return _read_parts(path, choice)
-    raise WeightsError(f"is no safetensors, .npz or .pth file: it begins with {head[:24]!r}")
+    what = next((f"; that is {known}" for start, known in _STRANGERS.items() if head.startswith(start)), "")
+    raise WeightsError(f"is no safetensors, .npz or .pth file: it begins with {head[:24]!r}{what}")
 
 
 def _of_checkpoint(tensors: dict[str, np.ndarray], state: checkpoint_states.State, choice: str) -> Content:
@@ -171,8 +180,9 @@ def _read_parts(path: Path, choice: str) -> Content:
         raise WeightsError(
             f"{len(missing)} of its {len(files)} parts are missing, such as {missing[0]}; fetch them too"
         )
-    tensors = {name: tensor for file in files for name, tensor in _read(path.parent / file, "").tensors.items()}
-    return Content(_beginning_with(choice, tensors))
+    parts = [_read(path.parent / file, "") for file in files]
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+    return Content(_beginning_with(choice, tensors), parts[0].says if parts else ())
 
 
 def _statements(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
