@@ -2,6 +2,8 @@
 
 import re
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,9 @@ from sklearn.linear_model import LogisticRegression
 
 from delta_jax import models
 from delta_jax.models.checks import init_shapes
-from delta_jax.training import head_fit, head_phase, logs, optim
+from delta_jax.training import head_fit, head_phase, logs, optim, report
 from delta_jax.training.head import fit_head, get_head, logits, new_head, put_head
+from delta_jax.training.variable_files import save_variables
 
 N, D, K = 60, 8, 4
 RNG = np.random.default_rng(0)
@@ -252,3 +255,19 @@ def test_a_weight_of_a_class_is_that_many_of_its_examples():
     found = fit_head(FEATURES, LABELS, ZEROS, jnp.float32(0.01), weights)
     for name, leaf in expected.items():
         np.testing.assert_allclose(found[name], leaf, atol=2e-5)
+
+
+def test_a_head_that_nobody_checked_is_told(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(logs, "say", said.append)
+    source = {"params": {"fc": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}}}
+    setup: Any = SimpleNamespace(source=source, spec=SimpleNamespace(head="fc"))
+    save_variables(
+        tmp_path / "head.safetensors", {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}
+    )
+    for facts, lines in ({"l2": 0.1, "suboptimality": 1e-11}, 0), ({"l2": 0.1}, 1):
+        report.write_json(tmp_path / "head.json", facts)
+        found = head_phase.l2_fe(setup, tmp_path)
+        np.testing.assert_array_equal(found["params"]["fc"]["kernel"], np.ones((2, 3)))
+        assert len(said) == lines
+    assert "head.safetensors is of an earlier version, which did not check that it is at its optimum" in said[0]

@@ -17,7 +17,7 @@ import pytest
 from jax import lax
 
 from delta_jax import attention, features, models, precision
-from delta_jax.training import compiled_step, evaluation, setup, steps
+from delta_jax.training import compiled_step, distributed, evaluation, setup, steps
 from tests.small_network import FILTERS, SmallNet
 
 PLATFORMS = ("tpu", "cuda")
@@ -111,7 +111,7 @@ def test_features_of_the_head_and_evaluation():
 
 
 def test_the_programs_of_a_run():
-    """What the trainer compiles: `Setup` without data, which these two do not look at."""
+    """What the trainer compiles: gaps with the images split over devices, and two of `Setup`, which need no data."""
     model = SmallNet(3)
     config = SimpleNamespace(taps=TAPS, data=SimpleNamespace(mirror=True))
     method = SimpleNamespace(
@@ -126,6 +126,10 @@ def test_the_programs_of_a_run():
     )
     variables, pixels = shapes_of(model, images(32)), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8)
     assert_all_highest(setup.Setup.head_features(fake), variables, pixels)
+    gaps = partial(attention.filter_gaps, model, taps=TAPS)
+    mesh = distributed.make_mesh()  # four simulated devices, one image each
+    some = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
+    assert_all_highest(distributed.per_device(gaps, mesh), variables, *some)
     batch = {"image": pixels, "index": Y}
     assert_all_highest(lambda v, b: setup.Setup.penalty_of_zero_maps(fake)(v, None, b), variables, batch)
 
