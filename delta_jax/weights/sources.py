@@ -32,6 +32,8 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
       WeightsError: none of the three, its package is not installed, it cannot be fetched, or its content is another.
     """
     name = str(name_or_path)
+    if not name.strip():
+        raise WeightsError("no weights are given; expected a named source, such as torchvision/resnet50-v1, or a file")
     source = SOURCES.get(name)
     if isinstance(source, PipSource):
         return _installed(source), source
