@@ -50,7 +50,7 @@ REFUSED = [
     (f"{RUN} --config.data.mean=0.5,a,0.5", "expected a tuple of numbers, such as --config.data.mean="),  # not set
     (f"{RUN} --config.data.std=", "--config.data.std=: expected a tuple of numbers"),
     (f"{RUN} --config.data.color_jitter=True", "expected a tuple of numbers"),
-    (f"{RUN} --config.data.mean=a,b", "expected a tuple of values, such as --config.data.mean"),  # a placeholder
+    (f"{RUN} --config.data.mean=a,b", "expected a tuple of numbers, such as --config.data.mean"),  # a placeholder
     (f"{RUN} --config.data.mean=1 --config.data.mean=2", 'all its values, such as --config.data.mean="(1,2)"'),
     (f"{RUN} --config.steps=1e5", "--config.steps=1e5: expected a whole number, such as --config.steps=100000"),
     (f"{RUN} --config.steps=nan", "expected a whole number, such as --config.steps=9000"),

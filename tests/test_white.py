@@ -60,7 +60,7 @@ def test_all_that_a_run_looks_at_is_shown_by_its_white(dim, capfd):
     # On other images the white of the network stays.
     elsewhere = data.find_other(str(dim), found.catalogue.class_names, "test")
     resolved = configs.resolve(small_config(dim, batch_size=4))
-    assert Setup(resolved, other_images=elsewhere).preprocessing.white is None
+    assert Setup(resolved, images=elsewhere, trains=False).preprocessing.white is None
     assert f"warning: 24 pictures of 16 bits a sample hold values up to {LARGEST}" in capfd.readouterr().out
 
 
