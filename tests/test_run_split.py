@@ -152,6 +152,9 @@ def test_a_class_that_came_later_is_left_out(workdir, root):
     images = measured_images.own(workdir, config_of(root), "test")
     assert images.notes == ("1 image is new since the run began and left out, without a split: ape/0.png",)
     assert (images.class_names, held(images)) == (CLASSES, texts(workdir, "test"))
+    again = measured_images.others(workdir, config_of(root), str(root), CLASSES, "test")
+    assert (again.class_names, held(again)) == (CLASSES, texts(workdir, "test"))
+    assert "1 image is left out, without a split in the run: ape/0.png" in again.notes[1]
     row = next(row for row in rows_of(workdir) if row["split"] == "test" and row["class"] == "cat")
     (root / row["file"]).rename(root / "ape" / "1.png")
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,16 +60,7 @@ def own(workdir: Path, config: FrozenConfigDict, split: str) -> data.Catalogue:
             f"{data.counted(len(new), 'image is', 'images are')} "
             f"new since the run began and left out, without a split: {data.listed(new)}"
         )
-    known = len(recorded.class_names)
-    if len(catalogue.class_names) > known:
-        strangers = np.where(catalogue.labels[rows] < known, -1, rows)
-        if changed := recorded.relabelled(catalogue, strangers):
-            raise data.DataError(
-                f"images of the run are of classes now that the network does not know: {data.listed(changed)}; name "
-                "the classes as they were, or give other images with --root"
-            )
-        catalogue = dataclasses.replace(catalogue, class_names=recorded.class_names)
-    return _in_its_split(recorded, catalogue, rows, split, where, notes)
+    return _in_its_split(recorded, _of_its_classes(recorded, catalogue, rows), rows, split, where, notes)
 
 
 def others(
@@ -97,12 +89,14 @@ def others(
     Raises:
       DataError: nothing is left, or there are images of other classes.
     """
-    there = data.find_other(root, class_names, split="", unsaid="unused", split_column=split_column)
-    catalogue = identified(there, config)
+    look = partial(data.find_other, root, class_names, split="", unsaid="unused", split_column=split_column)
+    catalogue = identified(look(more_classes=True), config)
     recorded, notes = _split_of(workdir, config, root)
     known = recorded.splits_of(catalogue.contents) if recorded else [set[str]()] * len(catalogue)
     if recorded and 2 * sum(map(bool, known)) > len(catalogue):
         return _moved(recorded, catalogue, known, split, root, notes)
+    if len(catalogue.class_names) > len(class_names):
+        look()  # says which classes the network does not know
     if split == "test" and (catalogue.split == "unused").all():
         catalogue = dataclasses.replace(catalogue, split=np.full(len(catalogue), "test"))
     wanted = catalogue.split == split
@@ -130,13 +124,15 @@ def _moved(
             f"{data.listed(gone)}"
         )
     unknown = np.array([not splits for splits in known])
-    taken = np.flatnonzero(unknown & (catalogue.split == split))
+    wanted = (catalogue.split == split) & (catalogue.labels < len(recorded.class_names))
+    catalogue = _of_its_classes(recorded, catalogue, rows)
+    taken = np.flatnonzero(unknown & wanted)
     if len(taken):
         notes.append(
             f"{data.counted(len(taken), 'image', 'images')} "
             f"unknown to the run and there of the split {split}: measured, too"
         )
-    if left := [catalogue.files[row] for row in np.flatnonzero(unknown & (catalogue.split != split))]:
+    if left := [catalogue.files[row] for row in np.flatnonzero(unknown & ~wanted)]:
         notes.append(
             f"{data.counted(len(left), 'image is', 'images are')} "
             f"left out, without a split in the run: {data.listed(left)}; to measure them, give a --root with them alone"
@@ -147,6 +143,17 @@ def _moved(
     notes += _of_labels_and_doubles(recorded, catalogue, rows, split)
     picked = catalogue.take(np.concatenate([rows[kept], taken]))
     return _with_notes(dataclasses.replace(picked, split=np.full(len(picked), split)), notes)
+
+
+def _of_its_classes(recorded: RunSplit, catalogue: data.Catalogue, rows: np.ndarray) -> data.Catalogue:
+    """With the classes of the run alone: images of others may be there that the run does not know."""
+    strange = catalogue.labels >= len(recorded.class_names)
+    if changed := recorded.relabelled(catalogue, np.where(strange[rows], rows, -1)):
+        raise data.DataError(
+            f"images of the run are of classes now that the network does not know: {data.listed(changed)}; name "
+            "the classes as they were, or give other images with --root"
+        )
+    return dataclasses.replace(catalogue, class_names=recorded.class_names) if strange.any() else catalogue
 
 
 def _in_its_split(
