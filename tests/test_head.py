@@ -119,6 +119,7 @@ def test_a_fit_knows_how_far_from_the_optimum_it_ended():
 def test_features_in_blocks_and_without_a_factor(monkeypatch):
     whole = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-3)
     monkeypatch.setattr(head_fit, "_ROWS", 7)
+    monkeypatch.setattr(head_fit, "_KEPT_BYTES", 0)
     blocks = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-3)
     monkeypatch.setattr(head_fit, "_LARGEST_FACTOR", 10)
     diagonal = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-3)

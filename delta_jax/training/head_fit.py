@@ -4,7 +4,7 @@ Multinomial logistic regression with a penalty l2 is strongly convex, so that th
 f - f* <= ||g||^2 / (2 l2). In float32 the gradient of a weak penalty is noise before that says anything.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ AT_OPTIMUM = 1e-4  # of the loss: farther from it than this is no optimum
 MOST_EVALUATIONS = 3000  # of the loss and its gradient
 _ITERATIONS = 60  # with one preconditioner; a later one knows better which examples are still in doubt
 _CORRECTIONS = 20  # that L-BFGS keeps
-_ROWS = 4096  # of the features that are float64 at once
+_ROWS = 4096  # of the features that are float64 at once, where all of them would take more than
+_KEPT_BYTES = 2**30
 _LARGEST_FACTOR = 8192  # features; of more the preconditioner is diagonal, its factor would not fit into memory
 
 
@@ -123,8 +124,12 @@ class _Problem:
     def __init__(self, features: np.ndarray, labels: np.ndarray, bias: bool, l2: float, label_weights: Any):
         self._features, self._labels, self._bias, self.l2 = features, labels, bias, l2
         self._weights = np.ones(len(labels)) if label_weights is None else np.asarray(label_weights, float)[labels]
+        self._kept = list(self._converted()) if features.size * 8 <= _KEPT_BYTES else None
 
-    def _blocks(self) -> Iterator[tuple[np.ndarray, slice]]:
+    def _blocks(self) -> Iterable[tuple[np.ndarray, slice]]:
+        return self._converted() if self._kept is None else self._kept
+
+    def _converted(self) -> Iterator[tuple[np.ndarray, slice]]:
         for start in range(0, len(self._labels), _ROWS):
             rows = slice(start, start + _ROWS)
             block = self._features[rows].astype(np.float64)
