@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 TOLERANCE = 1e-10  # of the loss: the fit ends when no more than this can be missing
 AT_OPTIMUM = 1e-4  # of the loss: farther from it than this is no optimum
@@ -16,6 +17,7 @@ _ITERATIONS = 60  # with one preconditioner; a later one knows better which exam
 _CORRECTIONS = 20  # that L-BFGS keeps
 _ROWS = 4096  # of the features that are float64 at once, where all of them would take more than
 _KEPT_BYTES = 2**30
+_FOR_ONE_THREAD = 2e8  # multiplications an evaluation; with fewer, threads wait for longer than they work
 _LARGEST_FACTOR = 8192  # features; of more the preconditioner is diagonal, its factor would not fit into memory
 
 
@@ -64,6 +66,14 @@ def fit(
     weights = np.asarray(start["kernel"], np.float64)
     if "bias" in start:
         weights = np.concatenate([weights, np.asarray(start["bias"], np.float64)[None]])
+    work = weights.size * max(len(problem), len(weights))
+    with threadpool_limits(1 if work < _FOR_ONE_THREAD else None, user_api="blas"):
+        return _rounded(problem, _minimum(problem, weights, tell, most_evaluations), start)
+
+
+def _minimum(
+    problem: "_Problem", weights: np.ndarray, tell: Callable[[str], None] | None, most_evaluations: int
+) -> "_Evaluation":
     # From a start that is sure of what is wrong the way is long: nothing is to be learned from the curvature there.
     best = min(map(problem.evaluate, (weights, np.zeros_like(weights))), key=lambda one: one.loss)
     done = 0
@@ -77,7 +87,7 @@ def fit(
             break
         if tell:
             tell(f"{done} evaluations, at most {best.missing:.1g} of the loss from the optimum")
-    return _rounded(problem, best, start)
+    return best
 
 
 def _descend(problem: "_Problem", start: "_Evaluation", most: int) -> tuple["_Evaluation", int, bool]:
@@ -125,6 +135,9 @@ class _Problem:
         self._features, self._labels, self._bias, self.l2 = features, labels, bias, l2
         self._weights = np.ones(len(labels)) if label_weights is None else np.asarray(label_weights, float)[labels]
         self._kept = list(self._converted()) if features.size * 8 <= _KEPT_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self._labels)
 
     def _blocks(self) -> Iterable[tuple[np.ndarray, slice]]:
         return self._converted() if self._kept is None else self._kept
