@@ -26,6 +26,7 @@ def run(on_device: str) -> dict[str, np.ndarray]:
         licence="",
         read=lambda _: b"",
         sizes=np.ones(n, np.int64),
+        contents=tuple(map(str, range(n))),
     )
     read = 0
 
