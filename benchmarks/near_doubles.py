@@ -1,6 +1,7 @@
 """What `data.near_doubles` finds, what it takes for a double, and what it costs, on a folder of photos.
 
     python benchmarks/near_doubles.py PHOTOS [--size=256] [--copies=400]
+    python benchmarks/near_doubles.py [--noise=2000] [--size=256]    # seconds for so many images of noise
 
 Copies of photos drawn at random are made as thumbnails and programs make them, and compared with their originals. Then
 all pairs of the photos themselves are counted: which of those are doubles is for people to say.
@@ -56,13 +57,36 @@ def vector(photo: Image.Image, size: int) -> np.ndarray:
     return fields / max(float(np.linalg.norm(fields)), 1e-6)
 
 
+def seconds_for(count: int, size: int) -> float:
+    """What a run with `count` images of `size` pixels waits for, once they are decoded."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    catalogue = data.Catalogue(
+        name="noise",
+        files=tuple(map(str, range(count))),
+        labels=rng.integers(0, 10, count, np.int32),
+        split=rng.choice(data.SPLITS, count),
+        class_names=tuple(map(str, range(10))),
+        licence="",
+        read=lambda _: b"",
+        sizes=np.ones(count, np.int64),
+    )
+    began = time.perf_counter()
+    data.find_near_doubles(data.Images(pixels, catalogue, ()))
+    return time.perf_counter() - began
+
+
 def main() -> None:
-    """Prints a table of the copies, the pairs of the photos, and seconds."""
+    """Prints a table of the copies and the pairs of the photos, or seconds."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("photos", type=Path, nargs="?")
+    parser.add_argument("--noise", type=int, default=2000, help="images to be timed, where there are no photos")
     parser.add_argument("--size", type=int, default=256, help="pixels, as data.resize")
     parser.add_argument("--copies", type=int, default=400, help="photos of which copies are made")
     given = parser.parse_args()
+    if given.photos is None:
+        print(f"{given.noise:,} images of {given.size} px: {seconds_for(given.noise, given.size):.1f} s")
+        return
     paths = data.look_through(given.photos).images
     originals = np.stack([vector(Image.open(path).convert("RGB"), given.size) for path in paths])
     drawn = np.random.default_rng(0).choice(len(paths), min(given.copies, len(paths)), replace=False)
@@ -72,11 +96,8 @@ def main() -> None:
         copies = [vector(make(Image.open(paths[i]).convert("RGB")).convert("RGB"), given.size) for i in drawn]
         alike = (np.stack(copies) * originals[drawn]).sum(axis=1)
         print(f"{name:32}" + "".join(f"{np.mean(alike > t):>9.2%}" for t in THRESHOLDS) + f"{alike.min():>8.4f}")
-    began = time.perf_counter()
     pairs = (originals @ originals.T)[np.triu_indices(len(paths), 1)]
-    seconds = time.perf_counter() - began
     print(f"pairs of the photos ({len(pairs):,})   " + "".join(f"{int((pairs > t).sum()):>9}" for t in THRESHOLDS))
-    print(f"{seconds:.1f} s for the correlations")
 
 
 if __name__ == "__main__":
