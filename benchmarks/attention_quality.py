@@ -18,6 +18,7 @@ import runpy
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial, reduce
@@ -104,7 +105,8 @@ def compare_precisions(setup: Setup, variables: Any, x: Any, y: Any, exact: Gaps
 
     found: dict[str, Gaps] = {}
     found["float32"] = {tap: gaps[: len(x), filters[tap]].astype(np.float64) for tap, gaps in exact.items()}
-    found["bfloat16"] = gaps_of(variables, x, "bfloat16")
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that of bfloat16, which is meant here
+        found["bfloat16"] = gaps_of(variables, x, "bfloat16")
     if jax.default_backend() == "gpu":
         with jax.default_matmul_precision("tensorfloat32"):
             found["tf32"] = gaps_of(variables, x)
