@@ -151,7 +151,7 @@ def write_confusion(setup: Setup, workdir: Path, confusion: np.ndarray) -> None:
     pictures.confusion(confusion, names, workdir / "confusion.png")
     if unknown := [f"{number} is {name}" for number, name in enumerate(names) if not fonts.legible(name)]:
         logs.say(
-            f"no font on this machine has the letters of {len(unknown)} class names, which are numbered in pictures: "
+            f"no font on this machine has all letters of some classes ({len(unknown)}), numbered in pictures: "
             f"{data.listed(unknown)}; for names install one, such as Noto Sans CJK, and remove ~/.cache/matplotlib"
         )
 
