@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-# Read by malloc when a process starts: delta_jax/training/huge_pages.py has what it brings.
+# Read by malloc when a process starts: delta_jax/processes/huge_pages.py has what it brings.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 

@@ -14,7 +14,7 @@ import _random_network
 import jax
 
 from delta_jax import attention, features, models
-from delta_jax.training import huge_pages
+from delta_jax.processes import huge_pages
 
 
 def main() -> None:

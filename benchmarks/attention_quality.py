@@ -35,10 +35,11 @@ from flax.traverse_util import flatten_dict
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from delta_jax import attention, data, precision, weights
+from delta_jax import attention, data, precision, processes, weights
 from delta_jax.analysis import gap_statistics
+from delta_jax.processes import sharding
 from delta_jax.training import config as configs
-from delta_jax.training import distributed, head_phase, provenance
+from delta_jax.training import head_phase, provenance
 from delta_jax.training.head import put_head
 from delta_jax.training.setup import Setup
 from delta_jax.weights import SOURCES
@@ -342,7 +343,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     head, head_facts = head_phase.train(setup)
     params = put_head(setup.source["params"], setup.spec.head, head)
     # On one device, whatever there is: the seconds are those of one.
-    variables = jax.device_put(distributed.on_host({**setup.source, "params": params}))
+    variables = jax.device_put(sharding.on_host({**setup.source, "params": params}))
     network = provenance.of_variables(variables)
     key = json.dumps([network, setup.catalogue.fingerprint(), args.images, args.size, args.seed, taps, device])
     path = args.out / f"attention_quality_{args.arch}_{name}.npz"
@@ -381,7 +382,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    distributed.set_up_process()
+    processes.set_up_process()
     try:
         with jax.default_matmul_precision("highest"):
             result = plain(run(args))

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from delta_jax import attention, methods, models
 from delta_jax.analysis import collectives
-from delta_jax.training import distributed
+from delta_jax.processes import sharding
 
 
 def shapes_of(spec: models.ModelSpec, model: Any, *, batch: int, size: int) -> tuple[Any, Any, Any]:
@@ -54,7 +54,7 @@ def compile_attention(
     def gaps(variables: Any, images: Any, labels: Any) -> Any:
         return attention.filter_gaps(model, variables, images, labels, taps=spec.taps, estimator="first_order")
 
-    function = distributed.per_device(gaps, mesh)
+    function = sharding.per_device(gaps, mesh)
     traced = function.trace(placed(variables, mesh), *placed([images, labels], mesh, "data"))
     return traced.lower(lowering_platforms=(platform,)).compile()
 
@@ -97,7 +97,7 @@ def main() -> None:
     # Read when the first device is asked for, which is later than the import.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={args.devices}"
     jax.config.update("jax_platforms", "cpu")
-    spec, mesh = models.spec(args.arch), distributed.make_mesh()
+    spec, mesh = models.spec(args.arch), sharding.make_mesh()
     dtype = None if args.dtype == "float32" else jnp.dtype(args.dtype)
     model = models.create(args.arch, num_classes=args.classes, dtype=dtype, frozen_norm=args.frozen_stats)
     sizes = {"batch": args.batch, "size": args.size, "platform": args.platform}

@@ -26,7 +26,8 @@ from PIL import Image
 
 from delta_jax import data, methods, models
 from delta_jax.data.streaming import AHEAD
-from delta_jax.training import distributed, huge_pages, optim, steps
+from delta_jax.processes import huge_pages, sharding
+from delta_jax.training import optim, steps
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import init_state
 
@@ -137,7 +138,7 @@ def report_training(photos: list[bytes], repeats: int, batch: int = 32, crop: in
     state = init_state(variables, tx)
     with tempfile.TemporaryDirectory() as cache_dir:
         images = data.decode(catalogue(photos, 1024), crop * 9 // 8, cache_dir=cache_dir)
-        mesh = distributed.make_mesh()
+        mesh = sharding.make_mesh()
         sets = {name: ImageSet(images, "train", mesh, on_device=name) for name in ("yes", "no")}
         table = data.batch_table(0, repeats * steps_each, len(images.catalogue), batch)
         same = sets["yes"].batch(table[0])

@@ -26,7 +26,7 @@ import _training_step
 import jax
 
 from delta_jax import methods, models
-from delta_jax.training import huge_pages
+from delta_jax.processes import huge_pages
 
 WARM_UP = 2  # steps before the clock counts
 

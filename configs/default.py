@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random but the splits: head, batches, crops, dropout
 
     # Network.
-    config.arch = "efficientnet_lite0"  # one of `python -m delta_jax.models`, or your own: package.module:function
+    config.arch = "efficientnet_lite0"  # one of `python -m delta_jax.describe`, or your own: package.module:function
     config.weights = "pip/efficientnet-lite0"  # named source (docs/weights.md), file or address
     config.taps = ("default",)  # module paths whose feature maps are compared; "default" for the network's own
     config.head_init = "normal"  # normal (std 0.01), zeros, or l2_fe: go on from the trained head

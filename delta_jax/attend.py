@@ -10,22 +10,12 @@ from pathlib import Path
 
 from absl import app, flags
 
-from delta_jax import train
+from delta_jax import command_line, processes, train
 from delta_jax.analysis import attentions
-from delta_jax.training import (
-    advice,
-    attention_pass,
-    channel_weights,
-    command_line,
-    huge_pages,
-    interruption,
-    logs,
-    process_flags,
-    processes,
-    storage,
-    trainer,
-)
+from delta_jax.processes import huge_pages, interruption, process_flags
+from delta_jax.training import advice, attention_pass, channel_weights, trainer
 from delta_jax.training.config import ConfigError
+from delta_jax.workdir import logs, storage
 
 flags.adopt_module_key_flags(train)  # --config and --workdir
 flags.adopt_module_key_flags(process_flags)

@@ -10,14 +10,16 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from delta_jax import data, weights
-from delta_jax.training import agreement, command_line, logs, measured_images, process_flags, processes, storage
+from delta_jax import command_line, data, processes, weights
+from delta_jax.processes import process_flags
+from delta_jax.processes.cluster import ProcessError
+from delta_jax.training import agreement, measured_images
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import Classifier
-from delta_jax.training.cluster import ProcessError
 from delta_jax.training.setup import Setup
-from delta_jax.training.storage import StorageError
-from delta_jax.training.stored_trees import CheckpointError
+from delta_jax.workdir import logs, storage
+from delta_jax.workdir.storage import StorageError
+from delta_jax.workdir.stored_trees import CheckpointError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run, or gs://...", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", data.SPLITS, "Which images.")

@@ -10,17 +10,19 @@ from pathlib import Path
 
 from absl import app, flags
 
-from delta_jax.training import command_line, distributed, exporting, logs
+from delta_jax import command_line, processes
+from delta_jax.exports import formats
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
-from delta_jax.training.stored_trees import CheckpointError
 from delta_jax.weights import WeightsError
+from delta_jax.workdir import logs
+from delta_jax.workdir.stored_trees import CheckpointError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 _FORMAT = flags.DEFINE_enum(
     "format",
     None,
-    exporting.FORMATS,
+    formats.FORMATS,
     "Who is to load it: delta_jax and others of JAX (safetensors, orbax), or PyTorch (torchvision, timm).",
     required=True,
 )
@@ -30,12 +32,12 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier export.")
 
 def main(_: list[str]) -> None:
     """Prints what was written and how to load it."""
-    distributed.set_up_process()
+    processes.set_up_process()
     workdir = Path(_WORKDIR.value)
     out = Path(_OUT.value) if _OUT.value else workdir / f"export_{_FORMAT.value}"
     try:
         trained = Classifier(workdir)
-        usage = exporting.export(trained, _FORMAT.value, out, overwrite=_OVERWRITE.value)
+        usage = formats.export(trained, _FORMAT.value, out, overwrite=_OVERWRITE.value)
     except (ConfigError, CheckpointError, WeightsError, OSError) as error:
         sys.exit(f"error: {error}")
     logs.say(f"{trained.arch} with {len(trained.class_names)} classes, for {_FORMAT.value}:")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from absl import app, flags
 
-from delta_jax import data
-from delta_jax.training import command_line, distributed, logs, storage
+from delta_jax import command_line, data, processes
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
-from delta_jax.training.stored_trees import CheckpointError
+from delta_jax.workdir import logs, storage
+from delta_jax.workdir.stored_trees import CheckpointError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run, or gs://...", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object per photo instead of a table.")
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     """Prints a class and its probability for every photo."""
     if _JSON.value:
         logs.leave_stdout()
-    distributed.set_up_process()
+    processes.set_up_process()
     try:
         classifier = Classifier(storage.fetched(_WORKDIR.value))
         photos, unread = _photos(argv[1:])

@@ -16,11 +16,11 @@ from functools import partial
 import numpy as np
 from absl import app, flags
 
-from delta_jax import data, downloads, models
-from delta_jax.training import command_line, distributed, logs
+from delta_jax import command_line, data, downloads, models, processes
 from delta_jax.weights import WeightsError, images
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.sources import SOURCES, WeightsSource, is_here, locate, provenance
+from delta_jax.workdir import logs
 
 _WEIGHTS = flags.DEFINE_multi_string("weights", [], "Names of sources, paths or addresses; several with commas.")
 _DATA = flags.DEFINE_multi_string("data", [], "Names of data sets of the paper; several with commas.")
@@ -31,7 +31,7 @@ _LIST = flags.DEFINE_bool("list", False, "Print all sources that are known.")
 
 def main(argv: list[str]) -> None:
     """Prints where weights and data sets lie, their licence and what else a run has to know of them."""
-    distributed.set_up_process()
+    processes.set_up_process()
     names = [name for given in _WEIGHTS.value for name in ([given] if downloads.is_url(given) else given.split(","))]
     if argv[1:]:
         sys.exit(f"error: {' '.join(argv[1:])}: what to prepare is given as --weights=NAME or --data=NAME")

@@ -3,7 +3,7 @@
     python -m delta_jax.train --config=configs/elpv.py --workdir=runs/elpv --config.method=delta --config.seed=1
 
 The same command again goes on where it stopped. Told to stop, by Ctrl-C, SIGTERM or SIGUSR1, a run saves and exits
-with status 128 + the signal: see training/interruption.py.
+with status 128 + the signal: see processes/interruption.py.
 """
 
 import sys
@@ -13,13 +13,16 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from delta_jax import command_line, reports
 from delta_jax.data import DataError
-from delta_jax.training import advice, command_line, huge_pages, interruption, process_flags, storage, trainer
-from delta_jax.training.cluster import ProcessError
+from delta_jax.processes import huge_pages, interruption, process_flags
+from delta_jax.processes.cluster import ProcessError
+from delta_jax.training import advice, trainer
 from delta_jax.training.config import ConfigError
 from delta_jax.training.fine_tune import DivergedError
-from delta_jax.training.stored_trees import CheckpointError
 from delta_jax.weights import WeightsError
+from delta_jax.workdir import storage
+from delta_jax.workdir.stored_trees import CheckpointError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; its fields are flags.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes, or gs://...")
@@ -43,12 +46,12 @@ parse = command_line.parse
 
 
 def main(_: list[str]) -> Any:
-    """Hands over to the trainer."""
+    """Has the run done, then shown."""
     with process_flags.set_up(), interruption.caught():
         try:
             with storage.opened(str(_WORKDIR.value)) as workdir:
                 advice.say_unread(_CONFIG.value, command_line.given(_CONFIG.value))
-                trainer.fit(_CONFIG.value, workdir)
+                reports.show(trainer.fit(_CONFIG.value, workdir))
         except KNOWN_ERRORS as error:
             sys.exit(f"error: {error}")
 

@@ -1,1 +1,1 @@
-"""Programs to start from; each is run by tests/test_examples.py."""
+"""Programs to start from; each is run by tests/repository/test_examples.py."""

@@ -2,7 +2,7 @@
 
 What delta_jax has to know about it is in `spec` below, and nothing of the network is changed for it:
 
-    python -m delta_jax.models examples.own_model:spec --classes=3                 # its taps, its price
+    python -m delta_jax.describe examples.own_model:spec --classes=3                 # its taps, its price
     python -m examples.own_model own.safetensors                                   # stands for your pretrained weights
     python -m delta_jax.train --config=configs/folder.py --workdir=runs/own --config.data.root=photos \
         --config.arch=examples.own_model:spec --config.weights=own.safetensors

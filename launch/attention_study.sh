@@ -20,7 +20,7 @@ run() { # NAME FLAGS...
     mkdir -p "$out/$name"
     cp "$out/head/head.safetensors" "$out/head/head.json" "$out/$name/"
   fi
-  [ -e "$out/$name/summary.json" ] || "$python" -m delta_jax.train --config=configs/attention_study.py \
+  [ -e "$out/$name/report.html" ] || "$python" -m delta_jax.train --config=configs/attention_study.py \
     --workdir="$out/$name" --config.data.root="$photos" "$@"
 }
 

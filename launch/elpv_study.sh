@@ -11,7 +11,7 @@ python=${PYTHON:-.venv/bin/python}
 for seed in 0 1 2; do
   for method in l2_fe l2 l2_sp delta_without_attention delta; do
     run="$out/$method-$seed"
-    [[ -f "$run/summary.json" ]] && continue
+    [[ -f "$run/report.html" ]] && continue
     "$python" -m delta_jax.train --config=configs/elpv_small.py --workdir="$run" \
       --config.method="$method" --config.seed="$seed" "$@"
   done

@@ -143,12 +143,12 @@ watch() { # prints the status that the run ended with; nothing if the pod went a
   done
 }
 
-finished() { # summary.json is the last of the results that a run writes
+finished() { # report.html is the last file that a run writes
   [[ -z $dry_run ]] || return 1
   if [[ $WORKDIR == gs://* ]]; then
-    gcloud storage ls "$WORKDIR/summary.json" >/dev/null 2>&1
+    gcloud storage ls "$WORKDIR/report.html" >/dev/null 2>&1
   else
-    [[ $(state) == ACTIVE ]] && on_all "test -e $(printf %q "$WORKDIR/summary.json")" 0 >/dev/null 2>&1
+    [[ $(state) == ACTIVE ]] && on_all "test -e $(printf %q "$WORKDIR/report.html")" 0 >/dev/null 2>&1
   fi
 }
 

@@ -13,8 +13,9 @@ def run(folder: Path):
     import jax.numpy as jnp
 
     from delta_jax import attention
-    from delta_jax.training import attention_pass, distributed
-    from delta_jax.training.gap_table import GapTable
+    from delta_jax.processes import sharding
+    from delta_jax.training import attention_pass
+    from delta_jax.workdir.gap_table import GapTable
 
     class Net(nn.Module):
         @nn.compact
@@ -26,18 +27,18 @@ def run(folder: Path):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((10, 8, 8, 3)).astype(np.float32)
     labels = rng.integers(0, 3, 10).astype(np.int32)
-    mesh = distributed.make_mesh()
-    variables = distributed.replicate(Net().init(jax.random.key(0), images[:1]), mesh)
+    mesh = sharding.make_mesh()
+    variables = sharding.replicate(Net().init(jax.random.key(0), images[:1]), mesh)
     taps = ("first", "second")
 
     def gaps(variables, x, y):
         return attention.filter_gaps(Net(), variables, x, y, taps=taps, chunk=3)
 
-    compiled = distributed.per_device(gaps, mesh)
+    compiled = sharding.per_device(gaps, mesh)
 
     def gaps_of(picked):
-        batch = distributed.split((images[picked], labels[picked]), mesh)
-        return distributed.on_host(compiled(variables, *batch))
+        batch = sharding.split((images[picked], labels[picked]), mesh)
+        return sharding.on_host(compiled(variables, *batch))
 
     normalization = attention_pass.Normalization("standardized_softmax", 5.0)
     found = attention_pass.measure(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from delta_jax.training import logs
+from delta_jax.workdir import logs
 from tests import small_network
 from tests.process_run import free_port
 from tests.small_run import ROOT, environment
@@ -34,7 +34,7 @@ TRAIN = ("-m", "delta_jax.train")
 # A process that is gone is given up within seconds instead of a minute.
 TRAIN_IMPATIENTLY = (
     "-c",
-    "import runpy; from delta_jax.training import processes; processes.HEARTBEAT_S = 5; "
+    "import runpy; from delta_jax.processes import group; group.HEARTBEAT_S = 5; "
     "runpy.run_module('delta_jax.train', run_name='__main__', alter_sys=True)",
 )
 SECONDS = 240  # for a run, or a part of one; on an idle machine it takes ten

@@ -16,8 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from delta_jax.models import ModelSpec
-from delta_jax.models.convolution import Conv
-from delta_jax.models.normalization import BatchNorm
+from delta_jax.models.layers.convolution import Conv
+from delta_jax.models.layers.normalization import BatchNorm
 
 ARCH = f"{__name__}:spec"
 FILTERS = {"block_0/project_conv": 24, "block_1/conv": 40}  # of the default taps

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.default import get_config
+from delta_jax import reports
+from delta_jax.training import trainer
 from tests import small_network
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +79,13 @@ def small_config(root: Path, **changed: Any) -> ConfigDict:
     config = get_config()
     config.update_from_flattened_dict(settings(root, **changed))
     return config
+
+
+def fit_and_show(config: ConfigDict, workdir: Path) -> Mapping[str, Any]:
+    """What the command train does, in this process; returns the summary."""
+    found = trainer.fit(config, workdir)
+    reports.show(found)
+    return found.summary
 
 
 def config_flags(root: Path, **changed: Any) -> list[str]:

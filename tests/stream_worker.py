@@ -12,7 +12,7 @@ STEPS, BATCH = 5, 8
 def run(on_device: str) -> dict[str, np.ndarray]:
     """The batches of a made-up split, whole, and how many images this process read."""
     from delta_jax import data
-    from delta_jax.training import distributed
+    from delta_jax.processes import sharding
     from delta_jax.training.image_sets import ImageSet
 
     n = 30
@@ -36,9 +36,9 @@ def run(on_device: str) -> dict[str, np.ndarray]:
             read += len(rows)
             return super().take(rows)
 
-    images = ImageSet(Counted(pixels, catalogue, ()), "train", distributed.make_mesh(), on_device=on_device)
+    images = ImageSet(Counted(pixels, catalogue, ()), "train", sharding.make_mesh(), on_device=on_device)
     table = data.batch_table(0, STEPS, len(images), BATCH)
-    batches = [distributed.on_host(batch) for batch in images.stream(table)]
+    batches = [sharding.on_host(batch) for batch in images.stream(table)]
     found = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     return found | {"read": np.array(read)}
 

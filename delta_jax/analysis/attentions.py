@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import special
 
 from delta_jax.analysis import pictures
-from delta_jax.training import logs
+from delta_jax.workdir import logs
 
 TOP = 8  # filters named per tap
 ROW = 2.3  # inches, height of one tap in the picture

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from delta_jax.analysis import fonts, pictures
-from delta_jax.training import gallery, logs
+from delta_jax.analysis import fonts, gallery, pictures
+from delta_jax.workdir import logs
 
 
 class CaseStudy(NamedTuple):

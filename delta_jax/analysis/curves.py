@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from delta_jax.analysis import pictures
 from delta_jax.training import config as configs
-from delta_jax.training import logs
+from delta_jax.workdir import logs
 
 MEASURE = "top1"
 

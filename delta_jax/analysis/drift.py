@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from delta_jax.analysis import pictures
-from delta_jax.training import logs
+from delta_jax.workdir import logs
 
 FILE = "drift.json"
 COLUMNS = 4  # stages beside each other in the figure

@@ -24,13 +24,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from delta_jax import data, features, precision, weights
+from delta_jax import data, features, precision, processes, weights
 from delta_jax.analysis import activation_maps
+from delta_jax.processes import sharding
 from delta_jax.training import config as configs
-from delta_jax.training import distributed, logs, measured_images
+from delta_jax.training import measured_images
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
-from delta_jax.training.stored_trees import CheckpointError
+from delta_jax.workdir import logs
+from delta_jax.workdir.stored_trees import CheckpointError
 
 SOURCE = "source"
 
@@ -119,7 +121,7 @@ def part_activations(workdirs: Sequence[Path], annotations: str = "", tap: str =
         with logs.progress(len(setup.test), f"parts, {name}") as bar:
             for rows, mask, batch in setup.test.batches(setup.config.eval_batch_size):
                 kept = int(mask.sum())
-                maps = distributed.on_host(maps_of(variables, batch["image"]))[:kept]
+                maps = sharding.on_host(maps_of(variables, batch["image"]))[:kept]
                 found.append(at_points(activation_maps.mean_map(maps), points[rows[:kept]], settings.crop))
                 bar.advance(kept)
         values = np.concatenate(found).astype(np.float64)
@@ -154,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--annotations", default="", help="folder CUB_200_2011; not needed for tfds/cub200_2011")
     parser.add_argument("--tap", default="", help="module path; the last tap of the runs if not given")
     given = parser.parse_args(arguments)
-    distributed.set_up_process()
+    processes.set_up_process()
     try:
         rows = part_activations(given.workdirs, given.annotations, given.tap)
     except (configs.ConfigError, data.DataError, weights.WeightsError, CheckpointError, ValueError) as error:

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from delta_jax.models.activation import relu
-from delta_jax.models.convolution import Conv
-from delta_jax.models.normalization import BatchNorm
-from delta_jax.models.pooling import max_pool
-from delta_jax.models.windows import Padding
+from delta_jax.models.layers.activation import relu
+from delta_jax.models.layers.convolution import Conv
+from delta_jax.models.layers.normalization import BatchNorm
+from delta_jax.models.layers.pooling import max_pool
+from delta_jax.models.layers.windows import Padding
 
 NO_PADDING = ((0, 0), (0, 0))
 SMALLEST_IMAGE = 75  # pixels; leaves one position in front of the head

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from delta_jax.models.activation import relu6
-from delta_jax.models.convolution import Conv
-from delta_jax.models.normalization import BatchNorm
-from delta_jax.models.windows import Padding, same_padding
+from delta_jax.models.layers.activation import relu6
+from delta_jax.models.layers.convolution import Conv
+from delta_jax.models.layers.normalization import BatchNorm
+from delta_jax.models.layers.windows import Padding, same_padding
 
 SMALLEST_IMAGE = 32  # pixels; with EfficientNet-Lite's padding
 Stage = tuple[int, int, int, int, int]  # expansion, features, repeats, first stride, kernel size

@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from delta_jax.models.activation import relu
-from delta_jax.models.convolution import Conv
-from delta_jax.models.normalization import BatchNorm
-from delta_jax.models.pooling import max_pool
+from delta_jax.models.layers.activation import relu
+from delta_jax.models.layers.convolution import Conv
+from delta_jax.models.layers.normalization import BatchNorm
+from delta_jax.models.layers.pooling import max_pool
 
 
 class Block(nn.Module):

@@ -3,7 +3,7 @@
 import re
 
 from delta_jax import methods
-from delta_jax.sweeps import published
+from delta_jax.analysis import published
 
 _LABELS = {
     "l2_fe": "L²-FE",

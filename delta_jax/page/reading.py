@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from delta_jax import methods
-from delta_jax.training import logs
+from delta_jax.workdir import logs
 
 SWEEP, RESULTS, COMPARISONS = "sweep.json", "results.jsonl", "comparisons.json"
 _OWN = ("folder", "manifest")

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from delta_jax.analysis import published
+from delta_jax.analysis.statistics import Summary, summarize
 from delta_jax.page.naming import label, setting
 from delta_jax.page.reading import SUMMARY, Experiment, Run, Study, objects
-from delta_jax.sweeps import published
-from delta_jax.sweeps.statistics import Summary, summarize
 
 _COMPARED = frozenset({"first", "second", "verdict"})  # fields that a comparison cannot do without
 STRIP_WIDTH = 130  # of the picture of seeds and interval in a row, viewBox

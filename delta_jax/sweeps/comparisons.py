@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from delta_jax.sweeps import published, statistics
-from delta_jax.sweeps.statistics import Comparison, Outcome, Summary
+from delta_jax.analysis import published, statistics
+from delta_jax.analysis.statistics import Comparison, Outcome, Summary
 
 Record = Mapping[str, Any]  # a line of results.jsonl
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from delta_jax.analysis import case_study, curves, drift, pictures
-from delta_jax.training import logs
+from delta_jax.workdir import logs
 
 FOLDER = "figures"
 Runs = Mapping[str, Sequence[Path]]  # {method: workdirs of its final runs}

@@ -8,10 +8,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from delta_jax import page, processes
 from delta_jax.data import listed
 from delta_jax.sweeps.grid import Run
 from delta_jax.training import config as configs
-from delta_jax.training import processes, report, run_split
+from delta_jax.training import run_split
+from delta_jax.workdir import json_files
 
 RESULTS = "results.jsonl"
 FAILED = "failed.json"  # in the workdir of a run that diverged: the same would come out again
@@ -31,12 +33,15 @@ def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
       and error: "" or why there are none.
     """
     workdir = folder / run.path
-    summary = report.read_json(workdir / "summary.json")
-    failed = {} if summary else report.read_json(workdir / FAILED)
+    summary = json_files.read(workdir / "summary.json")
+    failed = {} if summary else json_files.read(workdir / FAILED)
     if not summary and not failed:
         return None
+    # Measured and not yet shown, as where a machine was taken away in between: the same command shows it.
+    if summary and run.kind == "final" and not json_files.exists(workdir / page.PAGE):
+        return None
     # A sweep whose grid, steps or choice changed must not take the numbers of the runs before for its own.
-    wanted, stored = configs.resolve(config).to_dict(), report.read_json(workdir / "config.json")
+    wanted, stored = configs.resolve(config).to_dict(), json_files.read(workdir / "config.json")
     if configs.differences(wanted, stored):
         return None
     cell = run.cell

@@ -1,9 +1,9 @@
 """What a sweep leaves for people, made again from its runs at any time."""
 
-from delta_jax import page
+from delta_jax import page, processes
 from delta_jax.sweeps import figures, records, tables
 from delta_jax.sweeps.runner import Sweep
-from delta_jax.training import logs, processes
+from delta_jax.workdir import logs
 
 
 def write(sweep: Sweep) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from delta_jax import processes, reports
 from delta_jax.sweeps import choice, grid, records
 from delta_jax.sweeps.grid import Cell, Run
 from delta_jax.training import config as configs
-from delta_jax.training import logs, processes, report, trainer
+from delta_jax.training import trainer
 from delta_jax.training.config import ConfigError, InUseError
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.training.setup import Setup
+from delta_jax.workdir import json_files, logs
 
 # The same run again would end the same way; what a full disk or a lost machine ended is tried again.
 LASTING = (DivergedError, FloatingPointError)
@@ -102,7 +104,7 @@ class Sweep:
           ConfigError, DataError, WeightsError: bad input.
           Interrupted: by a signal; the same call goes on from there.
         """
-        report.write_json(self.folder / "sweep.json", self.config.to_dict())
+        json_files.write(self.folder / "sweep.json", self.config.to_dict())
         failed: dict[str, str] = {}
         clock, tried = _Clock(), set[str]()
         for share in (shard, (0, 1)):
@@ -113,13 +115,16 @@ class Sweep:
                 logs.say(f"\n{run.path}: {left} runs to do{clock.left(left)}")
                 began = time.monotonic()
                 try:
-                    trainer.fit(grid.config_of(self.config, run), self.folder / run.path, test=run.kind == "final")
+                    # Without a name for what it found: two networks would stay in memory during the next run.
+                    reports.show(
+                        trainer.fit(grid.config_of(self.config, run), self.folder / run.path, test=run.kind == "final")
+                    )
                     self._tidy(run)
                 except InUseError:
                     logs.say("another process is at it")
                     continue
                 except LASTING as error:
-                    report.write_json(self.folder / run.path / records.FAILED, {"error": str(error)})
+                    json_files.write(self.folder / run.path / records.FAILED, {"error": str(error)})
                     logs.say(f"error: {error}")
                 except (*PASSING, ConfigError) as error:
                     # A run with another config, as after a change of the grid: the message names what differs.

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from delta_jax.sweeps import choice, comparisons, published
+from delta_jax.analysis import published
+from delta_jax.analysis.statistics import Comparison, Paired, Summary
+from delta_jax.sweeps import choice, comparisons
 from delta_jax.sweeps.comparisons import Cell, Findings, Record, Setting
-from delta_jax.sweeps.statistics import Comparison, Paired, Summary
 from delta_jax.sweeps.typesetting import Entry, Table, latex, markdown
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}

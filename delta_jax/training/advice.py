@@ -11,10 +11,11 @@ from ml_collections import FrozenConfigDict
 
 from delta_jax import methods
 from delta_jax.data.splits import listed
-from delta_jax.models.windows import padded_alike
-from delta_jax.training import checks, logs
+from delta_jax.models.layers.windows import padded_alike
+from delta_jax.training import checks
 from delta_jax.training import config as configs
 from delta_jax.training.setup import Setup
+from delta_jax.workdir import logs
 
 _ATTENTION = (
     *("attention_images", "attention_estimator", "attention_exact_filters", "attention_tolerance", "attention_batch"),

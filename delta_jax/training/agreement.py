@@ -11,11 +11,13 @@ from typing import Any
 import jax
 from ml_collections import FrozenConfigDict
 
+from delta_jax import processes
+from delta_jax.processes.cluster import ProcessError
 from delta_jax.training import config as configs
-from delta_jax.training import processes, provenance, report
-from delta_jax.training.cluster import ProcessError
+from delta_jax.training import provenance
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
+from delta_jax.workdir import environment
 
 # Folders that may be others on every host; what lies in them is compared.
 _OF_A_HOST = ("data.root", "data.cache_dir")
@@ -33,7 +35,7 @@ def on_config(config: FrozenConfigDict, **flags: Any) -> None:
     fields = configs.flat(json.loads(json.dumps(config.to_dict())))
     facts: dict[str, Any] = {f"--config.{name}": value for name, value in fields.items() if name not in _OF_A_HOST}
     facts |= {f"--{name}": value for name, value in flags.items()}
-    facts |= report.versions()
+    facts |= environment.versions()
     processes.agree(facts)
     # These need the other processes, and only now is it known that they are of the same kind.
     devices = jax.local_devices()

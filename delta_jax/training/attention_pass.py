@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from delta_jax import attention
-from delta_jax.training import distributed, interruption, processes
-from delta_jax.training.gap_table import GapTable
+from delta_jax import attention, processes
+from delta_jax.processes import interruption, sharding
+from delta_jax.workdir.gap_table import GapTable
 
 PER = ("data_set", "class", "image")
 _GROUPS = 20  # of images, for the jackknife
@@ -163,7 +163,7 @@ def measure(
     if first:
         table.require_space(len(images))
     rows = np.array(table.read(min(len(table), len(images)))) if first else None
-    known = distributed.from_first(rows, (sum(channels.values()),))
+    known = sharding.from_first(rows, (sum(channels.values()),))
     error = WeightError(channels, normalization) if tolerance and normalization else None
     parts, done = [], 0
 

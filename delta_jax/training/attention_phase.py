@@ -8,22 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from delta_jax import attention
-from delta_jax.training import (
-    attention_pass,
-    channel_weights,
-    distributed,
-    interruption,
-    logs,
-    processes,
-    provenance,
-    report,
-    storage,
-)
+from delta_jax import attention, processes
+from delta_jax.processes import interruption, sharding
+from delta_jax.training import attention_pass, channel_weights, provenance
 from delta_jax.training.attention_pass import AttentionPass, Normalization
-from delta_jax.training.gap_table import GapTable
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
+from delta_jax.workdir import json_files, logs, storage
+from delta_jax.workdir.gap_table import GapTable
 
 # To be raised when `filter_gaps` gives other gaps than before, so that old tables are not taken for new ones.
 VERSION = 3
@@ -62,11 +54,11 @@ def weights(setup: Setup, l2_fe: Variables, workdir: Path) -> dict[str, jax.Arra
     rows = () if config.attention_per == "data_set" else (len(setup.train),)
     like = {tap: np.zeros((*rows, filters), np.float32) for tap, filters in setup.channels.items()}
     first = processes.is_first()
-    found = distributed.tree_from_first(attention_pass.load_weights(path, config.taps) if first else like)
+    found = sharding.tree_from_first(attention_pass.load_weights(path, config.taps) if first else like)
     for tap, weight in found.items():
         relative = weight.shape[-1] * weight
         logs.say(f"attention at {tap}: {weight.shape[-1]} filters, C * W {relative.min():.3g} to {relative.max():.3g}")
-    return distributed.replicate(found, setup.mesh)
+    return sharding.replicate(found, setup.mesh)
 
 
 def measure(setup: Setup, l2_fe: Variables, workdir: Path) -> Attention:
@@ -83,7 +75,7 @@ def measure(setup: Setup, l2_fe: Variables, workdir: Path) -> Attention:
     found, facts = _gaps(setup, l2_fe, workdir)
     chosen = found.weights(normalization, config.attention_per, setup.train.labels, setup.num_classes)
     # The file that says that the phase is done comes last.
-    report.write_json(workdir / FACTS, facts)
+    json_files.write(workdir / FACTS, facts)
     attention_pass.save(workdir / FILE, chosen, found.mean(), found.standard_error(), found.images)
     return Attention(found.gaps, found.images, normalization(found.mean()))
 
@@ -162,7 +154,7 @@ class _Gaps:
         while True:
             try:
                 found = self._compiled(estimator)((self._l2_fe, filters), images, batch["label"])
-                return distributed.on_host(jax.block_until_ready(found))
+                return sharding.on_host(jax.block_until_ready(found))
             except jax.errors.JaxRuntimeError as error:
                 # One of several processes cannot go on with a program that the others do not run.
                 if "RESOURCE_EXHAUSTED" not in str(error) or self._chunk == 1 or processes.count() > 1:
@@ -189,7 +181,7 @@ class _Gaps:
                     chunk=self._chunk,
                 )
 
-            self._programs[key] = distributed.per_device(gaps, self._setup.mesh)
+            self._programs[key] = sharding.per_device(gaps, self._setup.mesh)
         return self._programs[key]
 
 

@@ -9,16 +9,17 @@ from flax.traverse_util import flatten_dict
 from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, models
-from delta_jax.training import channel_weights, distributed
+from delta_jax.processes import sharding
+from delta_jax.training import channel_weights
 from delta_jax.training.config import ConfigError
 from delta_jax.training.state import Variables
 
 
-def batches_divide(config: FrozenConfigDict, mesh: distributed.Mesh) -> None:
+def batches_divide(config: FrozenConfigDict, mesh: sharding.Mesh) -> None:
     """Raises ConfigError unless every batch can be split over the devices, and that of training into its parts."""
     for field in ("batch_size", "eval_batch_size", "attention_batch"):
         try:
-            distributed.check_divides(config[field], mesh, field)
+            sharding.check_divides(config[field], mesh, field)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     batch, parts = config.batch_size, config.accumulate

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ml_collections import FrozenConfigDict
 
-from delta_jax import data
-from delta_jax.training import attention_phase, classifier, head_phase, logs, processes, report, run_split, setup
+from delta_jax import data, processes
+from delta_jax.training import attention_phase, classifier, head_phase, report, run_split, setup
 from delta_jax.training.config import ConfigError, InUseError, differences
+from delta_jax.workdir import json_files, logs
 
 CONFIG = "config.json"
 # What took a run time, and belongs to its config and images. A run that failed before one of them has begun nothing.
@@ -73,7 +74,7 @@ def claim(workdir: Path, found: setup.Setup) -> None:
     """
     if not begun(workdir) or run_split.is_of_older_version(workdir):
         run_split.write(workdir, run_split.of(found.catalogue, found.images.rows), found.catalogue.fingerprint())
-    report.write_json(workdir / CONFIG, found.config.to_dict())
+    json_files.write(workdir / CONFIG, found.config.to_dict())
 
 
 @contextmanager

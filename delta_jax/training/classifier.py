@@ -15,8 +15,8 @@ from flax.traverse_util import unflatten_dict
 from delta_jax import data, models
 from delta_jax.training import evaluation
 from delta_jax.training.config import ConfigError
-from delta_jax.training.variable_files import load_variables, stored_names
 from delta_jax.weights.merging import variable_shapes
+from delta_jax.workdir.variable_files import load_variables, stored_names
 
 MODEL, FACTS = "model.safetensors", "classifier.json"
 _WHITE_BEFORE = 65535  # of classifiers that say nothing: what they were trained with, whatever the bits of a file

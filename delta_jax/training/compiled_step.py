@@ -13,10 +13,12 @@ import numpy as np
 import optax
 
 from delta_jax import features, precision
-from delta_jax.training import distributed, logs, optim, steps
+from delta_jax.processes import sharding
+from delta_jax.training import optim, steps
 from delta_jax.training.config import ConfigError
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
+from delta_jax.workdir import logs
 
 # The table of learning rates is a multiple of this long, so that shorter and longer runs share a program.
 _TABLE = 1024
@@ -63,13 +65,13 @@ def hyperparameters(setup: Setup, alpha: float, rates: np.ndarray) -> Hyperparam
     weights = setup.label_weights if config.imbalance == "weighted_loss" else None
     key = np.asarray(jax.random.key_data(jax.random.key(config.seed)))
     numbers = (np.float32(alpha), np.float32(config.beta), rates, weights)
-    alpha_, beta, rates_, weights_, bits = distributed.replicate((*numbers, key), setup.mesh)
+    alpha_, beta, rates_, weights_, bits = sharding.replicate((*numbers, key), setup.mesh)
     return Hyperparameters(alpha_, beta, rates_, weights_, jax.random.wrap_key_data(bits))
 
 
 def initial_state(setup: Setup, start: Variables) -> TrainState:
     """The state before the first step, on all devices."""
-    return distributed.replicate(init_state(start, _optimizer(setup, optax.constant_schedule(0.0))), setup.mesh)
+    return sharding.replicate(init_state(start, _optimizer(setup, optax.constant_schedule(0.0))), setup.mesh)
 
 
 def _optimizer(setup: Setup, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -136,7 +138,7 @@ class CompiledStep:
         Raises:
           ConfigError: the step takes more memory than a device has.
         """
-        if self._future and (self._future.done() or distributed.device_memory_bytes() is not None):
+        if self._future and (self._future.done() or sharding.device_memory_bytes() is not None):
             self._future.result()
 
     def __call__(self, *arguments: Any) -> Callable[..., tuple[TrainState, jax.Array]]:
@@ -164,7 +166,7 @@ class CompiledStep:
             return program
         arguments, temporary = planned.argument_size_in_bytes, planned.temp_size_in_bytes
         needed = arguments + temporary + planned.output_size_in_bytes - planned.alias_size_in_bytes
-        limit = distributed.device_memory_bytes()
+        limit = sharding.device_memory_bytes()
         there = "" if limit is None else f", which has {_gigabytes(limit)}"
         found = f"{_gigabytes(needed)} of memory on each device{there}"
         if limit is not None and needed > limit:
@@ -221,5 +223,5 @@ def _expected_arguments(setup: Setup) -> Any:
     )
     state = jax.eval_shape(lambda v: init_state(v, _optimizer(setup, optax.constant_schedule(0.0))), setup.source)
     everywhere = (state, setup.source, attention if setup.method.uses_attention else None, chosen)
-    state, source, attention, chosen = distributed.planned(everywhere, setup.mesh)
-    return state, source, distributed.planned(examples, setup.mesh, split=True), attention, chosen
+    state, source, attention, chosen = sharding.planned(everywhere, setup.mesh)
+    return state, source, sharding.planned(examples, setup.mesh, split=True), attention, chosen

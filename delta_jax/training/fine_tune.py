@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from delta_jax import data
-from delta_jax.training import distributed, interruption, logs, processes
-from delta_jax.training.checkpoints import Checkpoints
+from delta_jax import data, processes
+from delta_jax.processes import interruption, sharding
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
 from delta_jax.training.steps import METRICS
-from delta_jax.training.stored_trees import CheckpointError
+from delta_jax.workdir import logs
+from delta_jax.workdir.checkpoints import Checkpoints
+from delta_jax.workdir.stored_trees import CheckpointError
 
 
 class DivergedError(RuntimeError):
@@ -144,7 +145,7 @@ def fine_tune(
                         "timed_images": meta["timed_images"] + (step - timed_from) * loop.batch_size,
                         "timed_seconds": meta["timed_seconds"] + now - timer,
                         # So that the next record is the one of an undisturbed run.
-                        "unwritten": [one.tolist() for one in distributed.on_host(waiting)],
+                        "unwritten": [one.tolist() for one in sharding.on_host(waiting)],
                     }
                     checkpoints.save(step, state, done, metric=metric)
                 if stops:
@@ -174,7 +175,7 @@ def _write(
     checkpoints: Checkpoints,
 ) -> dict[str, float]:
     """The mean of the metrics since the last record goes to the log; not finite ones end the run."""
-    values = np.stack(distributed.on_host(waiting))
+    values = np.stack(sharding.on_host(waiting))
     means = dict(zip(METRICS, map(float, values.mean(axis=0)), strict=True))
     log.write("fine_tune", step, means | {"learning_rate": float(learning_rate(step - 1))})
     if not math.isfinite(means["loss"]):

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from delta_jax.training import distributed, evaluation, head_fit, logs, processes, provenance, report
+from delta_jax import processes
+from delta_jax.processes import sharding
+from delta_jax.training import evaluation, head_fit, provenance
 from delta_jax.training.head import get_head, logits, put_head
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
-from delta_jax.training.variable_files import kept_variables, save_variables
+from delta_jax.workdir import json_files, logs
+from delta_jax.workdir.variable_files import kept_variables, save_variables
 
 # To be raised when `train` finds another head than before, so that old ones are not taken for new ones.
 VERSION = 2
@@ -29,9 +32,9 @@ def l2_fe(setup: Setup, workdir: Path) -> Variables:
     if head is None:
         head, facts = train(setup)
         # The file that says that the phase is done comes last.
-        report.write_json(workdir / FACTS, facts)
+        json_files.write(workdir / FACTS, facts)
         save_variables(path, head)
-    elif "suboptimality" not in report.read_json(workdir / FACTS):
+    elif "suboptimality" not in json_files.read(workdir / FACTS):
         logs.say(
             f"head (L2-FE): {path} is of an earlier version, which did not check that it is at its optimum; a new "
             "--workdir fits it anew"
@@ -62,7 +65,7 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
     folder = setup.cache_dir / "heads" / provenance.key(depends)
     kept = kept_variables(folder / HEAD, like)
     if kept is not None:
-        facts = report.read_json(folder / FACTS)
+        facts = json_files.read(folder / FACTS)
         logs.say(f"head (L2-FE): penalty {facts['l2']:g}{_top1(facts['validation'])}, trained before, {folder}")
         _say_what_is_missing(facts)
         return kept, facts
@@ -77,9 +80,9 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
         head, facts = choose(flat, labels, held_out, _strengths(setup), head, setup.label_weights)
         facts["seconds"] = time.monotonic() - began
     facts = json.loads(processes.from_first(json.dumps(facts)))
-    head = distributed.replicate(distributed.tree_from_first(head), setup.mesh)
-    report.write_json(folder / "depends_on.json", depends)
-    report.write_json(folder / FACTS, facts)
+    head = sharding.replicate(sharding.tree_from_first(head), setup.mesh)
+    json_files.write(folder / "depends_on.json", depends)
+    json_files.write(folder / FACTS, facts)
     save_variables(folder / HEAD, head)
     logs.say(f"head (L2-FE): penalty {facts['l2']:g}{_top1(facts['validation'])}, {facts['seconds']:.1f} s")
     _say_what_is_missing(facts)
@@ -171,7 +174,7 @@ def _features(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for _, mask, batch in images.batches(setup.config.eval_batch_size):
             kept = int(mask.sum())
-            parts.append(distributed.on_host(compute(setup.source, batch["image"]))[:, :kept])
+            parts.append(sharding.on_host(compute(setup.source, batch["image"]))[:, :kept])
             bar.advance(kept)
         return np.concatenate(parts, axis=1) if parts else np.zeros((2, 0, 0), np.float32)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from delta_jax import data
-from delta_jax.training import distributed
+from delta_jax.processes import sharding
 
 # Share of the memory that decoded images may take; the rest is for the activations of two networks.
 SHARE_OF_MEMORY = 0.3
@@ -25,7 +25,7 @@ class ImageSet:
       rows: int64 [M], where they lie in the decoded array.
     """
 
-    def __init__(self, images: data.Images, split: str, mesh: distributed.Mesh, *, on_device: str):
+    def __init__(self, images: data.Images, split: str, mesh: sharding.Mesh, *, on_device: str):
         """Takes a split ("train", "validation", "test") of the decoded images; on_device is "auto", "yes" or "no"."""
         self.rows = images.catalogue.rows(split)
         self.labels = images.catalogue.labels[self.rows].astype(np.int32)
@@ -50,14 +50,14 @@ class ImageSet:
 
         The image is uint8 [B, S, S, 3], or a Canvas where images keep their aspect.
         """
-        index = distributed.split(np.asarray(picked, np.int32), self._mesh)
+        index = sharding.split(np.asarray(picked, np.int32), self._mesh)
         if not self.resident:
             pixels = self._images.take(self.rows[picked])
-            return distributed.split({"image": pixels, "label": self.labels[picked]}, self._mesh) | {"index": index}
+            return sharding.split({"image": pixels, "label": self.labels[picked]}, self._mesh) | {"index": index}
         if self._held is None:
             squares = self._images.lengths is None
             whole = self._images.take(self.rows) if squares else self._images.strip(self.rows)
-            self._held, self._held_labels = distributed.replicate((whole, self.labels), self._mesh)
+            self._held, self._held_labels = sharding.replicate((whole, self.labels), self._mesh)
         return _gather(self._held, self._held_labels, index, length=self._images.shape[0])
 
     def stream(self, table: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -65,10 +65,10 @@ class ImageSet:
         if self.resident or not len(table):
             yield from map(self.batch, table)
             return
-        mine = distributed.local_part(table.shape[1], self._mesh)
+        mine = sharding.local_part(table.shape[1], self._mesh)
         for picked, pixels in zip(table, data.stream(self._images, self.rows, table[:, mine]), strict=True):
             part = {"image": pixels, "label": self.labels[picked[mine]], "index": picked[mine].astype(np.int32)}
-            yield distributed.split_of_parts(part, self._mesh)
+            yield sharding.split_of_parts(part, self._mesh)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
         """Every example once, in order: (rows [B], mask [B], batch), the last one padded."""
@@ -86,4 +86,4 @@ def _gather(images: jax.Array | data.Strip, labels: jax.Array, index: jax.Array,
 
 
 def _memory() -> int:
-    return distributed.least_memory_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return sharding.least_memory_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

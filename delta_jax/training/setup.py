@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from delta_jax import data, features, methods, models, precision, weights
-from delta_jax.training import checks, distributed, evaluation, logs, processes, steps
+from delta_jax import data, features, methods, models, precision, processes, weights
+from delta_jax.processes import sharding
+from delta_jax.training import checks, evaluation, steps
 from delta_jax.training.classifier import Preprocessing
 from delta_jax.training.config import origin_of_preprocessing
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import Variables
+from delta_jax.workdir import logs
 
 
 class Setup:
@@ -50,7 +52,7 @@ class Setup:
         self.config = config
         self.spec = models.spec(config.arch)
         self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
-        self.mesh = distributed.make_mesh()
+        self.mesh = sharding.make_mesh()
         checks.batches_divide(config, self.mesh)
         self._trains = trains
         self.catalogue = found(config) if images is None else images
@@ -80,7 +82,7 @@ class Setup:
             )
         for line in filter(None, (*remarks, origin_of_preprocessing(config))):
             logs.say(line)
-        self.source: Variables = distributed.replicate(loaded, self.mesh)
+        self.source: Variables = sharding.replicate(loaded, self.mesh)
         self.frozen = checks.frozen_modules(config, self.network(), self.source, self.heads)
         if self.frozen and self.method.uses_source_maps:
             self.config = config = self._without_frozen_taps()
@@ -226,7 +228,7 @@ class Setup:
 
     def place(self, variables: Variables) -> Variables:
         """The variables on every device."""
-        return distributed.replicate(variables, self.mesh)
+        return sharding.replicate(variables, self.mesh)
 
     def augment(self, key: jax.Array, images: data.Pixels) -> jax.Array:
         """uint8 [B, S, S, 3] or a Canvas -> random views, normalised [B, crop, crop, 3]; see `data.random_view`."""
@@ -282,7 +284,7 @@ class Setup:
         with logs.progress(len(images), description or "evaluate") as bar:
             for _, mask, batch in images.batches(self.config.eval_batch_size):
                 kept = int(mask.sum())
-                found.append(distributed.on_host(self._predict(variables, batch["image"]))[:kept])
+                found.append(sharding.on_host(self._predict(variables, batch["image"]))[:kept])
                 bar.advance(kept)
         return np.concatenate(found) if found else np.zeros((0, self.num_classes), np.float32)
 

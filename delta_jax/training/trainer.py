@@ -1,5 +1,6 @@
 """From a config to a trained classifier: head, attention, fine-tuning, evaluation; each on disk before the next."""
 
+import dataclasses
 import fcntl
 import itertools
 import time
@@ -11,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from delta_jax import processes
+from delta_jax.processes import interruption, sharding
 from delta_jax.training import (
     agreement,
     attention_phase,
@@ -18,13 +21,8 @@ from delta_jax.training import (
     claims,
     classifier,
     compiled_step,
-    distributed,
     evaluation,
-    gallery,
     head_phase,
-    interruption,
-    logs,
-    processes,
     report,
 )
 from delta_jax.training import config as configs
@@ -34,13 +32,37 @@ from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.head import get_head, new_head, put_head
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables
-from delta_jax.training.variable_files import kept_variables, save_variables
+from delta_jax.workdir import environment, json_files, logs
+from delta_jax.workdir.variable_files import kept_variables, save_variables
 
 ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
 
-def fit(config: Any, workdir: Path, *, test: bool = True) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a run found, and where its files are.
+
+    Attributes:
+      setup: of the run.
+      workdir: of the run.
+      summary: what workdir/summary.json holds.
+      before: the source network with the L2-FE head.
+      after: what the run ended with; the same object where only the head was trained.
+      probabilities: [M, K] of the test images; None where these were not looked at.
+    """
+
+    setup: Setup
+    workdir: Path
+    summary: Mapping[str, Any]
+    before: Variables
+    after: Variables
+    probabilities: np.ndarray | None
+
+
+def fit(config: Any, workdir: Path, *, test: bool = True) -> Fitted:
     """Trains and evaluates one classifier; the same call again goes on where it stopped.
+
+    Nothing is drawn: `reports.show` makes the pictures and the page of what this returns.
 
     Args:
       config: of configs/default.py, not yet resolved.
@@ -48,7 +70,7 @@ def fit(config: Any, workdir: Path, *, test: bool = True) -> dict[str, Any]:
       test: whether the test images are looked at; a run that serves a choice leaves them alone.
 
     Returns:
-      What workdir/summary.json holds.
+      What the run found; all but the two networks and the probabilities is in the workdir, too.
 
     Raises:
       ConfigError, DataError, WeightsError: bad input, before anything slow.
@@ -73,7 +95,7 @@ def fit(config: Any, workdir: Path, *, test: bool = True) -> dict[str, Any]:
         final = _final(setup, l2_fe, weights, workdir, log, compiled)
         interruption.check("after fine-tuning")
         # 6. The test images are looked at once, at the end.
-        return _evaluate(setup, l2_fe, final, workdir) if test else _validate(setup, final, workdir)
+        return (_evaluate if test else _validate)(setup, l2_fe, final, workdir)
 
 
 def attend(config: Any, workdir: Path) -> Attention:
@@ -118,7 +140,7 @@ def _claim(setup: Setup, workdir: Path) -> None:
     _ = setup.images
     if processes.is_first():
         claims.claim(workdir, setup)
-        report.write_environment(workdir)
+        environment.write(workdir)
 
 
 @contextmanager
@@ -142,7 +164,7 @@ def _final(
 ) -> Variables:
     """The network the run ends with, in model.safetensors; classifier.json says how to use it."""
     facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
-    report.write_json(workdir / classifier.FACTS, facts)
+    json_files.write(workdir / classifier.FACTS, facts)
     path = workdir / classifier.MODEL
     kept = kept_variables(path, l2_fe)
     if kept is not None:
@@ -161,10 +183,10 @@ def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
     if setup.config.alpha is not None:
         return float(setup.config.alpha)
     path = workdir / report.ALPHA
-    if not report.read_json(path):
+    if not json_files.read(path):
         forgetting = setup.penalty_of_zero_maps()
         paid = [
-            distributed.on_host(forgetting(setup.source, weights, batch))[: int(mask.sum())]
+            sharding.on_host(forgetting(setup.source, weights, batch))[: int(mask.sum())]
             for _, mask, batch in itertools.islice(setup.train.batches(setup.config.eval_batch_size), ALPHA_BATCHES)
         ]
         mean = float(np.mean(np.concatenate(paid), dtype=np.float64))
@@ -172,8 +194,8 @@ def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
             raise configs.ConfigError(
                 f"the feature maps at {setup.config.taps} are all zero; choose other --config.taps"
             )
-        report.write_json(path, {"alpha": setup.config.alpha_relative / mean, "penalty_of_zero_maps": mean})
-    alpha = report.read_json(path)["alpha"]
+        json_files.write(path, {"alpha": setup.config.alpha_relative / mean, "penalty_of_zero_maps": mean})
+    alpha = json_files.read(path)["alpha"]
     logs.say(f"alpha {alpha:.4g}: zero feature maps would cost {setup.config.alpha_relative:g}")
     return alpha
 
@@ -220,19 +242,19 @@ def _fine_tune(
         workdir,
         log,
     )
-    report.write_json(workdir / "fine_tune.json", facts)
+    json_files.write(workdir / "fine_tune.json", facts)
     return state.variables
 
 
-def _validate(setup: Setup, final: Variables, workdir: Path) -> dict[str, Any]:
+def _validate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> Fitted:
     began = time.monotonic()
     measured = {"validation": setup.measures(final, setup.validation, "validation"), "test": {}}
     summary = report.summarize(setup, workdir, measured, {}, None, time.monotonic() - began)
-    report.write_json(workdir / "summary.json", summary)
-    return summary
+    json_files.write(workdir / report.SUMMARY, summary)
+    return Fitted(setup, workdir, summary, l2_fe, final, None)
 
 
-def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> dict[str, Any]:
+def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> Fitted:
     began = time.monotonic()
     probabilities = setup.probabilities(final, setup.test, "test")
     measured = {
@@ -249,10 +271,6 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
     summary = report.summarize(setup, workdir, measured, baseline, confusion, time.monotonic() - began)
     if processes.is_first():
         report.write_predictions(workdir / "predictions.csv", setup, probabilities)
-        report.write_confusion(setup, workdir, confusion)
-        report.write_curves(workdir)
-        gallery.write(setup, workdir, l2_fe, final, probabilities)
-        # The file that says that the run is done comes last, but for the page, which is made of all of them.
-        report.write_json(workdir / "summary.json", summary)
-        report.show(summary, workdir, setup, report.write_page(workdir))
-    return summary
+        # The file that says that all was measured comes last.
+        json_files.write(workdir / report.SUMMARY, summary)
+    return Fitted(setup, workdir, summary, l2_fe, final, probabilities)

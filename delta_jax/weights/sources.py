@@ -56,7 +56,7 @@ def _way_out(name: str) -> str:
         return f"its name here is {repository}"
     if meant and repository.startswith("timm/"):
         if not meant.arch:
-            return f"{meant.name} is not supported here (python -m delta_jax.models lists what is)"
+            return f"{meant.name} is not supported here (python -m delta_jax.describe lists what is)"
         # The closest name would be that of other weights, with another preprocessing perhaps.
         return (
             f"it is a network that is here: set arch to {meant.arch}, and weights to "

@@ -1,0 +1,454 @@
+"""The training step as a program: one compilation, no transfers, microbatches, recomputed blocks, frozen stages."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import FrozenConfigDict
+
+from delta_jax import features, methods, regularizers
+from delta_jax.models.layers.normalization import BatchNorm
+from delta_jax.processes import sharding
+from delta_jax.training import checks, compiled_step, fine_tune, steps, trainer
+from delta_jax.training import config as configs
+from delta_jax.training.compiled_step import CompiledStep
+from delta_jax.training.optim import make_optimizer
+from delta_jax.training.setup import Setup
+from delta_jax.training.state import TrainState, init_state
+from delta_jax.workdir import logs
+from examples.own_model import save_weights
+from tests.small_run import make_photos, small_config
+
+RNG = np.random.default_rng(0)
+BATCH = {
+    "image": jnp.asarray(RNG.standard_normal((8, 8, 8, 3)), jnp.float32),
+    "label": jnp.asarray(RNG.integers(0, 3, 8)),
+    "index": jnp.arange(8)[::-1],
+}
+
+
+class Block(nn.Module):
+    frozen: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        y = nn.tanh(
+            BatchNorm(frozen=self.frozen, name="bn")(nn.Conv(4, (3, 3), dtype=self.dtype, name="one")(x), train)
+        )
+        return nn.Conv(4, (3, 3), dtype=self.dtype, name="two")(y) + jnp.mean(x, -1, keepdims=True)
+
+
+class Net(nn.Module):
+    frozen: bool = False
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = BatchNorm(frozen=self.frozen, name="bn")(nn.Conv(4, (3, 3), dtype=self.dtype, name="stem")(x), train)
+        for i in range(3):
+            x = Block(self.frozen, self.dtype, name=f"block_{i}")(nn.relu(x), train)
+        x = nn.Dropout(self.dropout, deterministic=not train)(jnp.mean(x, (1, 2)))
+        return nn.Dense(3, dtype=self.dtype, name="head")(x)
+
+
+TAPS = ("block_1", "block_2/two")  # a whole block, and a layer inside of one
+
+
+@pytest.fixture(scope="module")
+def start():
+    """(variables at the start, those of the source)."""
+    made = [jax.jit(Net().init)(jax.random.key(seed), BATCH["image"]) for seed in (0, 1)]
+    return made[0], {**made[1], "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made[1]["batch_stats"])}
+
+
+def step_of(start, *, model=None, method="delta_without_attention", taps=TAPS, accumulate=1, loss_options=None, **tx):
+    """(jitted step, optimizer)."""
+    model = model or Net()
+    optimizer = make_optimizer(start[0]["params"], optax.constant_schedule(0.1), head="head", **tx)
+    chosen = methods.create(method)
+    loss = steps.make_loss(model, model, chosen, taps=taps, head="head", alpha=0.3, beta=0.2, **(loss_options or {}))
+    step = steps.make_train_step(loss, optimizer, lambda key, images: images, accumulate=accumulate)
+    return jax.jit(step), optimizer
+
+
+def run(start, *, attention=None, batch=BATCH, **options):
+    step, optimizer = step_of(start, **options)
+    return step(init_state(start[0], optimizer), start[1], batch, attention, jax.random.key(7))
+
+
+def close(found, expected, rtol=1e-5, atol=1e-6):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected)
+
+
+# Microbatches.
+
+
+@pytest.mark.parametrize("attention", [None, "one for all", "per example"])
+def test_microbatches_of_frozen_statistics_are_the_whole_batch(start, attention):
+    shape = {"one for all": (4,), "per example": (8, 4)}.get(attention)
+    weights = None if shape is None else {tap: jnp.asarray(RNG.uniform(0, 1, shape), jnp.float32) for tap in TAPS}
+    options = {"model": Net(frozen=True), "attention": weights, "method": "delta" if shape else "l2_sp"}
+    whole, expected = run(start, **options)
+    state, metrics = run(start, accumulate=4, **options)
+    close(state.variables, whole.variables)
+    close(metrics, expected)
+
+
+def test_batch_statistics_are_those_of_each_microbatch_in_order(start):
+    state, _ = run(start, accumulate=2)
+    maps = nn.Conv(4, (3, 3)).apply({"params": start[0]["params"]["stem"]}, BATCH["image"])
+    running = np.zeros(4)
+    for part in (np.asarray(maps)[0::2], np.asarray(maps)[1::2]):  # every second example: see make_train_step
+        running = 0.9 * running + 0.1 * part.mean((0, 1, 2))
+    np.testing.assert_allclose(state.batch_stats["bn"]["mean"], running, rtol=1e-4, atol=1e-7)
+
+
+def test_microbatches_have_dropout_of_their_own(start):
+    same = {name: jnp.repeat(value[:1], 8, 0) for name, value in BATCH.items()}
+    model = Net(frozen=True, dropout=0.5)
+    one = run(start, model=model, batch={n: v[:4] for n, v in same.items()}, method="l2", taps=())[1]
+    two = run(start, model=model, batch=same, method="l2", taps=(), accumulate=2)[1]
+    assert one["cross_entropy"] != two["cross_entropy"]
+
+
+def test_a_split_batch_gives_each_device_its_part_of_every_microbatch(start):
+    mesh = sharding.make_mesh()
+    step, optimizer = step_of(start, model=Net(frozen=True), accumulate=2)
+    state, source = sharding.replicate((init_state(start[0], optimizer), start[1]), mesh)
+    compiled = step.lower(state, source, sharding.split(BATCH, mesh), None, jax.random.key(7)).compile()
+    assert "all-to-all" not in compiled.as_text()
+    assert "collective-permute" not in compiled.as_text()
+    close(
+        compiled(state, source, sharding.split(BATCH, mesh), None, jax.random.key(7))[0].params,
+        run(start, model=Net(frozen=True))[0].params,
+    )
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate", "hint"), [(24, 4, "batch_size=16"), (8, 3, "batch_size=12")])
+def test_a_batch_that_does_not_divide_is_refused(batch_size, accumulate, hint):
+    config: Any = FrozenConfigDict(
+        {"batch_size": batch_size, "eval_batch_size": 8, "attention_batch": 8, "accumulate": accumulate}
+    )
+    with pytest.raises(configs.ConfigError, match=f"accumulate={accumulate}: .* 4 devices; try --config.{hint}"):
+        checks.batches_divide(config, sharding.make_mesh())
+
+
+# Blocks that are computed again.
+
+
+def test_blocks_are_the_smallest_modules_of_two_layers(start):
+    assert features.blocks(start[0]["params"]) == ("block_0", "block_1", "block_2")
+    assert features.blocks({"conv": {"kernel": 0}, "head": {"kernel": 0}}) == ()  # the model itself is none
+
+
+def test_recomputed_blocks_give_the_same_numbers_and_maps(start):
+    blocks = features.blocks(start[0]["params"])
+    options = {"model": Net(dropout=0.5), "momentum": 0.0}
+    plain, expected = run(start, **options)
+    state, metrics = run(start, loss_options={"recompute": blocks}, **options)
+    close(state.variables, plain.variables, rtol=1e-6)
+    close(metrics, expected, rtol=1e-6)
+
+
+def test_of_recomputed_blocks_little_is_kept_for_the_gradient(start):
+    def kept(recompute):
+        loss = steps.make_loss(
+            Net(), Net(), methods.create("l2"), taps=(), head="head", alpha=0.0, beta=0.0, recompute=recompute
+        )
+        variables, source = start
+
+        def backward(params):
+            return jax.vjp(
+                lambda p: loss(
+                    p, variables["batch_stats"], source, BATCH["image"], BATCH["label"], None, jax.random.key(0)
+                ),
+                params,
+                has_aux=True,
+            )[1]
+
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, variables["params"])))
+
+    # Of a block [8, 8, 8, 4]: its input, instead of that and what its layers and their activations return.
+    one_map = BATCH["image"].size // 3 * 4
+    assert kept(()) - kept(features.blocks(start[0]["params"])) > 3 * 2 * one_map
+
+
+# Frozen stages.
+
+
+def frozen_loss(params, start, source_stem):
+    """The loss of delta_without_attention at block_2/two, with stem, block_0 and block_1 those of the source."""
+    variables, source = start
+    x = source_stem
+
+    class Rest(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = Block(name="block_2")(nn.relu(x), train)
+            return nn.Dense(3, name="head")(jnp.mean(x, (1, 2)))
+
+    def maps_of(variables, train):
+        stats = {"block_2": variables["batch_stats"]["block_2"]}
+        out, state = Rest().apply(
+            {"params": {name: variables["params"][name] for name in ("block_2", "head")}, "batch_stats": stats},
+            x,
+            train=train,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=True,
+        )
+        return out, state["intermediates"]["block_2"]["two"]["__call__"][0]
+
+    logits, maps = maps_of({**variables, "params": params}, True)
+    _, theirs = maps_of(source, False)
+    cross_entropy = jnp.mean(jax.nn.logsumexp(logits, 1) - logits[jnp.arange(8), BATCH["label"]])
+    distance = jnp.mean(jnp.sum((jax.nn.relu(maps) - jax.nn.relu(theirs)) ** 2, (1, 2, 3)))
+    return cross_entropy + 0.3 * distance + 0.1 * sum(jnp.sum(leaf**2) for leaf in params["head"].values())
+
+
+def test_frozen_stages_are_the_sources_and_the_rest_is_trained(start):
+    variables, source = start
+    _, maps = features.apply_with_taps(Net(), source, BATCH["image"], ("block_1",))
+    value, gradient = jax.value_and_grad(frozen_loss)(variables["params"], start, maps["block_1"])
+    frozen = ("bn", "block_0", "block_1", "stem")
+    state, metrics = run(
+        start,
+        taps=("block_2/two",),
+        loss_options={"freeze_until": "block_1"},
+        frozen=frozen,
+        weight_decay=0.5,
+        clip_norm=1e9,
+    )
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    for name in ("block_2", "head"):
+        expected = jax.tree.map(lambda p, g: p - 0.1 * (g + 0.5 * p), variables["params"][name], gradient[name])
+        close(state.params[name], expected, rtol=1e-4)
+    for name in frozen:
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], variables["params"][name])
+    for name in ("bn", "block_0", "block_1"):
+        jax.tree.map(np.testing.assert_array_equal, state.batch_stats[name], variables["batch_stats"][name])
+    assert np.any(state.batch_stats["block_2"]["bn"]["mean"] != variables["batch_stats"]["block_2"]["bn"]["mean"])
+    momenta = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
+    trained = sum(leaf.size for name in ("block_2", "head") for leaf in jax.tree.leaves(variables["params"][name]))
+    assert momenta <= trained + 1  # and the count of steps
+
+
+@pytest.mark.parametrize(("method", "share"), [("delta_without_attention", 0.6), ("l2", 0.62)])
+def test_frozen_stages_are_computed_once_and_have_no_backward_pass(start, method, share):
+    def flops(**options):
+        step, optimizer = step_of(start, method=method, taps=("block_2/two",), **options)
+        state = init_state(start[0], optimizer)
+        compiled = step.lower(state, start[1], BATCH, None, jax.random.key(0)).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert (
+        flops(loss_options={"freeze_until": "block_1"}, frozen=("stem", "bn", "block_0", "block_1")) < share * flops()
+    )
+
+
+def test_what_is_frozen_with_a_module_is_all_that_runs_before_it(start):
+    def frozen(until, model=None, variables=None):
+        config: Any = FrozenConfigDict({"freeze_until": until, "data": {"crop": 8}})
+        return checks.frozen_modules(config, model or Net(), variables or start[1], ("head",))
+
+    assert frozen("") == ()
+    assert frozen("stem") == ("stem",)
+    assert frozen("block_1/bn") == ("block_0", "block_1/bn", "block_1/one", "bn", "stem")
+    with pytest.raises(
+        configs.ConfigError, match=r"freeze_until: no tap called 'block1'.* did you mean block_0, block_1"
+    ):
+        frozen("block1")
+    with pytest.raises(configs.ConfigError, match="freeze_until=head: the head head would be frozen"):
+        frozen("head")
+
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            shared = nn.Conv(3, (1, 1), name="shared")
+            x = nn.Conv(3, (3, 3), name="conv")(shared(shared(x)))
+            return nn.Dense(3, name="head")(jnp.mean(x, (1, 2)))
+
+    variables = jax.eval_shape(Twice().init, jax.random.key(0), BATCH["image"])
+    with pytest.raises(configs.ConfigError, match="shared runs before conv and cannot be replayed"):
+        frozen("conv", Twice(), variables)
+
+
+def test_frozen_taps_are_left_out_and_some_have_to_stay():
+    config: Any = FrozenConfigDict({"freeze_until": "stage_1", "taps": ("stage_1/conv", "stage_10/conv")})
+    assert checks.taps_outside(config, ("stage_1",)) == ("stage_10/conv",)
+    with pytest.raises(configs.ConfigError, match="all taps, stage_1/conv, stage_10/conv, are frozen"):
+        checks.taps_outside(config, ("stage_1", "stage_10"))
+
+
+# bfloat16.
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_only_the_layers_compute_in_bfloat16(start):
+    step, optimizer = step_of(start, model=Net(dtype=jnp.bfloat16), taps=TAPS, weight_decay=0.1)
+    state = init_state(start[0], optimizer)
+    traced = jax.make_jaxpr(step)(state, start[1], BATCH, None, jax.random.key(0))
+    convolutions = [e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"]
+    assert len(convolutions) > 2 * 7  # of both networks, and the gradients
+    assert {v.aval.dtype for e in convolutions for v in e.invars} == {jnp.dtype(jnp.bfloat16)}
+    after, metrics = step(state, start[1], BATCH, None, jax.random.key(0))
+    kept = [leaf for leaf in jax.tree.leaves((after, metrics)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype for leaf in kept} == {jnp.dtype(jnp.float32)}
+
+
+def test_distances_of_bfloat16_maps_are_summed_in_float32():
+    maps = {"tap": jnp.ones((2, 64, 64, 3), jnp.bfloat16)}
+    zeros = jax.tree.map(jnp.zeros_like, maps)
+    found = regularizers.feature_distance(maps, zeros, {"tap": jnp.ones(3, jnp.float32)})
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, [3 * 64 * 64] * 2)  # bfloat16 counts ones to 256
+
+
+# The loop and the program of a run.
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engine")
+    save_weights(str(folder / "own.safetensors"))
+    return make_photos(folder / "photos", per_class=12)
+
+
+def own_config(photos, **changed):
+    fields = {
+        "arch": "examples.own_model:spec",
+        "weights": str(photos.parent / "own.safetensors"),
+        "taps": ("default",),
+        "head_l2": (0.01,),
+        "method": "delta_without_attention",
+        "steps": 12,
+        "log_every": 2,
+        "eval_every": 6,
+        "checkpoint_every": 4,
+    }
+    return small_config(photos, **(fields | changed))
+
+
+def lowered(photos, **changed):
+    setup = Setup(configs.resolve(own_config(photos, **changed)))
+    step = CompiledStep(setup)
+    return step._function.lower(*compiled_step._expected_arguments(setup)).as_text()
+
+
+def test_runs_of_other_alphas_rates_and_seeds_share_one_program(photos):
+    # The same text is the same program to jax's persistent cache.
+    one = lowered(photos, alpha=0.1, beta=0.1, learning_rate=0.1, seed=0, schedule="cosine", steps=12, warmup_steps=3)
+    other = lowered(photos, alpha=None, beta=0.2, learning_rate=0.2, seed=5, schedule="step", steps=900)
+    assert one == other
+    assert one != lowered(photos, momentum=0.8)
+
+
+def test_the_loop_traces_once_and_copies_nothing_unasked(photos, tmp_path, monkeypatch, capsys):
+    traced, stop_at = [], [8]
+    make_train_step, loop = steps.make_train_step, trainer.fine_tune
+
+    def counted(*args, **kwargs):
+        traced.append(1)
+        return make_train_step(*args, **kwargs)
+
+    def guarded(chosen, state, train_step, *args):
+        done = []
+
+        def stopped(state, batch):
+            if len(done) == stop_at[0]:
+                raise KeyboardInterrupt
+            done.append(1)
+            return train_step(state, batch)
+
+        with jax.transfer_guard("disallow"):
+            return loop(chosen, state, stopped, *args)
+
+    monkeypatch.setattr(steps, "make_train_step", counted)
+    monkeypatch.setattr(trainer, "fine_tune", guarded)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(own_config(photos), tmp_path)
+    assert traced == [1]
+    stop_at[0] = 99
+    summary = trainer.fit(own_config(photos), tmp_path).summary
+    assert traced == [1, 1]  # once more, in what would be another process
+    assert summary["steps"] == 12
+    records = [record["step"] for record in logs.read(tmp_path) if record["phase"] == "fine_tune"]
+    assert records == [2, 4, 6, 8, 10, 12]
+    output = capsys.readouterr().out
+    assert "going on after step 8 of 12" in output
+    assert output.count("a training step takes 0.0") == 2
+    assert "of memory on each device" in output
+
+
+def test_a_run_with_all_savings_of_memory_ends_like_one_without(photos, tmp_path):
+    fields = {"freeze_until": "encoder/stage_0", "learning_rate": 1e-3, "steps": 4}
+    plain = trainer.fit(own_config(photos, **fields), tmp_path / "plain").summary
+    saved = trainer.fit(own_config(photos, **fields, accumulate=2, remat=True), tmp_path / "saved").summary
+    assert saved["test"]["cross_entropy"] == pytest.approx(plain["test"]["cross_entropy"], rel=1e-4)
+
+
+def test_a_device_that_is_too_small_ends_in_one_error(photos, monkeypatch):
+    setup = Setup(configs.resolve(own_config(photos)))
+    monkeypatch.setattr(sharding, "device_memory_bytes", lambda: 1000)
+    compiled = CompiledStep(setup)
+    compiled.start()
+    ways = "try a smaller --config.batch_size, --config.accumulate=2, --config.remat=True or --config.compute_dtype="
+    with pytest.raises(configs.ConfigError, match=f"takes 0.0. GB of memory on each device, which has 0.00 GB; {ways}"):
+        compiled.check()
+
+
+def test_remat_needs_blocks():
+    config: Any = FrozenConfigDict({"remat": True, "arch": "flat"})
+    with pytest.raises(configs.ConfigError, match="flat has no modules of two or more layers"):
+        checks.blocks_to_recompute(config, {"params": {"conv": {"kernel": 0}, "head": {"kernel": 0}}})
+
+
+def test_metrics_are_asked_for_when_the_device_has_other_work(tmp_path):
+    events = []
+
+    class Metrics:
+        def __init__(self, step):
+            self.step = step
+
+        def copy_to_host_async(self):
+            events.append(("step", self.step))
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(("fetched", self.step))
+            return np.ones(5, np.float32)
+
+    class Images:
+        resident = True
+
+        def __len__(self):
+            return 4
+
+        def stream(self, table):
+            yield from table
+
+    def train_step(state, batch):
+        step = int(state.step) + 1
+        return TrainState(jnp.int32(step), state.params, {}, {}), Metrics(step)
+
+    loop = fine_tune.Loop(steps=10, batch_size=4, seed=0, log_every=2, checkpoint_every=8, eval_every=0, select="last")
+    start = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, {}, {})
+    images: Any = Images()
+    step: Any = train_step
+    with logs.MetricsLog(tmp_path) as log:
+        fine_tune.fine_tune(loop, start, step, images, lambda _: {}, lambda _: 0.1, tmp_path, log)
+    when = {step: events[: events.index(("fetched", step))] for step in (2, 4, 6, 8, 10)}
+    newest = {step: max(n for kind, n in before if kind == "step") for step, before in when.items()}
+    assert newest == {2: 4, 4: 6, 6: 8, 8: 8, 10: 10}  # a checkpoint at 8 and 10: everything is looked at before

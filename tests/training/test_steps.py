@@ -1,0 +1,269 @@
+"""One training step of a tiny model against the loss written out and jax.grad."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+from delta_jax import methods
+from delta_jax.models.layers.normalization import BatchNorm
+from delta_jax.training import steps
+from delta_jax.training.optim import make_optimizer
+from delta_jax.training.state import init_state
+
+RNG = np.random.default_rng(0)
+TAPS = ("conv",)
+BATCH = {
+    "image": jnp.asarray(RNG.standard_normal((4, 5, 6, 3)), jnp.float32),
+    "label": jnp.array([0, 2, 1, 2]),
+    "index": jnp.array([3, 0, 4, 1]),
+}
+ATTENTION = {
+    "one for all": {"conv": jnp.asarray(RNG.uniform(0, 1, 4), jnp.float32)},
+    "per example": {"conv": jnp.asarray(RNG.uniform(0, 1, (5, 4)), jnp.float32)},
+}
+
+
+class Net(nn.Module):
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(4, (3, 3), dtype=self.dtype, name="conv")(x)
+        x = BatchNorm(dtype=self.dtype, name="bn")(x, train)
+        x = jnp.mean(nn.tanh(x), (1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(3, dtype=self.dtype, name="head")(x)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """(variables at the start, variables of the source): apart, so that every penalty is there."""
+    made = [jax.jit(Net().init)(jax.random.key(seed), BATCH["image"]) for seed in (0, 1)]
+    return made[0], {**made[1], "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made[1]["batch_stats"])}
+
+
+def _step(
+    start, method, *, model=None, alpha=0.3, beta=0.2, attention=None, prepare=None, key=None, momentum=0.9, at=0
+):
+    variables, source = start
+    model = model or Net()
+    tx = make_optimizer(variables["params"], optax.constant_schedule(0.1), head="head", momentum=momentum)
+    loss = steps.make_loss(model, model, method, taps=TAPS, head="head", alpha=alpha, beta=beta)
+    step = jax.jit(steps.make_train_step(loss, tx, prepare or (lambda key, images: images)))
+    state = dataclasses.replace(init_state(variables, tx), step=jnp.int32(at))
+    return step(state, source, BATCH, attention, jax.random.key(7) if key is None else key)
+
+
+def _written_out(params, start, name, weights, alpha, beta):
+    """Eq. 3 and 4 for the tiny model, with the maps from flax's Conv."""
+    variables, source = start
+    x, y = BATCH["image"], BATCH["label"]
+    logits, _ = Net().apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+    cross_entropy = jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[jnp.arange(4), y])
+    head = 0.5 * (jnp.sum(params["head"]["kernel"] ** 2) + jnp.sum(params["head"]["bias"] ** 2))
+    penalty: Any = 0.0
+    if name == "l2_sp":
+        pairs = [(params[m][leaf], source["params"][m][leaf]) for m in ("conv", "bn") for leaf in params[m]]
+        penalty = 0.5 * sum(jnp.sum((one - other) ** 2) for one, other in pairs)
+    if name.startswith("delta"):
+        both: list[Any] = [nn.Conv(4, (3, 3)).apply({"params": p["conv"]}, x) for p in (params, source["params"])]
+        ours, theirs = both
+        distances = jnp.sum((jax.nn.relu(ours) - jax.nn.relu(theirs)) ** 2, (1, 2))
+        penalty = jnp.mean(jnp.sum(distances * weights, axis=1))
+    return cross_entropy + alpha * penalty + (0.0 if name == "l2" else beta * head)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        ("l2", None),
+        ("l2_sp", None),
+        ("delta_without_attention", None),
+        ("delta", "one for all"),
+        ("delta", "per example"),
+    ],
+)
+def test_one_step_is_the_gradient_of_the_loss_written_out(start, name, attention):
+    variables = start[0]
+    state, metrics = _step(start, methods.create(name), attention=ATTENTION.get(attention))
+    weights = jnp.ones((4, 4))
+    if attention == "one for all":
+        weights = jnp.broadcast_to(ATTENTION[attention]["conv"], (4, 4))
+    if attention == "per example":  # rows 3, 0, 4, 1 of the data set's
+        weights = jnp.stack([ATTENTION[attention]["conv"][i] for i in (3, 0, 4, 1)])
+    value, gradient = jax.value_and_grad(_written_out)(variables["params"], start, name, weights, 0.3, 0.2)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradient)  # the first step has no momentum
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, expected)
+    assert state.step == 1
+
+
+def test_metrics_add_up(start):
+    _, metrics = _step(start, methods.create("delta_without_attention"))
+    parts = metrics["cross_entropy"] + 0.3 * metrics["penalty"] + 0.2 * metrics["head_penalty"]
+    np.testing.assert_allclose(metrics["loss"], parts, rtol=1e-6)
+    logits, _ = Net().apply(start[0], BATCH["image"], train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(metrics["top1"], np.mean(np.argmax(logits, 1) == np.asarray(BATCH["label"])))
+
+
+def test_only_the_network_in_training_updates_its_statistics(start):
+    variables, source = start
+    before = jax.tree.map(np.array, source)
+    state, _ = _step(start, methods.create("delta_without_attention"))
+    maps = nn.Conv(4, (3, 3)).apply({"params": variables["params"]["conv"]}, BATCH["image"])
+    expected = 0.1 * np.asarray(maps).mean((0, 1, 2))  # BatchNorm, from a running mean of 0
+    np.testing.assert_allclose(state.batch_stats["bn"]["mean"], expected, rtol=1e-4, atol=1e-7)
+    jax.tree.map(np.testing.assert_array_equal, before, source)
+
+
+def test_what_is_random_depends_on_key_and_step_alone(start):
+    def prepare(key, images):
+        return images + jax.random.normal(key, images.shape)
+
+    def loss_at(at, model, prepare, key=7):
+        method = methods.create("l2")
+        return float(_step(start, method, model=model, prepare=prepare, key=jax.random.key(key), at=at)[1]["loss"])
+
+    for model, augment in ((Net(dropout=0.5), None), (Net(), prepare)):
+        assert loss_at(3, model, augment) == loss_at(3, model, augment)
+        assert loss_at(3, model, augment) != loss_at(4, model, augment)
+        assert loss_at(3, model, augment) != loss_at(3, model, augment, key=8)
+
+
+def test_crops_and_dropout_have_keys_of_their_own(start):
+    seen = []
+
+    def prepare(key, images):
+        seen.append(key)
+        return images + jax.random.normal(key, images.shape)
+
+    class Spy(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            if train:
+                seen.append(self.make_rng("dropout"))
+            return Net(name="net")(x, train)
+
+    variables = {c: {"net": leaves} for c, leaves in start[0].items()}
+    tx = optax.sgd(0.1)
+    loss = steps.make_loss(Spy(), Spy(), methods.create("l2"), taps=(), head="net/head", alpha=0.0, beta=0.0)
+    step = steps.make_train_step(loss, tx, prepare)
+    step(init_state(variables, tx), variables, BATCH, None, jax.random.key(7))
+    crop_key = seen[0]
+    dropout_keys = [key for key in seen[1:] if not isinstance(key, jax.core.Tracer)]
+    assert dropout_keys
+    assert all((jax.random.key_data(key) != jax.random.key_data(crop_key)).any() for key in dropout_keys)
+
+
+def test_losses_are_float32_in_a_bfloat16_network(start):
+    _, metrics = _step(start, methods.create("delta_without_attention"), model=Net(dtype=jnp.bfloat16))
+    _, expected = _step(start, methods.create("delta_without_attention"))
+    for name, value in metrics.items():
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, expected[name], rtol=0.05)
+
+
+def test_attention_of_gathers_the_rows_of_the_batch():
+    index = jnp.array([4, 0, 4])
+    assert steps.attention_of(None, index) is None
+    mixed = {"a": ATTENTION["one for all"]["conv"], "b": ATTENTION["per example"]["conv"]}
+    found: Any = steps.attention_of(mixed, index)
+    np.testing.assert_array_equal(found["a"], mixed["a"])
+    np.testing.assert_array_equal(found["b"], np.asarray(mixed["b"])[[4, 0, 4]])
+
+
+def test_the_state_has_buffers_of_its_own(start):
+    # The trainer donates the state: shared buffers would delete the source with it.
+    state = init_state(start[0], optax.sgd(0.1))
+    pairs = zip(jax.tree.leaves(state.variables), jax.tree.leaves(start[0]), strict=True)
+    addresses = [(one.unsafe_buffer_pointer(), other.unsafe_buffer_pointer()) for one, other in pairs]
+    assert all(one != other for one, other in addresses)
+    assert init_state({"params": start[0]["params"]}, optax.sgd(0.1)).batch_stats == {}
+
+
+class TwoHeads(nn.Module):
+    """With a second classifier that is there in training only."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(4, (3, 3), name="conv")(x)
+        if train or self.is_initializing():
+            Side(name="side")(x)
+        return nn.Dense(3, name="head")(jnp.mean(nn.tanh(x), (1, 2)))
+
+
+class Side(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="out")(jnp.max(x, (1, 2)))
+
+
+def test_an_auxiliary_classifier_adds_its_cross_entropy_and_counts_as_head():
+    made = [jax.jit(TwoHeads().init)(jax.random.key(seed), BATCH["image"])["params"] for seed in (0, 1)]
+    params, source = made
+    found = steps.make_loss(
+        TwoHeads(),
+        TwoHeads(),
+        methods.create("l2_sp"),
+        taps=TAPS,
+        head=("head", "side/out"),
+        alpha=0.3,
+        beta=0.2,
+        auxiliary="side",
+        auxiliary_weight=0.4,
+    )(params, {}, {"params": source}, BATCH["image"], BATCH["label"], None, jax.random.key(0))
+
+    # Written out in numpy: two linear layers on tanh-then-mean and on the maximum of the convolution's maps.
+    maps = np.asarray(nn.Conv(4, (3, 3)).apply({"params": params["conv"]}, BATCH["image"]), np.float64)
+    seen = {"head": np.tanh(maps).mean((1, 2)), "side": maps.max((1, 2))}
+    dense = {"head": params["head"], "side": params["side"]["out"]}
+    losses = {}
+    for name, x in seen.items():
+        logits = x @ np.asarray(dense[name]["kernel"], np.float64) + np.asarray(dense[name]["bias"], np.float64)
+        losses[name] = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(4), BATCH["label"]])
+    distance = sum(np.sum((np.asarray(params["conv"][k]) - np.asarray(source["conv"][k])) ** 2) for k in params["conv"])
+    heads = sum(np.sum(np.asarray(w) ** 2) for layer in dense.values() for w in layer.values())
+    total, (metrics, _) = found
+    np.testing.assert_allclose(total, losses["head"] + 0.4 * losses["side"] + 0.15 * distance + 0.1 * heads, rtol=1e-5)
+    np.testing.assert_allclose(metrics["cross_entropy"], losses["head"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[0] * 6 + [1] * 3 + [2], [2, 0, 0, 2, 2, 2, 2]])
+def test_class_weights_are_those_of_scikit_learn_and_weigh_one_on_average(labels):
+    found = steps.class_weights(np.array(labels), 3)
+    present = np.unique(labels)
+    expected = compute_class_weight("balanced", classes=present, y=labels)
+    np.testing.assert_allclose(found[present], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[labels].mean(), 1, rtol=1e-6)
+    assert found[np.setdiff1d(range(3), present)].sum() == 0
+
+
+def test_a_weighted_loss_weighs_the_cross_entropy_and_nothing_else(start):
+    variables, source = start
+    weights = np.array([0.5, 2.0, 3.0], np.float32)
+
+    def loss_of(label_weights):
+        method = methods.create("delta_without_attention")
+        loss = steps.make_loss(
+            Net(), Net(), method, taps=TAPS, head="head", alpha=0.3, beta=0.2, label_weights=label_weights
+        )
+        key = jax.random.key(0)
+        return loss(variables["params"], variables["batch_stats"], source, BATCH["image"], BATCH["label"], None, key)
+
+    plain, (before, _) = loss_of(None)
+    total, (metrics, _) = loss_of(weights)
+    # By hand: -log softmax of each of the four images, of the classes 0, 2, 1, 2.
+    logits, _ = Net().apply(variables, BATCH["image"], train=True, mutable=["batch_stats"])
+    logits = np.asarray(logits, np.float64)
+    each = np.log(np.exp(logits).sum(1)) - logits[range(4), [0, 2, 1, 2]]
+    np.testing.assert_allclose(metrics["cross_entropy"], np.dot(each, [0.5, 3, 2, 3]) / 4, rtol=1e-5)
+    np.testing.assert_allclose(before["cross_entropy"], each.mean(), rtol=1e-5)
+    np.testing.assert_allclose(total - metrics["cross_entropy"], plain - before["cross_entropy"], rtol=1e-5)
