@@ -39,7 +39,7 @@ def test_where_it_would_change_nothing(change):
 
 def test_a_process_starts_again_once_with_the_same_command():
     program = (
-        "import os, sys; from delta_jax.training import huge_pages; "
+        "import os, sys; from delta_jax.processes import huge_pages; "
         f"huge_pages._policy = lambda: {MADVISE!r}; huge_pages._libc = lambda: 'glibc 2.36'; "
         "print('start', os.getpid(), flush=True); huge_pages.restart(); "
         f"print(os.environ['{VARIABLE}'], *sys.argv[1:])"

@@ -71,7 +71,7 @@ def start(block: str) -> subprocess.Popen:
     """A process that waits in `block`, in the middle of a callback that lets no exception out."""
     code = f"""
 import gc, signal, time
-from delta_jax.training import interruption
+from delta_jax.processes import interruption
 interruption.SAME_SECONDS = 0.2
 def wait(phase, _):
     gc.callbacks.clear()

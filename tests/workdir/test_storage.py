@@ -240,7 +240,7 @@ def test_a_missing_package_is_said_in_one_line(tmp_path):
     # In a process of its own, where gcsfs cannot be imported whether or not it is installed.
     script = (
         "import sys; sys.modules['gcsfs'] = None\n"
-        "from delta_jax.training import storage\n"
+        "from delta_jax.workdir import storage\n"
         "try: storage.Mirror('gs://bucket/run')\n"
         "except storage.StorageError as error: print(error)"
     )

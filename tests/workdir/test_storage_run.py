@@ -61,7 +61,7 @@ def test_a_run_that_lost_its_disk_goes_on_from_the_storage(photos, undisturbed, 
     fields = config_flags(photos, **SLOW, data__cache_dir=str(host))
     # The command, with as many uploads between two checkpoints as in a run of hours.
     script = (
-        "import runpy, time; from delta_jax.training import checkpoints, storage; "
+        "import runpy, time; from delta_jax.workdir import checkpoints, storage; "
         "storage.SECONDS_BETWEEN_UPLOADS = 0.05; "
         "save = checkpoints.Checkpoints.save; "
         "checkpoints.Checkpoints.save = lambda *given, **named: (save(*given, **named), time.sleep(0.5)); "
