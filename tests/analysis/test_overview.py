@@ -1,10 +1,6 @@
 """What the overview of a network says, against published figures, sums by hand, and XLA's own accounts."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -15,10 +11,8 @@ from jax import lax
 from delta_jax import features, methods, models
 from delta_jax.analysis import flops
 from delta_jax.analysis.overview import overview, step_memory
-from delta_jax.models import __main__ as command
 from delta_jax.models.checks import init_shapes
 from delta_jax.training import optim, state, steps
-from tests.small_run import ROOT
 
 # torchvision's documentation of the weights: parameters, and "GFLOPS", which are multiply-adds, two digits after the
 # point; MobileNetV2: "0.3". Inception-V3 there has the second classifier, too; timm's table has it without: 23.83 M.
@@ -145,36 +139,6 @@ def test_memory_is_of_the_order_of_what_xla_plans():
     assert 0.5 < estimate / needed < 2.5
 
 
-def _command(*arguments):
-    # No backend of this name: whatever wants to compute something fails.
-    environment = os.environ | {"JAX_PLATFORMS": "none_such"}
-    command = [sys.executable, "-m", "delta_jax.models", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def test_the_command_computes_nothing():
-    done = _command("mobilenet_v2", "--size=96", "--classes=7", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert sum(found["parameters"].values()) == 3_504_872 - 993 * 1281  # a head of 7 classes instead of 1,000
-    assert found["taps"]["block_2/project_conv"] == [24, 24, 24]
-    assert found["default_taps"] == list(models.spec("mobilenet_v2").taps)
-
-
-def test_what_the_command_shows(capsys, monkeypatch):
-    monkeypatch.setenv("CI", "1")  # plain text, as where there is no terminal
-    if not command.flags.FLAGS.is_parsed():
-        command.flags.FLAGS.mark_as_parsed()  # other commands' required flags may be defined by now
-    command.main(["models"])
-    text = capsys.readouterr().out
-    assert [name for name in models.names() if name not in text] == []
-    command.main(["models", "examples.own_model:spec"])
-    text = capsys.readouterr().out
-    assert "encoder/stage_1/block_0         16 x 16 x 24        default" in text
-    assert "classifier/logits, 32 features to 1,000 classes" in text
-    assert [word for word in ("source network", "activations", "in all", "GFLOP") if word not in text] == []
-    for arguments, complaint in ((["resnet5"], "did you mean resnet50"), (["a", "b"], "expected one network")):
-        with pytest.raises(SystemExit, match=f"error: .*{complaint}"):
-            command.main(["models", *arguments])
+def test_a_batch_or_head_of_nothing_is_refused():
     with pytest.raises(ValueError, match="batch 0 and classes 1000 have to be 1 or more"):
         overview("resnet18", batch=0)

@@ -184,7 +184,6 @@ def test_a_run_goes_on_with_its_images_wherever_they_are(run, photos, tmp_path, 
     shutil.copytree(run[0], tmp_path / "run")
     monkeypatch.setattr(cache, "decode_image", None)  # they are decoded already
     monkeypatch.setattr(trainer, "fine_tune", None)
-    monkeypatch.setattr(trainer.gallery, "write", lambda *_: None)
     again = trainer.fit(small_config(photos, data__root=str(tmp_path / "moved")), tmp_path / "run").summary
     for split in ("validation", "test"):
         assert again[split] == run[1][split]
