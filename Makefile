@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint soak bench clean
+.PHONY: help quickstart test check lint soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,10 @@ quickstart: $(VENV)/.quickstart ## Set up, then fine-tune on real photos and sho
 
 test: lint ## Set up, then lint, types and every test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations=10
+
+check: lint ## Lint, types and the tests that what is not committed touches: under a minute, for the inner loop
+	@files=$$($(VENV)/bin/python -m tests.touched); \
+		[ -z "$$files" ] || $(VENV)/bin/python -m pytest -n 2 --dist loadfile --quiet $$files
 
 lint: $(VENV)/.test ## Set up, then lint, format check and types
 	$(VENV)/bin/ruff check .

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests import touched
+
 TESTS = Path(__file__).parent
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -23,6 +25,22 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
+
+
+_seconds: dict[str, float] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    file = report.nodeid.partition("::")[0]
+    _seconds[file] = _seconds.get(file, 0.0) + report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """For `make check`: how long each file took, where it was run whole and not by a worker, which sees a part."""
+    option = session.config.option
+    partly = option.keyword or option.markexpr or any("::" in argument for argument in session.config.args)
+    if not partly and not hasattr(session.config, "workerinput"):
+        touched.remember(_seconds)
 
 
 @pytest.fixture(scope="session")
