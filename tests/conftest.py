@@ -23,6 +23,17 @@ jax.config.update("jax_compilation_cache_dir", str(TESTS.parent / ".cache" / "ja
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+# Half of the suite's time was XLA's: where a network is only the occasion, it compiles without LLVM's costly passes.
+# The
+# numbers of the pure library and of the networks are those of the programs that users run.
+FULLY_OPTIMISED = ("library", "models")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    jax.config.update("jax_disable_most_optimizations", item.path.parent.name not in FULLY_OPTIMISED)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
 

@@ -100,6 +100,7 @@ def environment(devices: int = 1) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in conftest.py
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
 
