@@ -24,8 +24,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 # Half of the suite's time was XLA's: where a network is only the occasion, it compiles without LLVM's costly passes.
-# The
-# numbers of the pure library and of the networks are those of the programs that users run.
+# The numbers of the pure library and of the networks are those of the programs that users run.
 FULLY_OPTIMISED = ("library", "models")
 
 
