@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,9 +134,10 @@ class _Index:
         self._saved = time.monotonic()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False) as file:
-                json.dump(dict(self._now), file)
-            Path(file.name).replace(self._file)
+            # Not a temporary file of the library's, which only its owner can read: a cache may be shared.
+            unfinished = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
+            unfinished.write_text(json.dumps(dict(self._now)))
+            unfinished.replace(self._file)
         except OSError:
             pass  # it is read again next time; that the folder cannot be written is said where images are decoded
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,9 +95,10 @@ def survey(
                 progress(len(rows))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({row: dataclasses.asdict(one) for row, one in found.items()}, file)
-        Path(file.name).replace(path)
+        # Not a temporary file of the library's, which only its owner can read: a cache may be shared.
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        unfinished.write_text(json.dumps({row: dataclasses.asdict(one) for row, one in found.items()}))
+        unfinished.replace(path)
     except OSError:
         pass  # they are looked at again next time; that the folder cannot be written is said where images are decoded
     return found

@@ -94,7 +94,8 @@ def _write(trained: Classifier, form: str, folder: Path) -> None:
         tensors = weights.to_torch(trained.variables, trained.arch, form)
         config = _timm_config(trained) if form == "timm" else {"architecture": trained.arch} | _classes(trained)
         json_files.write(folder / CONFIG, config | {"preprocessing": facts["preprocessing"]})
-        safetensors.numpy.save_file(tensors, folder / classifier.MODEL, metadata={"format": "pt"})
+        # Not save_file, which makes files that only their owner can read.
+        (folder / classifier.MODEL).write_bytes(safetensors.numpy.save(tensors, {"format": "pt"}))
         return
     json_files.write(folder / classifier.FACTS, facts)
     if form == "orbax":
@@ -103,7 +104,7 @@ def _write(trained: Classifier, form: str, folder: Path) -> None:
     leaves = flatten_dict(trained.variables, sep="/")
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-    safetensors.numpy.save_file(arrays, folder / classifier.MODEL, metadata={"format": "flax", **texts})
+    (folder / classifier.MODEL).write_bytes(safetensors.numpy.save(arrays, {"format": "flax", **texts}))
 
 
 def _classes(trained: Classifier) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def save_variables(path: Path, tree: Any) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.numpy.save_file(arrays, unfinished)
+        # Not save_file, which makes files that only their owner can read: a workdir may be shared.
+        unfinished.write_bytes(safetensors.numpy.save(arrays))
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())  # or a power cut could leave the new name with an empty file
         unfinished.replace(path)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delta_jax.workdir import variable_files
 from delta_jax.workdir.stored_trees import CheckpointError
 from delta_jax.workdir.variable_files import load_variables, save_variables
 
@@ -35,15 +34,22 @@ def test_variables_come_back_bit_by_bit(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["head.safetensors"]
 
 
+def test_whoever_may_read_the_folder_may_read_the_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    save_variables(tmp_path / "head.safetensors", {"a": jnp.arange(3)})
+    assert (tmp_path / "head.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "head.safetensors"
     save_variables(path, {"a": jnp.arange(3)})
 
-    def half(arrays, filename):
-        Path(filename).write_bytes(b"half")
+    def half(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(variable_files.safetensors.numpy, "save_file", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(CheckpointError, match=r"head.safetensors could not be written: no space left on device"):
         save_variables(path, {"a": jnp.arange(4)})
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
