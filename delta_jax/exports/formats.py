@@ -11,16 +11,16 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from delta_jax import models, weights
-from delta_jax.exports import usage
+from delta_jax.exports import instructions
 from delta_jax.training import classifier
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
 from delta_jax.workdir import json_files
 from delta_jax.workdir.checkpoints import save_orbax
-from delta_jax.workdir.stored_trees import CheckpointError
+from delta_jax.workdir.stored_trees import CheckpointError, reason
 
 FORMATS = ("safetensors", "torchvision", "timm", "orbax")
-CONFIG, ORBAX = "config.json", usage.WEIGHTS_FOLDER
+CONFIG, ORBAX = "config.json", instructions.WEIGHTS_FOLDER
 _ENTRIES = {classifier.MODEL, classifier.FACTS, CONFIG, ORBAX}  # all that an export may hold
 
 # Per family: names in timm of the first convolution and of the classifier.
@@ -54,7 +54,7 @@ def export(trained: Classifier, form: str, out: Path, *, overwrite: bool = False
     Raises:
       ConfigError: something is in the way.
       WeightsError: the network does not exist in torchvision or timm.
-      CheckpointError, OSError: the files cannot be written.
+      CheckpointError: the files cannot be written.
     """
     _refuse_what_is_in_the_way(out, overwrite)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -69,11 +69,11 @@ def export(trained: Classifier, form: str, out: Path, *, overwrite: bool = False
             shutil.rmtree(replaced)
         else:
             unfinished.rename(out)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{out} could not be written: {error}") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{out} could not be written: {reason(error)}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return usage.usage(trained, form, out)
+    return instructions.usage(trained, form, out)
 
 
 def _refuse_what_is_in_the_way(out: Path, overwrite: bool) -> None:
@@ -129,7 +129,7 @@ def _timm_config(trained: Classifier) -> dict[str, Any]:
     }
     made_with = {"model_args": {"aux_logits": True}} if trained.auxiliary else {}
     return {
-        "architecture": usage.timm_name(trained.arch),
+        "architecture": instructions.timm_name(trained.arch),
         **_classes(trained),
         **made_with,
         "pretrained_cfg": pretrained,

@@ -15,8 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image, ImageOps
 
 from delta_jax import data, models, weights
-from delta_jax.exports import formats
-from delta_jax.exports import usage as printed
+from delta_jax.exports import formats, instructions
 from delta_jax.training import classifier
 from delta_jax.training.classifier import Classifier, Preprocessing
 from delta_jax.training.config import ConfigError
@@ -52,7 +51,7 @@ def trained(workdir):
 def executed(usage, folder, photo=b""):
     """What the names of the printed lines mean after they ran as they are, where a photo lies."""
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    (folder / printed.PHOTO).write_bytes(photo or encoded(Image.fromarray(noise), "JPEG"))
+    (folder / instructions.PHOTO).write_bytes(photo or encoded(Image.fromarray(noise), "JPEG"))
     names = {}
     with contextlib.chdir(folder):
         exec(textwrap.dedent(usage), names)
@@ -84,11 +83,11 @@ def test_the_command_says_how_to_load_what_it_wrote(workdir, trained, tmp_path):
     usage = ended.stdout[ended.stdout.index("    import") :]
     names = executed(usage, tmp_path)
     assert_equal(names["variables"], trained.variables)
-    seen = what_the_network_sees(trained, tmp_path / printed.PHOTO)
+    seen = what_the_network_sees(trained, tmp_path / instructions.PHOTO)
     np.testing.assert_array_equal(names["images"], seen)
     np.testing.assert_allclose(
         jax.nn.softmax(names["logits"]),
-        trained.probabilities([trained.decode(tmp_path / printed.PHOTO)]),
+        trained.probabilities([trained.decode(tmp_path / instructions.PHOTO)]),
         atol=1e-5,
     )
     # The folder can be used as the run's own.
@@ -135,7 +134,7 @@ def test_what_timm_is_told(tmp_path):
     assert "timm.create_model('tf_efficientnet_lite0', num_classes=3, checkpoint_path=" in usage
     facts = json.loads((tmp_path / "out" / "config.json").read_text())
     assert facts["architecture"] == "tf_efficientnet_lite0"
-    assert printed.timm_name("timm_efficientnet_lite1") == "efficientnet_lite1"
+    assert instructions.timm_name("timm_efficientnet_lite1") == "efficientnet_lite1"
     assert facts["num_classes"] == 3
     told = facts["pretrained_cfg"]
     assert told["num_classes"] == 3
@@ -164,7 +163,7 @@ def test_orbax(trained, tmp_path):
     usage = formats.export(trained, "orbax", tmp_path / "out")
     names = executed(usage, tmp_path)
     assert_equal(names["variables"], trained.variables)
-    np.testing.assert_array_equal(names["images"], what_the_network_sees(trained, tmp_path / printed.PHOTO))
+    np.testing.assert_array_equal(names["images"], what_the_network_sees(trained, tmp_path / instructions.PHOTO))
     assert json.loads((tmp_path / "out" / "classifier.json").read_text())["classes"] == list(CLASSES)
 
 
@@ -209,7 +208,7 @@ def test_other_padding_in_timm_is_told(crop, differs, monkeypatch, trained, tmp_
     spec = dataclasses.replace(models.spec("resnet18"), arguments={"same_at": 224})
     monkeypatch.setattr(models, "spec", lambda _: spec)
     trained.preprocessing = dataclasses.replace(SEEN, crop=crop)
-    assert ("expect other logits" in usage.usage(trained, "timm", tmp_path)) == differs
+    assert ("expect other logits" in instructions.usage(trained, "timm", tmp_path)) == differs
     trained.preprocessing = SEEN
 
 
@@ -279,11 +278,11 @@ def photos():
 @pytest.mark.parametrize("form", ["torchvision", "timm"])
 def test_the_printed_lines_make_of_a_photo_what_predict_does(form, white, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(trained, "preprocessing", dataclasses.replace(SEEN, white=white))
-    lines = usage.usage(trained, form, tmp_path).splitlines()
+    lines = instructions.usage(trained, form, tmp_path).splitlines()
     first = next(i for i, line in enumerate(lines) if "Image.open(" in line)
     last = next(i for i, line in enumerate(lines) if "convert('RGB')" in line)
     for name, file in photos():
-        (tmp_path / printed.PHOTO).write_bytes(file)
+        (tmp_path / instructions.PHOTO).write_bytes(file)
         names = {"np": np, "Image": Image, "ImageOps": ImageOps}
         with contextlib.chdir(tmp_path):
             exec(textwrap.dedent("\n".join(lines[first : last + 1])), names)
@@ -293,10 +292,12 @@ def test_the_printed_lines_make_of_a_photo_what_predict_does(form, white, traine
 
 
 def test_what_the_printed_lines_cannot_do_is_said(trained, tmp_path, monkeypatch):
-    assert "Not as in predict: more than 8 bits a sample, but for 16-bit grey" in usage.usage(trained, "timm", tmp_path)
+    assert "Not as in predict: more than 8 bits a sample, but for 16-bit grey" in instructions.usage(
+        trained, "timm", tmp_path
+    )
     monkeypatch.setattr(trained, "preprocessing", dataclasses.replace(SEEN, crops=10, aspect="keep"))
     for form in ("timm", "torchvision"):
-        said = usage.usage(trained, form, tmp_path)
+        said = instructions.usage(trained, form, tmp_path)
         assert "predict averages the probabilities of ten crops" in said
         assert "more than twice as long as wide" in said
-    assert "ten crops" in usage.usage(trained, "safetensors", tmp_path)
+    assert "ten crops" in instructions.usage(trained, "safetensors", tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from delta_jax import models
-from delta_jax.exports import formats
+from delta_jax.exports import formats, instructions
 from delta_jax.training.classifier import Classifier
 from delta_jax.weights.merging import variable_shapes
 from tests.exports.test_export import SEEN, WITH_AUXILIARY, executed, finished, photos
@@ -61,7 +61,7 @@ def test_photos_are_prepared_as_the_run_did(tmp_path, aspect, form):
     seen = dataclasses.replace(SEEN, aspect=aspect, white=4095)
     trained = Classifier(finished(tmp_path / "run", "resnet18", seen))
     usage = formats.export(trained, form, tmp_path / "out")
-    photo = tmp_path / usage.PHOTO
+    photo = tmp_path / instructions.PHOTO
     for name, file in photos():
         names = executed(usage, tmp_path, file)
         image = names["preprocess"](names["photo"]) if form == "timm" else names["image"]
