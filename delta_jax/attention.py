@@ -43,7 +43,7 @@ def filter_gaps(
 ) -> dict[str, jax.Array]:
     """Increase of each image's loss when one filter is set to zero: Eq. 6 before the softmax.
 
-    gap_ij = CE(z(x_i, w* without filter j), y_i) - CE(z(x_i, w*), y_i)
+        gap_ij = CE(z(x_i, w* without filter j), y_i) - CE(z(x_i, w*), y_i)
 
     - "exact": what the equation says. Only what depends on the filter is computed for it, see `ablation`; a filter
       whose removal changes nothing behind the tap costs nothing and has a gap of exactly 0.

@@ -252,7 +252,7 @@ def apply_with_changes(
     changes: Mapping[str, Callable[[jax.Array], jax.Array]],
     **kwargs: Any,
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """One forward pass in which each tap returns changes[tap](its output).
+    """One forward pass in which each tap returns `changes[tap]` of its output.
 
     Args:
       model: any Linen module.

@@ -83,7 +83,7 @@ def find_other(
     """Lists images for a network that is trained, to measure it on; nothing is drawn at random.
 
     Args:
-      root: a folder, root/<class>/* or root/{train,val,test}/<class>/*, or a manifest.
+      root: a folder, `root/<class>/*` or `root/{train,val,test}/<class>/*`, or a manifest.
       class_names: what the network knows; images of only some of these classes will do.
       split: which images are wanted: split folders without it are refused; "" for whatever there is.
       unsaid: the split of all images where there are neither split folders nor a column split.

@@ -26,7 +26,8 @@ class Look:
     Attributes:
       pages: pages or frames; the first one is what is decoded.
       depth: of more than eight bits a sample, else None.
-      lowest, largest: samples of such a picture.
+      lowest: sample of such a picture.
+      largest: sample of it.
     """
 
     pages: int = 1

@@ -37,7 +37,7 @@ def choose_white(found: Mapping[int, Look], files: Sequence[str], white: int | N
       white: what the user says; None if nothing.
 
     Returns:
-      (white, lines): None for the largest value that the bits of each file allow.
+      The white, None for the largest value that the bits of each file allow, and lines to be said.
 
     Raises:
       UnknownWhiteError: with the values found and those to choose from.

@@ -22,7 +22,8 @@ class ModelSpec:
       head: path of the classifier's Dense layer, e.g. "fc" or "classifier/logits".
       torch_taps: {name of the module in PyTorch: module path here} of the default taps.
       input_size: height and width it was trained with, pixels.
-      mean, std: per channel, of images scaled to [0, 1].
+      mean: per channel, of images scaled to [0, 1].
+      std: as mean.
       interpolation: of the resize its published accuracy was measured with.
       auxiliary: path of the Dense layer of a second classifier that is trained along, "" where the network has none.
       torch_name: path of a module here -> its name in PyTorch's network; None where the family's table applies.
