@@ -4,6 +4,7 @@ python -m tests.docs.notebook docs/tutorial.ipynb
 """
 
 import ast
+import base64
 import contextlib
 import io
 import json
@@ -31,7 +32,22 @@ def _outputs(cell: dict, names: dict) -> list[dict]:
     if value is not None:
         shown = {"text/plain": repr(value).splitlines(keepends=True)}
         found.append({"data": shown, "execution_count": None, "metadata": {}, "output_type": "execute_result"})
+    if "matplotlib.pyplot" in sys.modules:
+        found += _drawn()
     return found
+
+
+def _drawn() -> list[dict]:
+    import matplotlib.pyplot as plt
+
+    pictures = []
+    for number in plt.get_fignums():
+        png = io.BytesIO()
+        plt.figure(number).savefig(png, format="png", dpi=80, metadata={"Software": None})
+        picture = {"image/png": base64.b64encode(png.getvalue()).decode()}
+        pictures.append({"data": picture, "metadata": {}, "output_type": "display_data"})
+    plt.close("all")
+    return pictures
 
 
 if __name__ == "__main__":
