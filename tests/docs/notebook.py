@@ -1,9 +1,8 @@
-"""The code cells of a notebook, run one after the other in this process. To write what they print into it:
+"""The code cells of a notebook, run one after the other in this process. To write into it what they print and draw:
 
-python -m tests.docs.notebook docs/tutorial.ipynb
+MPLBACKEND=agg python -m tests.docs.notebook docs/tutorial.ipynb
 """
 
-import ast
 import base64
 import contextlib
 import io
@@ -20,21 +19,12 @@ def run(notebook: dict) -> tuple[dict, list[list[dict]]]:
 
 
 def _outputs(cell: dict, names: dict) -> list[dict]:
-    tree = ast.parse("".join(cell["source"]))
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     printed = io.StringIO()
-    found = []
     with contextlib.redirect_stdout(printed):
-        exec(compile(tree, cell["id"], "exec"), names)
-        value = None if last is None else eval(compile(ast.Expression(last.value), cell["id"], "eval"), names)
-    if printed.getvalue():
-        found.append({"name": "stdout", "output_type": "stream", "text": printed.getvalue().splitlines(keepends=True)})
-    if value is not None:
-        shown = {"text/plain": repr(value).splitlines(keepends=True)}
-        found.append({"data": shown, "execution_count": None, "metadata": {}, "output_type": "execute_result"})
-    if "matplotlib.pyplot" in sys.modules:
-        found += _drawn()
-    return found
+        exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    lines = printed.getvalue().splitlines(keepends=True)
+    texts = [{"name": "stdout", "output_type": "stream", "text": lines}] if lines else []
+    return texts + (_drawn() if "matplotlib.pyplot" in sys.modules else [])
 
 
 def _drawn() -> list[dict]:

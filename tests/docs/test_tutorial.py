@@ -34,8 +34,13 @@ def test_the_tutorial_fine_tunes_and_the_penalty_holds_the_feature_maps(finished
     assert names["accuracy"](held_network) > names["accuracy"](free_network)
 
 
-def test_what_the_tutorial_shows_is_what_its_code_prints(finished):
+def test_what_the_tutorial_shows_is_what_its_code_prints_and_draws(finished):
     _, outputs = finished
     shown = [cell["outputs"] for cell in CONTENT["cells"] if cell["cell_type"] == "code"]
-    # Numbers differ from one processor to the next.
-    assert re.sub(r"\d+(\.\d+)?", "#", json.dumps(shown)) == re.sub(r"\d+(\.\d+)?", "#", json.dumps(outputs))
+    assert [_without_numbers(cell) for cell in shown] == [_without_numbers(cell) for cell in outputs]
+
+
+def _without_numbers(outputs: list[dict]) -> list[str]:
+    # Numbers and pixels differ from one processor to the next.
+    texts = ["".join(output.get("text", sorted(output.get("data", {})))) for output in outputs]
+    return [re.sub(r"\d+(\.\d+)?", "#", text) for text in texts]
