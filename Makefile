@@ -69,6 +69,6 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml requirements.txt
 # Only the tools: what they read is not imported.
 $(VENV)/.docs: $(VENV)/.created pyproject.toml
 	@echo "Installing into $(VENV); the first time takes a minute"
-	$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
 	$(PIP) --requirement $@.txt
 	@touch $@

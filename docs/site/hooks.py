@@ -81,8 +81,9 @@ def rewritten(markdown: str, source: str) -> str:
 
 
 def listing(source: str, content: str) -> str:
-    """A page of a file that is no Markdown."""
-    return f"# {source}\n\n{_fenced(content, LANGUAGES.get(Path(source).suffix, 'text'))}"
+    """A page of a file that is no Markdown; the search leaves it out."""
+    code = _fenced(content, LANGUAGES.get(Path(source).suffix, "text"))
+    return f"---\nsearch:\n  exclude: true\n---\n\n# {source}\n\n{code}"
 
 
 def markdown_of(notebook: dict) -> str:
@@ -97,7 +98,7 @@ def markdown_of(notebook: dict) -> str:
                 picture = "".join(data["image/png"]).strip()
                 parts.append(f"![what the code above draws](data:image/png;base64,{picture})")
             else:
-                parts.append(_fenced("".join(data["text/plain"]), "text"))
+                parts.append(_fenced("".join(data["text/plain"]), "{ .text .output }"))
     return "\n\n".join(parts) + "\n"
 
 
