@@ -31,7 +31,7 @@ lint: $(VENV)/.test ## Set up, then lint, format check and types
 
 # The variable silences a note on what follows Material for MkDocs; CONTRIBUTING.md has it.
 docs: $(VENV)/.docs ## Set up, then build the documentation as a site, build/site/index.html
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "Open build/site/index.html"
 
 soak: $(VENV)/.test ## Kill a run 20 times at random moments; its end has to be that of one left alone
