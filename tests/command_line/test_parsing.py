@@ -65,12 +65,9 @@ REFUSED = [
     (f"{RUN} --config.data.roott=x", "no such field; did you mean data.root"),
     (f"{RUN} --config.data.batch=4", "no such field; did you mean batch_norm or batch_size"),
     (f"{RUN} --config=configs/elpv.py", "--config is given 2 times, configs/default.py and configs/elpv.py"),
-    (f"--config.steps=5 {RUN}", "--config.steps comes before the config; expected --config=FILE in front"),
+    (f"--config.steps=5 {RUN}", "--config.steps comes before the config; expected --config=NAME in front"),
     ("--config.steps=5 --workdir=x", "--config.steps comes before the config"),
-    (
-        "--workdir=x",
-        "--config is not given: a file of configs/; its fields are flags, such as --config=configs/folder.py",
-    ),
+    ("--workdir=x", "--config is not given: name of a config, .*; its fields are flags, such as --config=folder"),
     ("--config=configs/default.py", "--workdir is not given: folder for .*, such as --workdir=runs/mine"),
     ("--config=configs/default.py --workdir=", "--workdir is empty; expected a folder"),  # --workdir=$UNSET
     ("--config=configs/defalt.py --workdir=x", "no such file; did you mean configs/default.py"),
