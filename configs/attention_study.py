@@ -3,7 +3,7 @@
 EfficientNet-Lite0 on a folder of photos with train/ and test/, 96 px, 300 steps of 32 images.
 """
 
-from configs.folder import get_config as get_folder
+from delta_jax.configs.folder import get_config as get_folder
 
 
 def get_config():

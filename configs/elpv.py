@@ -4,7 +4,7 @@ About 45 minutes on two CPU cores (25 images per second); not run to its end so 
 same at 96 px, with its results in docs/results.md.
 """
 
-from configs.default import get_config as get_default
+from delta_jax.configs.default import get_config as get_default
 
 
 def get_config():

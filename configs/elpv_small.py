@@ -3,7 +3,7 @@
 launch/elpv_study.sh runs it for every method, with three seeds.
 """
 
-from configs.elpv import get_config as get_elpv
+from delta_jax.configs.elpv import get_config as get_elpv
 
 
 def get_config():

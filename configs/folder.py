@@ -8,7 +8,7 @@ add --config.data.name=manifest --config.data.root=labels.csv.
 On CPUs add --config.data.resize=144 --config.data.crop=128 --config.steps=300.
 """
 
-from configs.elpv import get_config as get_elpv
+from delta_jax.configs.elpv import get_config as get_elpv
 
 
 def get_config():

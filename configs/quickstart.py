@@ -1,6 +1,6 @@
 """The main job in minutes on two CPU cores: DELTA on photos of solar cells, small images, few steps."""
 
-from configs.elpv_small import get_config as get_elpv_small
+from delta_jax.configs.elpv_small import get_config as get_elpv_small
 
 
 def get_config():

@@ -7,7 +7,7 @@ python -m delta_jax.sweep --config=configs/study.py --workdir=runs/study \
 
 from ml_collections import ConfigDict
 
-from configs.default import get_config as get_default
+from delta_jax.configs.default import get_config as get_default
 
 
 def get_config():

@@ -6,7 +6,7 @@ rank the filters of an image well (docs/attention.md); the exact ones of every i
 
 from ml_collections import ConfigDict
 
-from configs.study import get_config as get_study
+from delta_jax.configs.study import get_config as get_study
 
 
 def get_config() -> ConfigDict:

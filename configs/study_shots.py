@@ -6,7 +6,7 @@ few to choose by.
 
 from ml_collections import ConfigDict
 
-from configs.study import get_config as get_study
+from delta_jax.configs.study import get_config as get_study
 
 
 def get_config() -> ConfigDict:

@@ -24,7 +24,9 @@ from delta_jax.weights import WeightsError
 from delta_jax.workdir import storage
 from delta_jax.workdir.stored_trees import CheckpointError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; its fields are flags.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Name of a config, such as elpv, or a file; its fields are flags.", lock_config=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes, or gs://...")
 flags.mark_flags_as_required(["config", "workdir"])
 flags.adopt_module_key_flags(process_flags)

@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs.default import get_config
 from delta_jax import reports
+from delta_jax.configs.default import get_config
 from delta_jax.training import trainer
 from tests import small_network
 

@@ -9,8 +9,8 @@ validation images, as test images are looked at once, at the end: figures/learni
 
 from ml_collections import ConfigDict
 
-from configs.paper.table1 import get_config as get_table1
-from configs.paper.table1 import narrow
+from delta_jax.configs.paper.table1 import get_config as get_table1
+from delta_jax.configs.paper.table1 import narrow
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ and how to share it out. Its full form has not been run so far.
 
 from ml_collections import ConfigDict
 
-from configs.default import get_config as get_default
+from delta_jax.configs.default import get_config as get_default
 
 
 def get_config() -> ConfigDict:

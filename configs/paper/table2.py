@@ -8,7 +8,7 @@ with.
 
 from ml_collections import ConfigDict
 
-from configs.paper.table1 import get_config as get_table1
+from delta_jax.configs.paper.table1 import get_config as get_table1
 
 
 def get_config() -> ConfigDict:

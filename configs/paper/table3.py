@@ -9,8 +9,8 @@ solar cells, which have no annotated parts: it shows that the runs work, and the
 
 from ml_collections import ConfigDict
 
-from configs.paper.table1 import get_config as get_table1
-from configs.paper.table1 import narrow
+from delta_jax.configs.paper.table1 import get_config as get_table1
+from delta_jax.configs.paper.table1 import narrow
 
 
 def get_config() -> ConfigDict:

@@ -3,24 +3,23 @@
 absl and ml_collections read the flags. What they take without a word, or answer with a traceback, is looked at before.
 """
 
-import difflib
 import re
 import runpy
 import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from delta_jax.command_line import config_values
+from delta_jax.command_line import config_names, config_values
 from delta_jax.training.config import ConfigError, check_field
 
-_EXAMPLES = {"config": "configs/folder.py", "workdir": "runs/mine", "format": "timm"}
+_EXAMPLES = {"config": "folder", "workdir": "runs/mine", "format": "timm"}
 _HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml|\?)(=.*)?")
+_CONFIG = re.compile(r"(--?config)(?:=(.*))?", re.DOTALL)
 _OF_CONFIG = re.compile(r"--?(no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
 _UNSET = re.compile(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.")
 
@@ -38,9 +37,12 @@ def parse(argv: Sequence[str], *, positional: bool = False) -> list[str]:
     known = flags.FLAGS
     known.set_gnu_getopt(True)  # flags count behind other arguments, too
     try:
+        argv = list(argv)
         if "config" in known and not any(map(_HELP.fullmatch, argv[1:])):
-            _check_config(known.read_flags_from_files(list(argv[1:]), force_gnu=True))
-        left = known(list(argv))
+            arguments = known.read_flags_from_files(argv[1:], force_gnu=True)
+            _check_config(arguments)
+            argv[1:] = _located(arguments)
+        left = known(argv)
         if "workdir" in known and not str(known["workdir"].value).strip():
             raise ConfigError(f"--workdir is empty; expected a folder, such as --workdir={_EXAMPLES['workdir']}")
         if left[1:] and not positional:
@@ -83,11 +85,11 @@ def _check_config(arguments: Sequence[str]) -> None:
         return
     if found[0][1] is not None:
         raise ConfigError(
-            f"--config.{found[0][1]} comes before the config; expected --config=FILE in front of its fields, such as "
+            f"--config.{found[0][1]} comes before the config; expected --config=NAME in front of its fields, such as "
             f"--config={_EXAMPLES['config']}"
         )
     if len(files) > 1:
-        raise ConfigError(f"--config is given {len(files)} times, {' and '.join(map(str, files))}; expected one file")
+        raise ConfigError(f"--config is given {len(files)} times, {' and '.join(map(str, files))}; expected one")
     config = _load(files[0] or "")
     texts: dict[str, list[str | None]] = defaultdict(list)
     for off, name, text, following in found:
@@ -102,14 +104,20 @@ def _check_config(arguments: Sequence[str]) -> None:
         config_values.check(config, name, values)
 
 
+def _located(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, the name of a config replaced by its file, which is what ml_collections takes."""
+    found = list(arguments)
+    for place, argument in enumerate(arguments[: arguments.index("--")] if "--" in arguments else arguments):
+        if match := _CONFIG.fullmatch(argument):
+            if match[2] is None:
+                found[place + 1] = config_names.locate(arguments[place + 1])
+            else:
+                found[place] = f"{match[1]}={config_names.locate(match[2])}"
+    return found
+
+
 def _load(given: str) -> ConfigDict:
-    file, *argument = given.split(":", 1)
-    if not Path(file).is_file():
-        close = difflib.get_close_matches(file, map(str, Path(file).parent.glob("*.py")), n=2) if file else []
-        hint = (
-            f"did you mean {' or '.join(close)}?" if close else "configs/ has default.py and others that start from it"
-        )
-        raise ConfigError(f"--config={file}: no such file; {hint}")
+    file, *argument = config_names.locate(given).split(":", 1)
     try:
         config = runpy.run_path(file)["get_config"](*argument)
     except Exception as error:  # whatever a user's file does
@@ -118,7 +126,7 @@ def _load(given: str) -> ConfigDict:
         what = "it has no function get_config()" if missing else f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"--config={file}{f', line {lines[-1]}' if lines else ''}: {what}; expected Python with a function "
-            f"get_config() that returns the config, as {_EXAMPLES['config']} has"
+            f"get_config() that returns the config, as {config_names.locate(_EXAMPLES['config'])} has"
         ) from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(

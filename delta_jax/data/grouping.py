@@ -111,7 +111,7 @@ def fold_of(labels: np.ndarray, groups: np.ndarray, k: int, fold: int, seed: int
 
     pool = np.flatnonzero(~is_sole(labels, groups))
     free = len(np.unique(groups[pool]))
-    largest = np.bincount(labels[pool], minlength=1).max()
+    largest = int(np.bincount(labels[pool], minlength=1).max())
     if min(free, largest) < k:
         few = f"{free} groups" if free < k else f"{largest} images of a class"
         raise DataError(

@@ -40,7 +40,7 @@ def show(fitted: Fitted) -> None:
     if fitted.summary["data"] not in ("folder", "manifest"):
         logs.say(
             "Your own images, one folder per class: "
-            "python -m delta_jax.train --config=configs/folder.py --workdir=runs/mine --config.data.root=FOLDER"
+            "python -m delta_jax.train --config=folder --workdir=runs/mine --config.data.root=FOLDER"
         )
 
 

@@ -103,7 +103,7 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
         whose = "; a config with a method is that of a run, for delta_jax.train" if "method" in unknown else ""
         raise ConfigError(f"a sweep has no field {listed(unknown)}; its fields are {', '.join(FIELDS)}{whose}")
     if missing := sorted(set(FIELDS) - set(sweep)):
-        raise ConfigError(f"the config has no field {', '.join(missing)}; is it one of a sweep, as in configs/paper/?")
+        raise ConfigError(f"the config has no field {', '.join(missing)}; is it one of a sweep, such as paper/table1?")
     sweep = sweep.copy_and_resolve_references()
     if sweep.small:
         for field, value in sweep.stand_in.items():

@@ -114,7 +114,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     there = flat(values)
     if missing := [name for name in ("method", "taps", *_CHOICES, *_AT_LEAST) if name not in there]:
         whose = (
-            "it is the config of a sweep, for delta_jax.sweep" if "run" in values else "start from configs/default.py"
+            "it is the config of a sweep, for delta_jax.sweep"
+            if "run" in values
+            else "start from delta_jax.configs.default"
         )
         raise ConfigError(f"the config has no field {listed(missing)}; {whose}")
     try:

@@ -1,13 +1,16 @@
 """Flags of a config as users write them, in process: what is refused, in one line, and what is understood."""
 
+import runpy
 import shlex
 import sys
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from ml_collections import ConfigDict
 
 from delta_jax import command_line, train
+from delta_jax.command_line import config_names
 from tests.small_run import ROOT
 
 # How ml_collections loads a config file.
@@ -65,16 +68,22 @@ REFUSED = [
     (f"{RUN} --config.data.roott=x", "no such field; did you mean data.root"),
     (f"{RUN} --config.data.batch=4", "no such field; did you mean batch_norm or batch_size"),
     (f"{RUN} --config=configs/elpv.py", "--config is given 2 times, configs/default.py and configs/elpv.py"),
-    (f"--config.steps=5 {RUN}", "--config.steps comes before the config; expected --config=FILE in front"),
+    (f"--config.steps=5 {RUN}", "--config.steps comes before the config; expected --config=NAME in front"),
     ("--config.steps=5 --workdir=x", "--config.steps comes before the config"),
-    (
-        "--workdir=x",
-        "--config is not given: a file of configs/; its fields are flags, such as --config=configs/folder.py",
-    ),
+    ("--workdir=x", "--config is not given: name of a config, .*; its fields are flags, such as --config=folder"),
     ("--config=configs/default.py", "--workdir is not given: folder for .*, such as --workdir=runs/mine"),
     ("--config=configs/default.py --workdir=", "--workdir is empty; expected a folder"),  # --workdir=$UNSET
     ("--config=configs/defalt.py --workdir=x", "no such file; did you mean configs/default.py"),
     ("--config=configs --workdir=x", "--config=configs: no such file"),
+    ("--config=foldr --workdir=x", "--config=foldr: no such file; did you mean folder? the names .*, paper/table1, "),
+    ("--config=Folder --workdir=x", "did you mean folder?"),
+    ("--config=table1 --workdir=x", "did you mean paper/table1?"),
+    ("--config=folder.py --workdir=x", "did you mean folder?"),
+    ("--config=else/configs/folder.py --workdir=x", "did you mean folder?"),  # as a checkout has it, elsewhere
+    ("--config= --workdir=x", "--config=: no such file; the names .* elpv, "),
+    ("--config=__init__ --workdir=x", "no such file"),
+    ("--config=folder:small --workdir=x", "folder.py: TypeError: get_config() takes 0 positional arguments"),
+    ("--config=folder --workdir=x --config.data.rot=y", "no such field; did you mean data.root"),
     ("--config=README.md --workdir=x", "--config=README.md: SyntaxError"),
     ("--config=delta_jax/methods.py --workdir=x", "it has no function get_config()"),
     (f"{RUN} --workdirr=x", "Did you mean: workdir ?"),
@@ -96,6 +105,38 @@ def test_a_mistake_is_one_line_with_what_is_expected(parse, line, message):
     before, _, after = message.partition(".*")
     assert before in found
     assert after in found
+
+
+@pytest.mark.parametrize("line", ["--config=paper/table1", "--config paper/table1", "-config=paper/table1"])
+def test_a_name_stands_for_a_config_that_comes_with_delta_jax(parse, monkeypatch, tmp_path, line):
+    """In any folder, even where a folder or a file without .py is called alike."""
+    (tmp_path / "paper" / "table1").mkdir(parents=True)
+    (tmp_path / "folder").write_text("no config")
+    monkeypatch.chdir(tmp_path)
+    parse(f"{line} --workdir=x --config.small=True")
+    assert train._CONFIG.value.name == "table1"
+    assert train._CONFIG.value.small
+    assert config_names.locate("folder") == str(ROOT / "configs" / "folder.py")
+
+
+def test_a_name_in_a_flag_file_and_an_argument_behind_a_file(parse, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from delta_jax.configs.folder import get_config as get_folder\n\n\n"
+        "def get_config(root):\n    config = get_folder()\n    config.data.root = root\n    return config\n"
+    )
+    (tmp_path / "flags").write_text("--config=folder\n")
+    parse(f"--flagfile={tmp_path / 'flags'} --workdir=x")
+    assert train._CONFIG.value.data.name == "folder"
+    parse(f"--config={own}:somewhere:else --workdir=x")
+    assert train._CONFIG.value.data.root == "somewhere:else"
+
+
+def test_every_name_is_a_config():
+    found = config_names.names()
+    assert {"default", "elpv", "folder", "paper/table1", "quickstart", "study"} < set(found)
+    for name in found:
+        assert isinstance(runpy.run_path(config_names.locate(name))["get_config"](), ConfigDict)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "expor
 
 # The rooms from the ground up: who imports stands above whom it imports. docs/design.md says what each is for.
 FLOORS = (
-    ("processes", "precision", "regularizers", "winograd", "models", "downloads"),
+    ("processes", "precision", "regularizers", "winograd", "models", "downloads", "configs"),
     ("workdir", "features", "ablation", "weights", "data"),
     ("attention",),
     ("methods",),
@@ -59,7 +59,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PURE, (*LIBRARY, *PURE)),
     "training.evaluation": (*LIBRARY, "data", *PURE),
     "training.head_fit": (),
-    "command_line": ("training.config", "command_line"),
+    "configs": (),  # its modules lie in configs/, and start from one another
+    "command_line": ("configs", "training.config", "command_line"),
     "exports": (*GROUND, *PARTS, "training", "exports"),
     "analysis": (*GROUND, *LIBRARY, *PARTS, "training", "analysis"),
     "analysis.statistics": (),

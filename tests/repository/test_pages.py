@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs.default import get_config as get_run
-from configs.paper.table1 import get_config as get_sweep
+from delta_jax.configs.default import get_config as get_run
+from delta_jax.configs.paper.table1 import get_config as get_sweep
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from configs.default import get_config
-from configs.elpv import get_config as get_elpv
-from configs.folder import get_config as get_folder
-from configs.quickstart import get_config as get_quickstart
 from delta_jax import methods, models
+from delta_jax.configs.default import get_config
+from delta_jax.configs.elpv import get_config as get_elpv
+from delta_jax.configs.folder import get_config as get_folder
+from delta_jax.configs.quickstart import get_config as get_quickstart
 from delta_jax.training import advice, checks
 from delta_jax.training import config as configs
 

@@ -7,9 +7,9 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
-from configs.default import get_config
-from configs.study import get_config as get_study
 from delta_jax import models
+from delta_jax.configs.default import get_config
+from delta_jax.configs.study import get_config as get_study
 from delta_jax.training import config as configs
 from tests.small_run import ROOT
 
@@ -245,7 +245,7 @@ def test_an_unknown_field_is_answered_with_the_closest(name, hint):
 def test_a_config_that_is_none_of_a_run_is_told_so():
     with pytest.raises(configs.ConfigError, match=r"no field method, .* and \d+ more; it is the config of a sweep"):
         configs.resolve(get_study())
-    with pytest.raises(configs.ConfigError, match=r"no field method, .*; start from configs/default.py"):
+    with pytest.raises(configs.ConfigError, match=r"no field method, .*; start from delta_jax.configs.default"):
         configs.resolve(ConfigDict({"steps": 3}))
 
 
