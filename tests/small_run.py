@@ -96,12 +96,14 @@ def config_flags(root: Path, **changed: Any) -> list[str]:
 
 def environment(devices: int = 1) -> dict[str, str]:
     """Of a command that shares the compiled programs of the tests."""
+    count = "--xla_force_host_platform_device_count"
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if not flag.startswith(count)]
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in conftest.py
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": " ".join([*flags, f"{count}={devices}"]),
     }
 
 
