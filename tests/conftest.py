@@ -24,7 +24,7 @@ TESTS = Path(__file__).parent
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(TESTS.parent / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 # Half of the suite's time was XLA's: where a network is only the occasion, it compiles without LLVM's costly passes.
