@@ -25,15 +25,19 @@ def run_processes(
       subprocess.TimeoutExpired: one has not ended after `timeout` seconds; none is left behind.
     """
     address = f"--coordinator=127.0.0.1:{free_port()}"
-    commands = [["-m", f"delta_jax.{module}", *arguments, *more, address, f"--processes={len(own)}"] for more in own]
+    numbered = [[*more, address, f"--processes={len(own)}", f"--process={n}"] for n, more in enumerate(own)]
+    return together([["-m", f"delta_jax.{module}", *arguments, *more] for more in numbered], devices, timeout)
+
+
+def together(
+    commands: Sequence[Sequence[object]], devices: int, timeout: float
+) -> list[subprocess.CompletedProcess[str]]:
+    """`python COMMAND...` to its end, for each in a process of its own at the same time; raises as `run_processes`."""
     with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder, str(number)) for number in range(len(own))]
+        places = [Path(folder, str(number)) for number in range(len(commands))]
         for place in places:
             place.mkdir()
-        started = [
-            start([*map(str, command), f"--process={number}"], place, devices)
-            for number, (command, place) in enumerate(zip(commands, places, strict=True))
-        ]
+        started = [start([*map(str, command)], place, devices) for command, place in zip(commands, places, strict=True)]
         try:
             for process in started:
                 process.wait(timeout)

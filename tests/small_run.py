@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,12 @@ def run(module: str, *arguments: object, devices: int = 1) -> subprocess.Complet
         finally:
             started.kill()
         return ended(started, Path(said))
+
+
+def run_afresh(module: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """`run`, as users start it: in a process that has imported nothing yet."""
+    command = [sys.executable, "-m", f"delta_jax.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300)
 
 
 def start(arguments: Sequence[str], said: Path, devices: int = 1) -> Forked:
