@@ -6,8 +6,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,27 +17,8 @@ from delta_jax.data import DataError, builders, find, prepare
 from delta_jax.downloads import fetching
 from tests import published_sets
 from tests.file_server import Answer, serving
-
-# Prepares a data set from the server at a port, and can be told to kill itself.
-CHILD = """
-import os, signal, sys
-from tests import published_sets
-from delta_jax.data import prepare
-from delta_jax.downloads import transfer
-
-transfer.CHUNK = 1000
-
-port, name, folder, stage = sys.argv[1:]
-published_sets.publish(name, lambda file: f"http://127.0.0.1:{port}/{file}", setattr)
-
-def die_at(wanted):
-    def told(done, total):
-        if stage == wanted and 2 * done >= total:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return told
-
-prepare(name, data_dir=folder, on_fetch=die_at("fetching"), on_image=die_at("preparing"))
-"""
+from tests.small_run import environment
+from tests.warm_start import Command
 
 
 @pytest.fixture
@@ -114,13 +93,7 @@ def test_killed_and_started_again(server, tmp_path, stage):
     prepare("cub200_2011", data_dir=str(tmp_path / "whole"))
     server.piece, server.pause = 500, 0.001
     arguments = [str(server.server_port), "cub200_2011", str(tmp_path / "killed"), stage]
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
+    child = Command("tests.killed_prepare", arguments, environment()).end(120)
     assert child.returncode == -signal.SIGKILL, child.stderr
     if stage == "fetching":
         (part,) = (tmp_path / "killed" / "downloads" / "cub200_2011").glob("*.part")
