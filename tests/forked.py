@@ -11,6 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from delta_jax.processes import huge_pages
+
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.forked_imports"])
 
@@ -64,6 +66,7 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str], stdout: str, st
         os.close(file)
     os.environ.clear()
     os.environ.update(env)
+    os.environ.setdefault(huge_pages.VARIABLE, f"{huge_pages.TUNABLE}=1")  # else it starts again to get them
     os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     kind, what, *rest = arguments

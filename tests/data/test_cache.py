@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from delta_jax.data import Catalogue, DataError, cache, decode, find, identified
-from tests.small_run import environment
-from tests.warm_start import Command
+from tests.process_run import together
 
 
 @pytest.fixture
@@ -192,7 +191,7 @@ def test_damaged_array_is_made_again(root, tmp_path):
 
 def decode_until_killed(root: Path, cache_dir: Path, aspect: str) -> None:
     """Two chunks of four are finished, and half of the third."""
-    killed = Command("tests.killed_decode", [str(root), str(cache_dir), aspect], environment()).end(60)
+    (killed,) = together([("-m", "tests.killed_decode", root, cache_dir, aspect)], devices=1, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
