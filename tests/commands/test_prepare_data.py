@@ -138,7 +138,7 @@ def test_a_dead_link_ends_in_one_message_with_the_steps(server, tmp_path):
     assert prepare("mit_indoor67", data_dir=str(tmp_path)).counts == {"train": 3, "test": 3}
 
 
-def test_mirrors(server, tmp_path):
+def test_a_second_address_is_asked_where_the_first_has_nothing(server, tmp_path):
     server.publish("food101")  # whose two addresses here are of the same file
     server.answers = [Answer(404)]
     prepare("food101", data_dir=str(tmp_path))
@@ -193,7 +193,7 @@ def test_a_folder_that_is_none(server, tmp_path):
         ("elpv/x", "elpv has no config 'x'"),
     ],
 )
-def test_names_that_are_none(tmp_path, name, says):
+def test_unknown_data_sets_and_configs_are_refused_with_close_names(tmp_path, name, says):
     with pytest.raises(DataError, match=says):
         prepare(name, data_dir=str(tmp_path))
 

@@ -124,7 +124,7 @@ def test_which_split_serves_as_which(root):
         find("tfds/toy_without_train", root=root)
 
 
-def test_errors(root):
+def test_a_tfds_name_that_is_none_or_not_prepared_or_no_classification_is_refused(root):
     with pytest.raises(DataError, match=r"'caltech_bird' .*close: caltech_birds2011") as raised:
         find("tfds/caltech_bird", root=root)
     assert len(str(raised.value)) < 400  # tfds itself lists all of its data sets
