@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from delta_jax.workdir import logs
 from tests import small_network
+from tests.forked import Forked
 from tests.process_run import free_port
 from tests.small_run import ROOT, environment
 
@@ -58,11 +59,15 @@ class Run:
         workdir.mkdir(parents=True, exist_ok=True)
         self.workdir = workdir
         self._said = workdir / f"output-{time.time_ns()}.txt"
-        command = [*prefix, sys.executable, *program, *flags, f"--workdir={workdir}"]
-        with self._said.open("w") as said:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(devices), stdout=said, stderr=subprocess.STDOUT
-            )
+        arguments = [*program, *flags, f"--workdir={workdir}"]
+        where = {"cwd": ROOT, "env": environment(devices)}
+        self._said.touch()
+        if prefix:
+            with self._said.open("w") as said:
+                command = [*prefix, sys.executable, *arguments]
+                self.process: Any = subprocess.Popen(command, **where, stdout=said, stderr=subprocess.STDOUT)
+        else:
+            self.process = Forked(arguments, **where, stdout=self._said, stderr=self._said)
 
     @property
     def output(self) -> str:

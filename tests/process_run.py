@@ -2,10 +2,11 @@
 
 import socket
 import subprocess
-import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
-from tests.small_run import ROOT, environment
+from tests.small_run import ended, start
 
 
 def free_port() -> int:
@@ -24,28 +25,24 @@ def run_processes(
       subprocess.TimeoutExpired: one has not ended after `timeout` seconds; none is left behind.
     """
     address = f"--coordinator=127.0.0.1:{free_port()}"
-    commands = [
-        [sys.executable, "-m", f"delta_jax.{module}", *arguments, *more, address, f"--processes={len(own)}"]
-        for more in own
-    ]
-    started = [
-        subprocess.Popen(
-            [*map(str, command), f"--process={number}"],
-            cwd=ROOT,
-            env=environment(devices),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, command in enumerate(commands)
-    ]
-    try:
-        said = [process.communicate(timeout=timeout) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *texts)
-        for process, texts in zip(started, said, strict=True)
-    ]
+    numbered = [[*more, address, f"--processes={len(own)}", f"--process={n}"] for n, more in enumerate(own)]
+    return together([["-m", f"delta_jax.{module}", *arguments, *more] for more in numbered], devices, timeout)
+
+
+def together(
+    commands: Sequence[Sequence[object]], devices: int, timeout: float
+) -> list[subprocess.CompletedProcess[str]]:
+    """`python COMMAND...` to its end, for each in a process of its own at the same time; raises as `run_processes`."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder, str(number)) for number in range(len(commands))]
+        for place in places:
+            place.mkdir()
+        started = [start([*map(str, command)], place, devices) for command, place in zip(commands, places, strict=True)]
+        try:
+            for process in started:
+                process.wait(timeout)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        return [ended(process, place) for process, place in zip(started, places, strict=True)]

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,19 @@ from delta_jax import reports
 from delta_jax.configs.default import get_config
 from delta_jax.training import trainer
 from tests import small_network
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("blue", "green", "red")
 TAPS = tuple(small_network.FILTERS)
 STEPS = 8
+# As in conftest.py, for the commands.
+JAX = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 
 _HUES = {"blue": (60, 60, 160), "green": (60, 160, 60), "red": (160, 60, 60)}
 
@@ -96,16 +105,35 @@ def config_flags(root: Path, **changed: Any) -> list[str]:
 
 def environment(devices: int = 1) -> dict[str, str]:
     """Of a command that shares the compiled programs of the tests."""
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in conftest.py
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    count = "--xla_force_host_platform_device_count"
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if not flag.startswith(count)]
+    return os.environ | JAX | {"XLA_FLAGS": " ".join([*flags, f"{count}={devices}"])}
 
 
 def run(module: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
     """`python -m delta_jax.MODULE ARGUMENTS...` to its end."""
+    with tempfile.TemporaryDirectory() as said:
+        started = start(["-m", f"delta_jax.{module}", *map(str, arguments)], Path(said), devices)
+        try:
+            started.wait(300)
+        finally:
+            started.kill()
+        return ended(started, Path(said))
+
+
+def run_afresh(module: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """`run`, as users start it: in a process that has imported nothing yet."""
     command = [sys.executable, "-m", f"delta_jax.{module}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300)
+
+
+def start(arguments: Sequence[str], said: Path, devices: int = 1) -> Forked:
+    """`python ARGUMENTS...`, which writes what it says into the folder."""
+    where = {"stdout": said / "stdout", "stderr": said / "stderr"}
+    return Forked(arguments, cwd=ROOT, env=environment(devices), **where)
+
+
+def ended(process: Forked, said: Path) -> subprocess.CompletedProcess[str]:
+    """What a process of `start` ended with and said."""
+    texts = [(said / name).read_text() for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(process.args, process.wait(), *texts)

@@ -1,5 +1,7 @@
 """What four devices tell each other in a training step and in the attention pass: counted in the compiled programs."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,11 +42,17 @@ class Net(nn.Module):
 SPEC = ModelSpec(name="tiny", family="none", module=Net, arguments={}, head="head", taps=("conv0", "conv3"))
 
 
-def compiled(method="delta", *, frozen=False, platform="tpu"):
+@functools.cache
+def compiled(method="delta", *, frozen=False):
     model, mesh = Net(frozen_norm=frozen), sharding.make_mesh()
     assert mesh.size == 4
-    step = script.compile_step(SPEC, model, mesh, method=method, batch=8, size=8, platform=platform)
-    return collectives.of_program(step.as_text())
+    step = script.compile_step(SPEC, model, mesh, method=method, batch=8, size=8)
+    return tuple(collectives.of_program(step.as_text()))
+
+
+@functools.cache
+def compiled_attention(batch):
+    return script.compile_attention(SPEC, Net(), sharding.make_mesh(), batch=batch, size=8)
 
 
 @pytest.mark.parametrize("method", ["l2", "delta"])
@@ -76,15 +84,11 @@ def test_frozen_statistics_leave_only_the_gradients():
 
 
 def test_the_attention_pass_sends_nothing():
-    pass_ = script.compile_attention(SPEC, Net(), sharding.make_mesh(), batch=8, size=8)
-    assert collectives.of_program(pass_.as_text()) == []
+    assert collectives.of_program(compiled_attention(32).as_text()) == []
 
 
 def test_each_device_computes_its_part_of_the_attention_pass():
-    one_image, eight = (
-        script.compile_attention(SPEC, Net(), sharding.make_mesh(), batch=batch, size=8).cost_analysis()["flops"]
-        for batch in (4, 32)
-    )
+    one_image, eight = (compiled_attention(batch).cost_analysis()["flops"] for batch in (4, 32))
     assert eight == pytest.approx(8 * one_image, rel=0.1)
 
 

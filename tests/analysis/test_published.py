@@ -20,7 +20,7 @@ from delta_jax.analysis import published
         ("table2", "caltech256_60", "resnet101", "delta", (0.891, 0.001)),
     ],
 )
-def test_single_numbers(table, data, network, method, expected):
+def test_numbers_of_the_paper(table, data, network, method, expected):
     assert published.accuracy(table, data, network, method) == expected
 
 
@@ -34,7 +34,7 @@ def test_single_numbers(table, data, network, method, expected):
         ("table2", "inception_v3", "delta", (78.7 + 92.1 + 85.5) / 3),
     ],
 )
-def test_columns(table, network, method, expected):
+def test_columns_of_the_papers_tables(table, network, method, expected):
     found = [published.accuracy(table, data, network, method) for data in published.DATA_SETS]
     assert 100 * statistics.mean(one[0] for one in found if one) == pytest.approx(expected)
 

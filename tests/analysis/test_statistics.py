@@ -98,7 +98,7 @@ def plain(seeds, images, *, noise=0.0, gain):
         (plain(2, 2000, noise=0.002, gain=0.05), "no difference shown"),
     ],
 )
-def test_verdicts(right, verdict):
+def test_the_verdict_on_two_methods(right, verdict):
     found = statistics.compare("delta", "l2", outcomes(right))
     (judged,) = statistics.judge([found])
     assert judged.verdict == verdict

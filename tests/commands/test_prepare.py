@@ -96,7 +96,7 @@ def test_an_address_is_prepared_without_its_secrets(command, server):
     assert "preprocessing  not known" in found
 
 
-def test_the_list(command, server):
+def test_the_list_shows_size_licence_pin_and_what_is_here(command, server):
     command(weights=["site/r18"])
     lines = {line.split()[0]: line.split() for line in command(list=True).splitlines()}
     assert "parameters" in lines["name"]

@@ -6,8 +6,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,27 +17,7 @@ from delta_jax.data import DataError, builders, find, prepare
 from delta_jax.downloads import fetching
 from tests import published_sets
 from tests.file_server import Answer, serving
-
-# Prepares a data set from the server at a port, and can be told to kill itself.
-CHILD = """
-import os, signal, sys
-from tests import published_sets
-from delta_jax.data import prepare
-from delta_jax.downloads import transfer
-
-transfer.CHUNK = 1000
-
-port, name, folder, stage = sys.argv[1:]
-published_sets.publish(name, lambda file: f"http://127.0.0.1:{port}/{file}", setattr)
-
-def die_at(wanted):
-    def told(done, total):
-        if stage == wanted and 2 * done >= total:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return told
-
-prepare(name, data_dir=folder, on_fetch=die_at("fetching"), on_image=die_at("preparing"))
-"""
+from tests.process_run import together
 
 
 @pytest.fixture
@@ -114,13 +92,7 @@ def test_killed_and_started_again(server, tmp_path, stage):
     prepare("cub200_2011", data_dir=str(tmp_path / "whole"))
     server.piece, server.pause = 500, 0.001
     arguments = [str(server.server_port), "cub200_2011", str(tmp_path / "killed"), stage]
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
+    (child,) = together([("-m", "tests.killed_prepare", *arguments)], devices=1, timeout=120)
     assert child.returncode == -signal.SIGKILL, child.stderr
     if stage == "fetching":
         (part,) = (tmp_path / "killed" / "downloads" / "cub200_2011").glob("*.part")
@@ -166,7 +138,7 @@ def test_a_dead_link_ends_in_one_message_with_the_steps(server, tmp_path):
     assert prepare("mit_indoor67", data_dir=str(tmp_path)).counts == {"train": 3, "test": 3}
 
 
-def test_mirrors(server, tmp_path):
+def test_a_second_address_is_asked_where_the_first_has_nothing(server, tmp_path):
     server.publish("food101")  # whose two addresses here are of the same file
     server.answers = [Answer(404)]
     prepare("food101", data_dir=str(tmp_path))
@@ -221,7 +193,7 @@ def test_a_folder_that_is_none(server, tmp_path):
         ("elpv/x", "elpv has no config 'x'"),
     ],
 )
-def test_names_that_are_none(tmp_path, name, says):
+def test_unknown_data_sets_and_configs_are_refused_with_close_names(tmp_path, name, says):
     with pytest.raises(DataError, match=says):
         prepare(name, data_dir=str(tmp_path))
 

@@ -99,7 +99,7 @@ def test_bombs_are_refused(stored, monkeypatch):
 
 
 @pytest.mark.parametrize("packing", ["", "gz", "xz"])
-def test_damage(stored, packing):
+def test_a_cut_or_foreign_archive_is_named_with_what_to_do(stored, packing):
     content = archive({name: bytes(range(256)) * 100 for name in "abc"}, packing)
     with pytest.raises(DataError, match=r"a\.tar (is no whole tar archive|cannot be read|lacks)"):
         list(archives.read(stored(content[: len(content) // 2]), "abc"))

@@ -15,6 +15,8 @@ from delta_jax.data import (
     ten_crop,
 )
 
+crops_of = jax.jit(random_crop_mirror, static_argnums=2)  # one program for all that have a shape in common
+
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -33,7 +35,7 @@ def all_crops(image: np.ndarray, size: int) -> dict[bytes, tuple[int, int, bool]
 
 def test_random_crops_are_crops_from_everywhere():
     images = noise(400, 8, 9, 3)
-    crops = jax.jit(random_crop_mirror, static_argnums=2)(jax.random.key(0), images, 6)
+    crops = crops_of(jax.random.key(0), images, 6)
     assert crops.shape == (400, 6, 6, 3)
     assert crops.dtype == jnp.uint8
     origins = [all_crops(image, 6)[np.asarray(crop).tobytes()] for image, crop in zip(images, crops, strict=True)]
@@ -44,11 +46,11 @@ def test_random_crops_are_crops_from_everywhere():
     assert 150 < sum(mirrored for _, _, mirrored in origins) < 250
 
 
-def test_the_key_decides():
+def test_the_same_key_gives_the_same_crops_and_another_one_others():
     images = noise(16, 8, 8, 3)
-    first = random_crop_mirror(jax.random.key(1), jnp.asarray(images), 6)
-    np.testing.assert_array_equal(random_crop_mirror(jax.random.key(1), jnp.asarray(images), 6), first)
-    assert (random_crop_mirror(jax.random.key(2), jnp.asarray(images), 6) != first).any()
+    first = crops_of(jax.random.key(1), images, 6)
+    np.testing.assert_array_equal(crops_of(jax.random.key(1), images, 6), first)
+    assert (crops_of(jax.random.key(2), images, 6) != first).any()
 
 
 def test_known_crops():
@@ -59,7 +61,7 @@ def test_known_crops():
     np.testing.assert_array_equal(np.flatnonzero(crops[:, 0, 0, 0] > crops[:, 0, 1, 0]), [2, 5])
 
 
-def test_views_by_name():
+def test_each_augmentation_by_its_name_gives_the_views_of_its_function():
     images, key = noise(8, 8, 9, 3), jax.random.key(2)
 
     @jax.jit
@@ -90,9 +92,8 @@ def test_sharded_batches_get_the_same_crops():
     images = noise(16, 8, 8, 3)
     devices = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     sharding = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("data"))
-    crop = jax.jit(random_crop_mirror, static_argnums=2)
-    sharded = crop(jax.random.key(1), jax.device_put(images, sharding), 6)
-    np.testing.assert_array_equal(sharded, crop(jax.random.key(1), jnp.asarray(images), 6))
+    sharded = crops_of(jax.random.key(1), jax.device_put(images, sharding), 6)
+    np.testing.assert_array_equal(sharded, crops_of(jax.random.key(1), images, 6))
 
 
 @pytest.mark.parametrize(("side", "size", "start"), [(8, 8, 0), (8, 6, 1), (7, 6, 0), (9, 6, 2), (11, 6, 2)])
@@ -103,9 +104,9 @@ def test_center_crop_rounds_half_to_even(side, size, start):
     np.testing.assert_array_equal(center_crop(jnp.asarray(images), size), expected)
 
 
-def test_ten_crop():
+def test_ten_crops_are_corners_and_middle_straight_and_mirrored():
     images = noise(2, 8, 9, 3)
-    crops = np.asarray(ten_crop(jnp.asarray(images), 6))
+    crops = np.asarray(jax.jit(ten_crop, static_argnums=1)(images, 6))
     assert crops.shape == (10, 2, 6, 6, 3)
     # Top and left of the corners of 8 x 9, and of the middle: round(2 / 2), round(3 / 2).
     places = [(0, 0), (0, 3), (2, 0), (2, 3), (1, 2)]
@@ -116,7 +117,7 @@ def test_ten_crop():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 3, 3), (10, 2, 3, 3, 3)])
-def test_normalize(shape):
+def test_pixels_are_centred_and_scaled_channel_by_channel(shape):
     images, mean, std = noise(*shape), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     result = jax.jit(lambda x: normalize(x, mean, std, jnp.float32))(images)
     expected = np.empty(shape)
@@ -129,7 +130,7 @@ def test_normalize(shape):
     np.testing.assert_allclose(low.astype(jnp.float32), expected, atol=0.01)
 
 
-def test_clear_errors():
+def test_a_crop_that_does_not_fit_and_a_mean_of_another_length_are_refused():
     images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
     for crop in (center_crop, ten_crop, lambda x, size: random_crop_mirror(jax.random.key(0), x, size)):
         with pytest.raises(ValueError, match=r"crop of 9 pixels does not fit images of shape \(2, 8, 8, 3\)"):

@@ -25,17 +25,17 @@ def test_a_batch_depends_on_seed_and_number_only():
     assert (batch_table(2, 40, 10, 4) != table).any()
 
 
-def test_known_order():
+def test_a_seed_gives_the_batches_that_it_always_gave():
     # Recorded once: a run resumed with another numpy must see the same batches.
     np.testing.assert_array_equal(batch_table(0, 2, 5, 3), [[3, 0, 2], [1, 4, 1]])
 
 
-def test_no_steps():
+def test_no_steps_have_no_batches():
     assert batch_table(0, 0, 10, 4).shape == (0, 4)
     assert batch_table(0, 0, 10, 4, start=7).shape == (0, 4)
 
 
-def test_batch_sizes_that_cannot_be():
+def test_batch_sizes_that_cannot_be_are_refused():
     for batch_size in (0, 11):
         with pytest.raises(ValueError, match=rf"batch_size is {batch_size}, expected 1 to 10"):
             batch_rows(0, 0, 10, batch_size)

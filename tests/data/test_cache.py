@@ -6,8 +6,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from PIL import Image
 
 from delta_jax.data import Catalogue, DataError, cache, decode, find, identified
+from tests.process_run import together
 
 
 @pytest.fixture
@@ -190,22 +189,14 @@ def test_damaged_array_is_made_again(root, tmp_path):
     require_right(decode(found, 5, cache_dir=tmp_path / "cache"), 5)
 
 
-KILLED = """
-import os, signal, sys
-from delta_jax.data import cache, decode, find
-cache.CHUNK = 4
-finished = []
-def progress(count):
-    finished.append(count)
-    if len(finished) == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-decode(find("folder", root=sys.argv[1]), 5, cache_dir=sys.argv[2], progress=progress)
-"""
+def decode_until_killed(root: Path, cache_dir: Path, aspect: str) -> None:
+    """Two chunks of four are finished, and half of the third."""
+    (killed,) = together([("-m", "tests.killed_decode", root, cache_dir, aspect)], devices=1, timeout=60)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 def test_a_killed_process_is_taken_up_where_it_was(root, tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(tmp_path / "cache")], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    decode_until_killed(root, tmp_path / "cache", "squash")
     # Two chunks of four were marked; the array does not have its final name.
     assert all("partial" in path.name for path in (tmp_path / "cache").glob("*.npy"))
     finished: list[int] = []
@@ -397,9 +388,7 @@ def test_broken_ones_among_images_that_keep_their_aspect(mixed, tmp_path):
 
 
 def test_a_killed_process_leaves_lengths_behind(mixed, tmp_path):
-    script = KILLED.replace("5, cache_dir", '5, aspect="keep", cache_dir')
-    killed = subprocess.run([sys.executable, "-c", script, str(mixed), str(tmp_path / "cache")], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    decode_until_killed(mixed, tmp_path / "cache", "keep")
     finished: list[int] = []
     found = find("folder", root=str(mixed))
     images = decode(found, 5, aspect="keep", cache_dir=tmp_path / "cache", progress=finished.append)

@@ -111,7 +111,7 @@ def test_a_column_that_is_told(tmp_path, name, values, given):
     assert not any("not read" in note for note in found.notes)
 
 
-def test_published_folds(tmp_path):
+def test_a_column_of_folds_becomes_the_splits_that_are_asked_for(tmp_path):
     root = table(tmp_path, "fold", FOLDS)
     found = find("manifest", root=root, split_column="fold:1=test,2=val,*=train")
     assert [found.counts()[split]["cat"] for split in ("train", "validation", "test")] == [7, 2, 3]
@@ -127,7 +127,7 @@ def test_the_column_split_goes_before_others_which_are_named(tmp_path):
     )
 
 
-def test_json_lines(tmp_path):
+def test_split_and_group_columns_of_json_lines_are_found(tmp_path):
     rows = [line.split(",") for line in many(tmp_path, 12)]
     texts = [
         json.dumps({"path": p, "Label ": c, "is_test": i % 12 > 7, "meta": {"patient": i % 6}})
@@ -147,7 +147,7 @@ def test_json_lines(tmp_path):
         find("manifest", root=twice)
 
 
-def test_folders_in_the_paths(tmp_path):
+def test_folders_in_the_paths_that_look_like_splits_are_not_overlooked(tmp_path):
     for name, split in (("x", "train"), ("y", "Testing")):
         many(tmp_path / split, 6, (name, "z"))
     lines = [f"{s}/{c}{i}.png,z" for s, c in (("train", "x"), ("train", "z"), ("Testing", "y")) for i in range(6)]

@@ -47,7 +47,7 @@ def test_test_cells_are_the_same_for_every_seed(tmp_path):
         find("elpv", root=str(tmp_path), test_fraction=0.3)
 
 
-def test_errors(tmp_path, monkeypatch):
+def test_a_damaged_package_of_solar_cells_is_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no table of labels .*pip install --force-reinstall elpv-dataset"):
         find("elpv", root=str(tmp_path))
     write_table(tmp_path, cells())
@@ -66,7 +66,7 @@ def test_errors(tmp_path, monkeypatch):
 
 
 @installed
-def test_the_package():
+def test_the_solar_cells_of_the_package_are_all_there():
     found = find("elpv")
     assert "elpv_dataset" not in sys.modules  # found, not imported
     # 2,624 cells; per probability 0, 1/3, 2/3, 1: 1508, 295, 106, 715 (counted in labels.csv with awk).

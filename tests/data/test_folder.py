@@ -38,7 +38,7 @@ def test_classes_are_the_sorted_folders_and_labels_follow(tmp_path):
         found.rows("val")
 
 
-def test_seed_and_fold(tmp_path):
+def test_folds_cover_all_but_the_test_images_once(tmp_path):
     for name in ("a", "b"):
         fill(tmp_path / name, 20)
     options: dict[str, Any] = {"root": str(tmp_path), "seed": 5}
@@ -55,7 +55,7 @@ def test_seed_and_fold(tmp_path):
     assert not len(find("folder", **options, test_fraction=0).rows("test"))
 
 
-def test_own_splits_are_kept(tmp_path):
+def test_photos_in_train_val_and_test_stay_there(tmp_path):
     for split, count in (("train", 10), ("val", 3), ("test", 4)):
         for name in ("a", "b"):
             fill(tmp_path / split / name, count)
@@ -138,7 +138,7 @@ def test_fingerprint_is_of_contents_and_labels_not_of_split_names_or_times(tmp_p
         find("folder", root=str(root)).fingerprint()
 
 
-def test_describe(tmp_path):
+def test_the_description_counts_classes_and_splits(tmp_path):
     for name in ("a", "b"):
         fill(tmp_path / "set" / name, 20)
     lines = find("folder", root=str(tmp_path / "set")).describe().splitlines()
@@ -183,7 +183,7 @@ def test_layouts_that_cannot_be_used(tmp_path, folders, message):
         find("folder", root=str(build(tmp_path, *folders)))
 
 
-def test_other_errors(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="needs root"):
         find("folder")
     with pytest.raises(DataError, match="nowhere is not there"):
@@ -234,7 +234,7 @@ def test_a_class_with_few_images_stays_in_training_in_every_fold(tmp_path):
         assert find("folder", root=str(tmp_path), fold=fold).counts()["train"]["rare"] >= 1
 
 
-def test_unknown_names():
+def test_an_unknown_data_set_is_refused_with_close_names():
     with pytest.raises(
         DataError, match=r"'elvp'; did you mean elpv\? Names: elpv, elpv_4class, folder, manifest, tfds/NAME"
     ):

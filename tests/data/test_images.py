@@ -150,14 +150,14 @@ def test_interpolation_and_aspect_follow_pillow():
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP"])
-def test_truncated_file(form):
+def test_a_cut_photo_is_broken_and_not_half_grey(form):
     whole = encode(Image.fromarray(noise(64, 64, 3)), form)
     with pytest.raises(BrokenImageError) as raised:
         decode_image(whole[: len(whole) // 2], 16)
     assert isinstance(raised.value, DataError)
 
 
-def test_empty_and_not_an_image():
+def test_what_is_no_photo_is_refused():
     with pytest.raises(BrokenImageError, match="0 bytes"):
         decode_image(b"", 8)
     with pytest.raises(BrokenImageError, match=r"begins with b'<html>"):

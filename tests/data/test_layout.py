@@ -225,7 +225,7 @@ def test_names_that_look_alike_are_said(tmp_path, other):
     assert told in str(caught.value)
 
 
-def test_alike():
+def test_class_names_that_only_look_the_same_are_named():
     assert alike(["cat", "dog", "hot dog", "hotdog.", "Straße", "STRASSE"]) == (
         "'STRASSE' and 'Straße' differ only by case, blanks, invisible characters or width"
     )

@@ -147,7 +147,7 @@ def test_values_end_at_white_in_files_of_16_bits(order):
     assert grey(few, white=619)[0] == [8, 53, 53, 255]  # 8.24, 52.73, 53.14
 
 
-def test_32_bits():
+def test_pixels_of_32_bits_keep_their_levels():
     data = tiff(TWELVE.shape, TWELVE.astype("<u4").tobytes(), t258=32)
     assert grey(data, white=4095) == SHOWN
     # Pillow's are signed: 3e9 would be negative.
@@ -168,7 +168,7 @@ def test_zero_shows_white_where_the_file_says_so():
     assert grey(floating, white=4095) == INVERTED
 
 
-def test_negative_values():
+def test_negative_pixels_need_a_white_and_are_black():
     around = TWELVE - 2000
     for kind, sample_format, bits in (("<i2", 2, 16), ("<i4", 2, 32), ("<f4", 3, 32)):
         data = tiff(around.shape, around.astype(kind).tobytes(), t258=bits, t339=sample_format)
@@ -327,7 +327,7 @@ def test_what_all_files_state_is_believed():
             white_of(*looks)
 
 
-def test_what_the_files_state():
+def test_the_depth_that_a_file_states_is_found():
     twelve = png(TWELVE[..., None], sBIT=b"\x0c")
     assert look(twelve).depth == Depth(16, declared=4095)
     assert look(png(COLOURS_16[..., :3], sBIT=b"\x0a\x0c\x0a")).depth == Depth(16, declared=4095)

@@ -192,7 +192,7 @@ def test_ten_of_many_missing_images_are_named(tmp_path):
         find("manifest", root=csv(tmp_path, "path,label", *lines))
 
 
-def test_other_errors(tmp_path):
+def test_manifests_that_cannot_be_used_are_refused(tmp_path):
     for root, message in (
         ("", "needs root"),
         (tmp_path / "labels.txt", "does not end in .csv, .tsv, .jsonl"),

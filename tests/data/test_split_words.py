@@ -14,7 +14,7 @@ from delta_jax.data.split_words import is_unclear, meaning
         (None, ("", "set", "images", "training day", "trains", "testimony", "invalid", "te", "eval", "holdout", "0")),
     ],
 )
-def test_meanings(split, words):
+def test_words_for_splits_mean_their_split(split, words):
     assert [meaning(word) for word in words] == [split] * len(words)
 
 

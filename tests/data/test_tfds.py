@@ -124,7 +124,7 @@ def test_which_split_serves_as_which(root):
         find("tfds/toy_without_train", root=root)
 
 
-def test_errors(root):
+def test_a_tfds_name_that_is_none_or_not_prepared_or_no_classification_is_refused(root):
     with pytest.raises(DataError, match=r"'caltech_bird' .*close: caltech_birds2011") as raised:
         find("tfds/caltech_bird", root=root)
     assert len(str(raised.value)) < 400  # tfds itself lists all of its data sets
@@ -138,6 +138,10 @@ def test_errors(root):
         find("tfds/toy/none_such", root=root)
 
 
-def test_importing_the_package_needs_no_loader_and_no_tensorflow():
-    code = "import sys, delta_jax.data; print({'tensorflow', 'grain', 'sklearn'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+def test_importing_the_package_needs_no_loader_and_no_tensorflow_and_is_enough_for_its_builders():
+    code = (
+        "import sys, delta_jax.data; print({'tensorflow', 'grain', 'sklearn'} & set(sys.modules)); "
+        "import tensorflow_datasets as tfds; print(tfds.builder('caltech256/l2sp-30').info.full_name)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\ncaltech256/l2sp-30/1.0.0\n"

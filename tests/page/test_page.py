@@ -294,7 +294,7 @@ def test_what_a_run_does_not_have_is_said(tmp_path, method):
     assert tops == ({"L²-FE": "75.0"} if method == "l2_fe" else {"L²-FE": "50.0", "DELTA": "75.0"})
 
 
-def test_a_folder_of_workdirs(tmp_path):
+def test_a_folder_of_workdirs_is_one_page_with_all_of_them(tmp_path):
     for name, method in (("one", "l2"), ("two", "delta")):
         one_run(tmp_path / name, method)
     config = json.loads((tmp_path / "one" / "config.json").read_text())
@@ -340,7 +340,7 @@ def test_several_data_sets_have_an_overview(sweep, tmp_path):
     assert "80.5 ± 0.1" in row[-1]
 
 
-def test_expected_runs():
+def test_a_page_knows_how_many_runs_a_sweep_has():
     # Two data sets with one network and one with another, three methods, two seeds, two variants: (2 + 1) x 3 x 2 x 2.
     settings = {
         "data_sets": {"a": {}, "b": {}},

@@ -1,8 +1,5 @@
 """The same attention, and the same streamed batches, on one process and on several."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -10,32 +7,14 @@ import numpy as np
 import pytest
 
 from tests import attention_worker, stream_worker
-from tests.small_run import ROOT, environment
+from tests.process_run import free_port, together
 
 
 def start(module: str, count: int, folder: Path, *, devices: int) -> int:
     """Runs the module in `count` processes that find each other, each with so many devices; all have to succeed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, port, str(rank), str(count), str(folder)],
-            cwd=ROOT,
-            env=environment(devices=devices),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, text in zip(processes, said, strict=True):
-        assert process.returncode == 0, text
+    port = free_port()
+    for ended in together([("-m", module, port, rank, count, folder) for rank in range(count)], devices, timeout=120):
+        assert ended.returncode == 0, ended.stderr
     return count
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from delta_jax import processes
 from delta_jax.processes.cluster import ProcessError
-from delta_jax.training import agreement, trainer
+from delta_jax.training import agreement
 from delta_jax.workdir import logs
 from tests.process_run import free_port, run_processes
-from tests.small_run import config_flags, make_photos, run, small_config
+from tests.small_run import config_flags, make_photos, run
 
 # As in test_devices.py: nothing that makes the rounding of the last bit grow from step to step.
 FROZEN = {"batch_norm": "frozen_stats", "learning_rate": 1e-3, "log_every": 1, "head_l2": (0.01,)}
@@ -47,14 +47,6 @@ def one(photos):
     return workdir
 
 
-@pytest.fixture(scope="module")
-def four(photos):
-    """One process with four devices: this one, see conftest.py."""
-    workdir = photos.parent / "four"
-    trainer.fit(small_config(photos, **FROZEN, data__cache_dir=str(photos.parent / "cache-four")), workdir)
-    return workdir
-
-
 def assert_same_run(found, expected):
     records = [logs.read(folder) for folder in (found, expected)]
     steps = [[(record["phase"], record["step"]) for record in of_run] for of_run in records]
@@ -77,12 +69,11 @@ def assert_same_run(found, expected):
             assert measured[split] == pytest.approx(truth[split], rel=1e-5)
 
 
-@pytest.mark.parametrize("other", ["one", "four"])
-def test_two_processes_give_the_numbers_of_one(two, other, request):
-    assert_same_run(two[0], request.getfixturevalue(other))
+def test_two_processes_give_the_numbers_of_one(two, one):
+    assert_same_run(two[0], one)  # and test_devices.py: one process gives the same on one device and on four
 
 
-def test_one_process_writes_and_speaks(two, four):
+def test_one_process_writes_and_speaks(two, one):
     workdir, (first, second) = two
     assert "test top-1" in first.stdout
     assert "workdir" not in second.stdout
@@ -90,9 +81,9 @@ def test_one_process_writes_and_speaks(two, four):
     assert "Traceback" not in first.stderr + second.stderr
     assert len((workdir / "command.txt").read_text().splitlines()) == 1
     assert json.loads((workdir / "versions.json").read_text())["devices"].startswith("4 x")
-    names = [{str(path.relative_to(folder)) for path in folder.iterdir()} for folder in (workdir, four)]
+    names = [{str(path.relative_to(folder)) for path in folder.iterdir()} for folder in (workdir, one)]
     assert names[0] == names[1]
-    assert len(list((workdir / "tensorboard").iterdir())) == len(list((four / "tensorboard").iterdir()))
+    assert len(list((workdir / "tensorboard").iterdir())) == len(list((one / "tensorboard").iterdir()))
 
 
 def test_two_processes_go_on_where_one_was_stopped(photos, one, tmp_path):

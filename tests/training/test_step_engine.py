@@ -21,7 +21,6 @@ from delta_jax.training.optim import make_optimizer
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, init_state
 from delta_jax.workdir import logs
-from examples.own_model import save_weights
 from tests.small_run import make_photos, small_config
 
 RNG = np.random.default_rng(0)
@@ -52,13 +51,13 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = BatchNorm(frozen=self.frozen, name="bn")(nn.Conv(4, (3, 3), dtype=self.dtype, name="stem")(x), train)
-        for i in range(3):
+        for i in range(2):
             x = Block(self.frozen, self.dtype, name=f"block_{i}")(nn.relu(x), train)
         x = nn.Dropout(self.dropout, deterministic=not train)(jnp.mean(x, (1, 2)))
         return nn.Dense(3, dtype=self.dtype, name="head")(x)
 
 
-TAPS = ("block_1", "block_2/two")  # a whole block, and a layer inside of one
+TAPS = ("block_0", "block_1/two")  # a whole block, and a layer inside of one
 
 
 @pytest.fixture(scope="module")
@@ -90,45 +89,62 @@ def close(found, expected, rtol=1e-5, atol=1e-6):
 # Microbatches.
 
 
-@pytest.mark.parametrize("attention", [None, "one for all", "per example"])
-def test_microbatches_of_frozen_statistics_are_the_whole_batch(start, attention):
-    shape = {"one for all": (4,), "per example": (8, 4)}.get(attention)
-    weights = None if shape is None else {tap: jnp.asarray(RNG.uniform(0, 1, shape), jnp.float32) for tap in TAPS}
-    options = {"model": Net(frozen=True), "attention": weights, "method": "delta" if shape else "l2_sp"}
-    whole, expected = run(start, **options)
-    state, metrics = run(start, accumulate=4, **options)
-    close(state.variables, whole.variables)
-    close(metrics, expected)
+# With the statistics of the source a batch is the sum of its parts; of the two taps one has a weight of its own for
+# every example.
+FROZEN = {"model": Net(frozen=True), "method": "delta"}
+ATTENTION = {
+    tap: jnp.asarray(RNG.uniform(0, 1, shape), jnp.float32) for tap, shape in zip(TAPS, [(4,), (8, 4)], strict=True)
+}
 
 
-def test_batch_statistics_are_those_of_each_microbatch_in_order(start):
-    state, _ = run(start, accumulate=2)
-    maps = nn.Conv(4, (3, 3)).apply({"params": start[0]["params"]["stem"]}, BATCH["image"])
-    running = np.zeros(4)
-    for part in (np.asarray(maps)[0::2], np.asarray(maps)[1::2]):  # every second example: see make_train_step
-        running = 0.9 * running + 0.1 * part.mean((0, 1, 2))
-    np.testing.assert_allclose(state.batch_stats["bn"]["mean"], running, rtol=1e-4, atol=1e-7)
+@pytest.fixture(scope="module")
+def whole(start):
+    """(state, metrics) after a step on the batch as a whole."""
+    return run(start, attention=ATTENTION, **FROZEN)
 
 
-def test_microbatches_have_dropout_of_their_own(start):
-    same = {name: jnp.repeat(value[:1], 8, 0) for name, value in BATCH.items()}
-    model = Net(frozen=True, dropout=0.5)
-    one = run(start, model=model, batch={n: v[:4] for n, v in same.items()}, method="l2", taps=())[1]
-    two = run(start, model=model, batch=same, method="l2", taps=(), accumulate=2)[1]
-    assert one["cross_entropy"] != two["cross_entropy"]
+def test_microbatches_of_frozen_statistics_are_the_whole_batch(start, whole):
+    state, metrics = run(start, attention=ATTENTION, accumulate=4, **FROZEN)
+    close(state.variables, whole[0].variables)
+    close(metrics, whole[1])
 
 
-def test_a_split_batch_gives_each_device_its_part_of_every_microbatch(start):
+@pytest.fixture(scope="module")
+def in_two_parts():
+    """(state, metrics) after a step on two microbatches, of a loss whose key and running mean can be seen."""
+
+    def loss(params, batch_stats, source, images, labels, attention, dropout_key):
+        drawn = jax.random.normal(dropout_key) * jnp.where(labels[0] == 0, 1.0, -1.0)  # of the second part with a minus
+        running = 0.9 * batch_stats["mean"] + 0.1 * jnp.mean(images)
+        return jnp.sum(params["w"]), ({"drawn": drawn}, {"mean": running})
+
+    optimizer = optax.sgd(0.1)
+    step = jax.jit(steps.make_train_step(loss, optimizer, lambda key, images: images, accumulate=2))
+    state = init_state({"params": {"w": np.zeros(3, np.float32)}, "batch_stats": {"mean": np.float32(5)}}, optimizer)
+    batch = {**BATCH, "label": np.arange(8) % 2}  # every second example: see make_train_step
+    return step(state, {}, batch, None, jax.random.key(7))
+
+
+def test_batch_statistics_are_those_of_each_microbatch_in_order(in_two_parts):
+    running = 5.0
+    for part in (BATCH["image"][0::2], BATCH["image"][1::2]):
+        running = 0.9 * running + 0.1 * np.asarray(part).mean()
+    np.testing.assert_allclose(in_two_parts[0].batch_stats["mean"], running, rtol=1e-6)
+
+
+def test_microbatches_have_dropout_of_their_own(in_two_parts):
+    assert in_two_parts[1]["drawn"] != 0  # the difference of two numbers, from the same key the same
+
+
+def test_a_split_batch_gives_each_device_its_part_of_every_microbatch(start, whole):
     mesh = sharding.make_mesh()
-    step, optimizer = step_of(start, model=Net(frozen=True), accumulate=2)
-    state, source = sharding.replicate((init_state(start[0], optimizer), start[1]), mesh)
-    compiled = step.lower(state, source, sharding.split(BATCH, mesh), None, jax.random.key(7)).compile()
+    step, optimizer = step_of(start, accumulate=2, **FROZEN)
+    state, source, weights = sharding.replicate((init_state(start[0], optimizer), start[1], ATTENTION), mesh)
+    arguments = (state, source, sharding.split(BATCH, mesh), weights, jax.random.key(7))
+    compiled = step.lower(*arguments).compile()
     assert "all-to-all" not in compiled.as_text()
     assert "collective-permute" not in compiled.as_text()
-    close(
-        compiled(state, source, sharding.split(BATCH, mesh), None, jax.random.key(7))[0].params,
-        run(start, model=Net(frozen=True))[0].params,
-    )
+    close(compiled(*arguments)[0].params, whole[0].params)
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate", "hint"), [(24, 4, "batch_size=16"), (8, 3, "batch_size=12")])
@@ -144,7 +160,7 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size, accumulate, hint):
 
 
 def test_blocks_are_the_smallest_modules_of_two_layers(start):
-    assert features.blocks(start[0]["params"]) == ("block_0", "block_1", "block_2")
+    assert features.blocks(start[0]["params"]) == ("block_0", "block_1")
     assert features.blocks({"conv": {"kernel": 0}, "head": {"kernel": 0}}) == ()  # the model itself is none
 
 
@@ -177,33 +193,33 @@ def test_of_recomputed_blocks_little_is_kept_for_the_gradient(start):
 
     # Of a block [8, 8, 8, 4]: its input, instead of that and what its layers and their activations return.
     one_map = BATCH["image"].size // 3 * 4
-    assert kept(()) - kept(features.blocks(start[0]["params"])) > 3 * 2 * one_map
+    assert kept(()) - kept(features.blocks(start[0]["params"])) > 2 * 2 * one_map
 
 
 # Frozen stages.
 
 
 def frozen_loss(params, start, source_stem):
-    """The loss of delta_without_attention at block_2/two, with stem, block_0 and block_1 those of the source."""
+    """The loss of delta_without_attention at block_1/two, with stem and block_0 those of the source."""
     variables, source = start
     x = source_stem
 
     class Rest(nn.Module):
         @nn.compact
         def __call__(self, x, train=False):
-            x = Block(name="block_2")(nn.relu(x), train)
+            x = Block(name="block_1")(nn.relu(x), train)
             return nn.Dense(3, name="head")(jnp.mean(x, (1, 2)))
 
     def maps_of(variables, train):
-        stats = {"block_2": variables["batch_stats"]["block_2"]}
+        stats = {"block_1": variables["batch_stats"]["block_1"]}
         out, state = Rest().apply(
-            {"params": {name: variables["params"][name] for name in ("block_2", "head")}, "batch_stats": stats},
+            {"params": {name: variables["params"][name] for name in ("block_1", "head")}, "batch_stats": stats},
             x,
             train=train,
             mutable=["batch_stats", "intermediates"],
             capture_intermediates=True,
         )
-        return out, state["intermediates"]["block_2"]["two"]["__call__"][0]
+        return out, state["intermediates"]["block_1"]["two"]["__call__"][0]
 
     logits, maps = maps_of({**variables, "params": params}, True)
     _, theirs = maps_of(source, False)
@@ -214,42 +230,40 @@ def frozen_loss(params, start, source_stem):
 
 def test_frozen_stages_are_the_sources_and_the_rest_is_trained(start):
     variables, source = start
-    _, maps = features.apply_with_taps(Net(), source, BATCH["image"], ("block_1",))
-    value, gradient = jax.value_and_grad(frozen_loss)(variables["params"], start, maps["block_1"])
-    frozen = ("bn", "block_0", "block_1", "stem")
+    _, maps = jax.jit(lambda source: features.apply_with_taps(Net(), source, BATCH["image"], ("block_0",)))(source)
+    value, gradient = jax.jit(jax.value_and_grad(frozen_loss))(variables["params"], start, maps["block_0"])
+    frozen = ("bn", "block_0", "stem")
     state, metrics = run(
         start,
-        taps=("block_2/two",),
-        loss_options={"freeze_until": "block_1"},
+        taps=("block_1/two",),
+        loss_options={"freeze_until": "block_0"},
         frozen=frozen,
         weight_decay=0.5,
         clip_norm=1e9,
     )
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
-    for name in ("block_2", "head"):
+    for name in ("block_1", "head"):
         expected = jax.tree.map(lambda p, g: p - 0.1 * (g + 0.5 * p), variables["params"][name], gradient[name])
         close(state.params[name], expected, rtol=1e-4)
     for name in frozen:
         jax.tree.map(np.testing.assert_array_equal, state.params[name], variables["params"][name])
-    for name in ("bn", "block_0", "block_1"):
+    for name in ("bn", "block_0"):
         jax.tree.map(np.testing.assert_array_equal, state.batch_stats[name], variables["batch_stats"][name])
-    assert np.any(state.batch_stats["block_2"]["bn"]["mean"] != variables["batch_stats"]["block_2"]["bn"]["mean"])
+    assert np.any(state.batch_stats["block_1"]["bn"]["mean"] != variables["batch_stats"]["block_1"]["bn"]["mean"])
     momenta = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
-    trained = sum(leaf.size for name in ("block_2", "head") for leaf in jax.tree.leaves(variables["params"][name]))
+    trained = sum(leaf.size for name in ("block_1", "head") for leaf in jax.tree.leaves(variables["params"][name]))
     assert momenta <= trained + 1  # and the count of steps
 
 
 @pytest.mark.parametrize(("method", "share"), [("delta_without_attention", 0.6), ("l2", 0.62)])
 def test_frozen_stages_are_computed_once_and_have_no_backward_pass(start, method, share):
     def flops(**options):
-        step, optimizer = step_of(start, method=method, taps=("block_2/two",), **options)
+        step, optimizer = step_of(start, method=method, taps=("block_1/two",), **options)
         state = init_state(start[0], optimizer)
         compiled = step.lower(state, start[1], BATCH, None, jax.random.key(0)).compile()
         return compiled.cost_analysis()["flops"]
 
-    assert (
-        flops(loss_options={"freeze_until": "block_1"}, frozen=("stem", "bn", "block_0", "block_1")) < share * flops()
-    )
+    assert flops(loss_options={"freeze_until": "block_0"}, frozen=("stem", "bn", "block_0")) < share * flops()
 
 
 def test_what_is_frozen_with_a_module_is_all_that_runs_before_it(start):
@@ -302,7 +316,7 @@ def test_only_the_layers_compute_in_bfloat16(start):
     state = init_state(start[0], optimizer)
     traced = jax.make_jaxpr(step)(state, start[1], BATCH, None, jax.random.key(0))
     convolutions = [e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"]
-    assert len(convolutions) > 2 * 7  # of both networks, and the gradients
+    assert len(convolutions) > 2 * 5  # of both networks, and the gradients
     assert {v.aval.dtype for e in convolutions for v in e.invars} == {jnp.dtype(jnp.bfloat16)}
     after, metrics = step(state, start[1], BATCH, None, jax.random.key(0))
     kept = [leaf for leaf in jax.tree.leaves((after, metrics)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -322,16 +336,11 @@ def test_distances_of_bfloat16_maps_are_summed_in_float32():
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("engine")
-    save_weights(str(folder / "own.safetensors"))
-    return make_photos(folder / "photos", per_class=12)
+    return make_photos(tmp_path_factory.mktemp("engine") / "photos", per_class=12)
 
 
-def own_config(photos, **changed):
+def config_of(photos, **changed):
     fields = {
-        "arch": "examples.own_model:spec",
-        "weights": str(photos.parent / "own.safetensors"),
-        "taps": ("default",),
         "head_l2": (0.01,),
         "method": "delta_without_attention",
         "steps": 12,
@@ -343,7 +352,7 @@ def own_config(photos, **changed):
 
 
 def lowered(photos, **changed):
-    setup = Setup(configs.resolve(own_config(photos, **changed)))
+    setup = Setup(configs.resolve(config_of(photos, **changed)))
     step = CompiledStep(setup)
     return step._function.lower(*compiled_step._expected_arguments(setup)).as_text()
 
@@ -379,10 +388,10 @@ def test_the_loop_traces_once_and_copies_nothing_unasked(photos, tmp_path, monke
     monkeypatch.setattr(steps, "make_train_step", counted)
     monkeypatch.setattr(trainer, "fine_tune", guarded)
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit(own_config(photos), tmp_path)
+        trainer.fit(config_of(photos), tmp_path)
     assert traced == [1]
     stop_at[0] = 99
-    summary = trainer.fit(own_config(photos), tmp_path).summary
+    summary = trainer.fit(config_of(photos), tmp_path).summary
     assert traced == [1, 1]  # once more, in what would be another process
     assert summary["steps"] == 12
     records = [record["step"] for record in logs.read(tmp_path) if record["phase"] == "fine_tune"]
@@ -394,14 +403,15 @@ def test_the_loop_traces_once_and_copies_nothing_unasked(photos, tmp_path, monke
 
 
 def test_a_run_with_all_savings_of_memory_ends_like_one_without(photos, tmp_path):
-    fields = {"freeze_until": "encoder/stage_0", "learning_rate": 1e-3, "steps": 4}
-    plain = trainer.fit(own_config(photos, **fields), tmp_path / "plain").summary
-    saved = trainer.fit(own_config(photos, **fields, accumulate=2, remat=True), tmp_path / "saved").summary
+    # Of microbatches the statistics of a batch are others.
+    fields = {"freeze_until": "block_0", "batch_norm": "frozen_stats", "learning_rate": 1e-3, "steps": 4}
+    plain = trainer.fit(config_of(photos, **fields), tmp_path / "plain").summary
+    saved = trainer.fit(config_of(photos, **fields, accumulate=2, remat=True), tmp_path / "saved").summary
     assert saved["test"]["cross_entropy"] == pytest.approx(plain["test"]["cross_entropy"], rel=1e-4)
 
 
 def test_a_device_that_is_too_small_ends_in_one_error(photos, monkeypatch):
-    setup = Setup(configs.resolve(own_config(photos)))
+    setup = Setup(configs.resolve(config_of(photos)))
     monkeypatch.setattr(sharding, "device_memory_bytes", lambda: 1000)
     compiled = CompiledStep(setup)
     compiled.start()

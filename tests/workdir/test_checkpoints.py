@@ -1,5 +1,4 @@
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,8 @@ import pytest
 from delta_jax.workdir import checkpoints as module
 from delta_jax.workdir.checkpoints import Checkpoints
 from delta_jax.workdir.stored_trees import CheckpointError
+from tests.process_run import together
+from tests.small_run import ROOT, environment
 
 
 class State(flax.struct.PyTreeNode):
@@ -308,12 +309,12 @@ def test_an_error_of_the_background_thread_comes_out_once_and_the_run_can_go_on(
 
 
 def run_child(code: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    """Runs `code` in a fresh interpreter in which this file is imported as `t`."""
-    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_checkpoints as t\n{code}"
-    command = [*prefix, sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=os.environ | {"JAX_PLATFORMS": "cpu"}
-    )
+    """Runs `code` in a process of its own in which this file is imported as `t`."""
+    command = ["-c", f"import sys; from tests.workdir import test_checkpoints as t\n{code}", *map(str, arguments)]
+    if not prefix:
+        return together([command], devices=4, timeout=120)[0]
+    command = [*prefix, sys.executable, *command]
+    return subprocess.run(command, cwd=ROOT, env=environment(4), capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("moment", ["writing the arrays", "everything but the final name"])

@@ -31,7 +31,7 @@ def without_time(records):
     return [{name: value for name, value in record.items() if name != "time"} for record in records]
 
 
-def test_records_and_scalars(tmp_path):
+def test_every_record_is_on_disk_as_json_and_for_tensorboard(tmp_path):
     with MetricsLog(tmp_path / "run") as log:
         log.write("fine_tune", 1, {"loss": np.float32(0.5), "penalty": math.nan})
         log.write("validation", np.int64(1), {"top1": np.array([75.0]).reshape(())})
@@ -154,7 +154,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert screen.getvalue().strip("\0").startswith("fine-tune: 3/3 steps (100 %)")
 
 
-def test_tables(monkeypatch, capsys):
+def test_tables_fit_the_terminal_and_show_brackets(monkeypatch, capsys):
     rows = [("delta", "86.6 ± 0.2"), ("[l2]", 84.7)]
     table("top-1, %", ("method", "caltech"), rows)
     expected = ["top-1, %", "method  caltech", "delta   86.6 ± 0.2", "[l2]    84.7"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import fsspec
@@ -10,6 +9,7 @@ import pytest
 
 from delta_jax.workdir import storage
 from delta_jax.workdir.storage import Mirror, StorageError
+from tests.process_run import together
 
 
 @pytest.fixture
@@ -244,8 +244,8 @@ def test_a_missing_package_is_said_in_one_line(tmp_path):
         "try: storage.Mirror('gs://bucket/run')\n"
         "except storage.StorageError as error: print(error)"
     )
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert said.startswith("gs://bucket/run cannot be used: ")
-    assert "install delta_jax[gcs]" in said
+    (ended,) = together([("-c", script)], devices=1, timeout=60)
+    assert ended.stdout.startswith("gs://bucket/run cannot be used: "), ended.stderr
+    assert "install delta_jax[gcs]" in ended.stdout
     with pytest.raises(StorageError, match="nowhere://x cannot be used"):
         Mirror("nowhere://x")

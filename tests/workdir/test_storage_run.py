@@ -2,15 +2,14 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from safetensors.numpy import load_file
 
 from delta_jax.workdir import logs
-from tests.small_run import ROOT, config_flags, environment, make_photos, run
+from tests.process_run import together
+from tests.small_run import config_flags, make_photos, run, start
 
 # One image per pass and many steps: time enough to be killed in the middle of either.
 SLOW = {"attention_batch": 1, "steps": 40, "checkpoint_every": 5, "log_every": 2, "eval_every": 20}
@@ -29,19 +28,18 @@ def undisturbed(photos):
     return workdir
 
 
-def kill_when(command, condition, workdir):
+def kill_when(command, condition, said):
     """Starts the command and kills it as soon as `condition` holds; what it had written so far stays."""
-    with (workdir.parent / "output.txt").open("a") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=output, stderr=output)
-        try:
-            until = time.monotonic() + 200
-            while not condition():
-                assert process.poll() is None, (workdir.parent / "output.txt").read_text()
-                assert time.monotonic() < until, "never came that far"
-                time.sleep(0.005)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+    process = start(command, said)
+    try:
+        until = time.monotonic() + 200
+        while not condition():
+            assert process.poll() is None, (said / "stderr").read_text()
+            assert time.monotonic() < until, "never came that far"
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == -signal.SIGKILL
 
 
@@ -68,16 +66,16 @@ def test_a_run_that_lost_its_disk_goes_on_from_the_storage(photos, undisturbed, 
         "runpy.run_module('delta_jax.train', run_name='__main__')"
     )
     workdir = f"local://{bucket}"  # fsspec's name for folders, in place of gs://
-    command = [sys.executable, "-c", script, *fields, f"--workdir={workdir}"]
+    command = ["-c", script, *fields, f"--workdir={workdir}"]
 
     # Two of them: under the name of the newest there may be half a file, which a bucket would not show.
-    kill_when(command, lambda: len([*bucket.glob("checkpoints/*/files.json")]) == 2, bucket)
+    kill_when(command, lambda: len([*bucket.glob("checkpoints/*/files.json")]) == 2, tmp_path)
     assert not (bucket / "model.safetensors").exists()
     assert (bucket / "attention.npz").exists()
     assert any((bucket / "gaps").glob("*/gaps.f32"))
     shutil.rmtree(host)
 
-    finished = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    (finished,) = together([command], devices=1, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert "going on after step" in finished.stdout
     expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, bucket))
