@@ -23,10 +23,11 @@ jax.config.update("jax_compilation_cache_dir", str(TESTS.parent / ".cache" / "ja
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-# Half of the suite's time was XLA's, so it compiles without LLVM's costly passes. Most tests compare a program with
+# Half of the suite's time was XLA's, so it compiles without LLVM's optimisations. Most tests compare a program with
 # numpy, with a plain one that is compiled in the same way, or with float64; what XLA does before LLVM, fusing too, is
-# the same. With them are compiled trained networks on photos, as users run them, and what float32's last bits decide.
-FULLY_OPTIMISED = ("test_real_weights.py", "test_attention.py")
+# the same. With them are compiled trained networks on photos, as users run them, and real networks in float64, which
+# run for minutes without.
+FULLY_OPTIMISED = ("test_real_weights.py", "test_golden_method.py", "test_golden_steps.py")
 
 
 @pytest.hookimpl(tryfirst=True)
