@@ -27,14 +27,16 @@ jax.config.update("jax_compilation_cache_dir", str(TESTS.parent / ".cache" / "ja
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-# Half of the suite's time was XLA's: where a network is only the occasion, it compiles without LLVM's costly passes.
-# The numbers of the pure library and of the networks are those of the programs that users run.
-FULLY_OPTIMISED = ("library", "models")
+# Half of the suite's time was XLA's, so it compiles without LLVM's optimisations. Most tests compare a program with
+# numpy, with a plain one that is compiled in the same way, or with float64; what XLA does before LLVM, fusing too, is
+# the same. With them are compiled trained networks on photos, as users run them, and real networks in float64, which
+# run for minutes without.
+FULLY_OPTIMISED = ("test_real_weights.py", "test_golden_method.py", "test_golden_steps.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    jax.config.update("jax_disable_most_optimizations", item.path.parent.name not in FULLY_OPTIMISED)
+    jax.config.update("jax_disable_most_optimizations", item.path.name not in FULLY_OPTIMISED)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,7 +1,10 @@
 """Weights of the golden files, made from names by the recipe that made the reference's."""
 
 import functools
+from typing import Any
 
+import flax.linen as nn
+import jax
 import numpy as np
 
 from delta_jax import models, weights
@@ -24,6 +27,26 @@ def state_dict(
 def variables(arch: str, num_classes: int = 1000, salt: str = "delta", auxiliary: bool = False):
     tensors = state_dict(arch, num_classes, salt, auxiliary)
     return weights.from_torch(tensors, arch, num_classes, auxiliary=auxiliary)
+
+
+def random_variables(model: nn.Module, x: jax.Array) -> dict[str, Any]:
+    """Random numbers in the shapes and types of the model's variables: compiling `init` takes longer than many tests.
+
+    Maps stay about as large as the images: kernels have the standard deviation 1 / sqrt(inputs of an output).
+    """
+    rng = np.random.default_rng(1)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        values = rng.standard_normal(leaf.shape)
+        if path[-1].key in ("var", "scale"):
+            values = 1 + 0.1 * np.abs(values)
+        elif len(leaf.shape) > 1:
+            values /= np.sqrt(leaf.size / leaf.shape[-1])
+        else:
+            values *= 0.1
+        return values.astype(leaf.dtype)
+
+    return jax.tree.map_with_path(draw, dict(jax.eval_shape(model.init, jax.random.key(0), x)))
 
 
 def relative(found, expected) -> float:

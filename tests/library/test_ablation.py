@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from delta_jax import attention, features, models, winograd
+from delta_jax import attention, features, winograd
 from delta_jax.ablation import Ablation
+from delta_jax.models.inverted_residual import InvertedResidualNet
+from delta_jax.models.resnet import ResNet
 from tests import reference
 
 RNG = np.random.default_rng(0)
@@ -144,32 +146,42 @@ def one_forward_per_filter(model, variables, x, y, filters, dtype):
 def test_gaps_are_those_of_one_forward_pass_per_filter(behind, pooled):
     with jax.enable_x64(True):
         model, x, y = Net(behind, pooled), jnp.asarray(X), jnp.array([0, 2])
-        variables = jax.jit(model.init)(jax.random.key(1), x.astype(jnp.float32))
-        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        variables = reference.random_variables(model, jnp.asarray(X, jnp.float32))
+        variables = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
         expected = one_forward_per_filter(model, variables, x, y, {"tap": range(C)}, np.float64)["tap"]
         found = attention.filter_gaps(model, variables, x, y, taps=("tap",), chunk=4)["tap"]
         assert np.abs(expected).max() > 1e-4
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("arch", "size"), [("resnet18", (65, 47)), ("efficientnet_lite0", (33, 61))])
-def test_odd_sizes_of_real_networks_in_both_precisions(arch, size):
+# Short networks of the two families, and a tap that has a block behind it; gaps of whole ones are compared with
+# PyTorch's in test_golden_method.py.
+SHORT = {
+    "resnet": (ResNet((1, 1, 1, 1), False, num_classes=7), (33, 31), "layer3_0/conv2"),
+    "inverted residuals": (
+        InvertedResidualNet(((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)), 33, num_classes=7),
+        (33, 61),
+        "block_1/project_conv",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SHORT)
+def test_gaps_of_the_networks_here_at_odd_sizes_in_both_precisions(family):
     """In float64 to the last digits; in float32, where 3x3 convolutions are Winograd's, as near as plain passes."""
-    model, taps = models.create(arch, num_classes=7), models.spec(arch).taps
-    variables = reference.variables(arch, 7)
-    x, y = RNG.standard_normal((2, *size, 3)), jnp.array([3, 6])
-    filters = {tap: [0, 11, 15] for tap in taps}
-    narrow = attention.filter_gaps(model, variables, jnp.asarray(x, jnp.float32), y, taps=taps, filters=filters)
-    first = {taps[0]: filters[taps[0]]}
-    plain = one_forward_per_filter(model, variables, jnp.asarray(x, jnp.float32), y, first, np.float32)[taps[0]]
+    model, size, tap = SHORT[family]
+    x, y = np.random.default_rng(1).standard_normal((2, *size, 3)), jnp.array([3, 6])
+    narrow_x, filters = jnp.asarray(x, jnp.float32), {tap: [0, 11, 15]}
+    variables = reference.random_variables(model, narrow_x)
+    narrow = attention.filter_gaps(model, variables, narrow_x, y, taps=(tap,), filters=filters)[tap]
+    plain = one_forward_per_filter(model, variables, narrow_x, y, filters, np.float32)[tap]
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), variables)
-        found = attention.filter_gaps(model, wide, jnp.asarray(x), y, taps=taps, filters=filters)
-        expected = one_forward_per_filter(model, wide, jnp.asarray(x), y, filters, np.float64)
-    rounding = np.abs(plain - expected[taps[0]]).max()
-    for tap in taps:
-        np.testing.assert_allclose(found[tap], expected[tap], atol=1e-11, err_msg=tap)
-        np.testing.assert_allclose(narrow[tap], expected[tap], atol=max(1e-6, 2 * rounding), err_msg=tap)
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        found = attention.filter_gaps(model, wide, jnp.asarray(x), y, taps=(tap,), filters=filters)[tap]
+        expected = one_forward_per_filter(model, wide, jnp.asarray(x), y, filters, np.float64)[tap]
+    assert np.abs(expected).max() > 1e-5
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+    np.testing.assert_allclose(narrow, expected, atol=max(1e-6, 2 * np.abs(plain - expected).max()))
 
 
 def primitives(jaxpr):
@@ -185,7 +197,7 @@ def primitives(jaxpr):
 
 def ablation_of(behind, maps, pooled=True):
     model = Net(behind, pooled)
-    variables = model.init(jax.random.key(1), jnp.asarray(X, jnp.float32))
+    variables = reference.random_variables(model, jnp.asarray(X, jnp.float32))
     prefix = features.Prefix(model, variables, jnp.asarray(X[:1], jnp.float32))
     return Ablation(partial(prefix.continue_from, "tap"), maps)
 
@@ -229,14 +241,16 @@ CALLS: list[int] = []
 
 def test_dead_filters_cost_no_forward_pass():
     """Two of six filters are live in one image, one in the other; each has a pass of its own with chunk 1."""
-    x = jnp.ones((2, 4, 4, 3)).at[1].set(0.25)
-    variables = Counted().init(jax.random.key(0), x)
-    variables["params"]["tap"]["kernel"] = jnp.ones((1, 1, 3, C)) / 3
-    variables["params"]["tap"]["bias"] = jnp.array([-5, -0.5, -5, -5, 0.1, -1])  # 1 - 0.5, 1 + 0.1; 0.25 + 0.1
+    x = np.ones((2, 4, 4, 3), np.float32)
+    x[1] = 0.25
+    variables = reference.random_variables(Counted(), jnp.asarray(x))
+    variables["params"]["tap"]["kernel"] = np.full((1, 1, 3, C), 1 / 3, np.float32)
+    bias = [-5, -0.5, -5, -5, 0.1, -1]  # 1 - 0.5, 1 + 0.1; 0.25 + 0.1
+    variables["params"]["tap"]["bias"] = np.array(bias, np.float32)
     y = jnp.array([0, 1])
 
     CALLS.clear()
-    found = np.asarray(attention.filter_gaps(Counted(), variables, x, y, taps=("tap",), chunk=1)["tap"])
+    found = np.asarray(attention.filter_gaps(Counted(), variables, jnp.asarray(x), y, taps=("tap",), chunk=1)["tap"])
     jax.effects_barrier()
     assert len(CALLS) == 2 * 2 + 3  # with all filters, in front of the tap and behind it; and the three live ones
     assert (found[0] != 0).tolist() == [False, True, False, False, True, False]
@@ -251,7 +265,7 @@ def test_a_model_that_returns_more_than_logits_is_refused():
             return jnp.mean(x, (1, 2)), x
 
     x = jnp.asarray(X, jnp.float32)
-    variables = Two().init(jax.random.key(0), x)
+    variables = reference.random_variables(Two(), x)
     with pytest.raises(ValueError, match="the model returns 2 arrays, expected one: logits"):
         attention.filter_gaps(Two(), variables, x, jnp.array([0, 1]), taps=("tap",))
 
@@ -264,7 +278,8 @@ def test_a_tap_that_the_logits_do_not_depend_on_has_gaps_of_zero():
             return nn.Dense(3)(jnp.mean(x, (1, 2)))
 
     x = jnp.asarray(X, jnp.float32)
-    found = attention.filter_gaps(Side(), Side().init(jax.random.key(0), x), x, jnp.array([0, 1]), taps=("tap",))
+    variables = reference.random_variables(Side(), x)
+    found = attention.filter_gaps(Side(), variables, x, jnp.array([0, 1]), taps=("tap",))
     np.testing.assert_array_equal(found["tap"], np.zeros((2, C)))
 
 
@@ -277,7 +292,7 @@ def test_winograd_is_the_convolution(size, padding):
         expected = lax.conv_general_dilated(
             jnp.asarray(x), jnp.asarray(kernel), (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    transformed = winograd.transform_kernel(jnp.asarray(kernel, jnp.float32))
-    found = winograd.convolve(jnp.asarray(x, jnp.float32), transformed, padding)
+    ours = jax.jit(lambda x, kernel: winograd.convolve(x, winograd.transform_kernel(kernel), padding))
+    found = ours(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -18,6 +18,7 @@ from delta_jax.training import head as head_functions
 from delta_jax.training import optim, provenance
 from delta_jax.workdir import variable_files
 from examples import own_model
+from tests.reference import random_variables
 
 
 class Body(nn.Module):
@@ -108,7 +109,7 @@ class Word(nn.Module):
     ("argument", "in_training"),
     [("train", 1), ("is_training", 1), ("deterministic", 0), ("use_running_average", 0), ("", 0)],
 )
-def test_words_for_training(argument, in_training):
+def test_a_network_is_told_in_its_own_word_that_it_trains(argument, in_training):
     model = models.adapt(Word(), argument)
     images = jnp.zeros((1, 4, 4, 3))
     variables = model.init(jax.random.key(0), images)
@@ -143,15 +144,15 @@ def registered():
     registry._SPECS.update(before)
 
 
-def test_registered_networks(registered):
+def test_a_registered_network_is_created_by_its_name_and_no_other_may_take_it(registered):
     name = registered(_spec())
     assert name in models.names()
     assert models.spec(name).taps == ("conv",)
     assert models.create(name, dtype=jnp.bfloat16) == models.adapt(TrainsByDefault(1000, jnp.bfloat16), "train")
     model = models.create(name, num_classes=3)
     images = jnp.ones((2, 8, 8, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), images)
-    model.apply(variables, images)  # or it would update statistics, which nothing here allows
+    variables = random_variables(model, images)
+    jax.eval_shape(model.apply, variables, images)  # or it would update statistics, which nothing here allows
     registered(_spec())  # the same again
     with pytest.raises(ValueError, match="another network is called 'foreign' already"):
         registered(_spec(head="conv"))
@@ -309,6 +310,11 @@ def test_variables_that_do_not_fit():
         models.check(model, "haed", 3, size=8)
 
 
+def first_updates(tx, params):
+    """What the optimizer adds to the parameters when every gradient is 1."""
+    return jax.jit(lambda params: tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[0])(params)
+
+
 class Inside(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -334,7 +340,7 @@ def test_dots_and_slashes_in_names(registered, tmp_path):
     name = registered(_spec(Named, head="head/fc.1", taps=("a.b", "s/t"), train_argument=""))
     model = models.create(name, num_classes=3)
     images = jnp.ones((2, 8, 8, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = random_variables(model, images)
     models.check(model, "head/fc.1", 3, size=8, variables=variables)
     assert models.module_path(variables["params"], "head/fc.1") == ("head/fc.1",)
 
@@ -346,11 +352,11 @@ def test_dots_and_slashes_in_names(registered, tmp_path):
     np.testing.assert_array_equal(replaced["s/t"]["kernel"], params["s/t"]["kernel"])
     # By hand: all but the head differs by 1, half of the squares is half of the number of parameters.
     others = {key: value for key, value in params.items() if key != "head/fc.1"}
-    moved = {**jax.tree.map(lambda leaf: leaf + 1, others), "head/fc.1": params["head/fc.1"]}
+    moved = {**jax.tree.map(lambda leaf: np.asarray(leaf) + 1, others), "head/fc.1": params["head/fc.1"]}
     expected = 0.5 * sum(leaf.size for leaf in jax.tree.leaves(others))
     assert float(regularizers.l2_sp(moved, params, head="head/fc.1")) == pytest.approx(expected, rel=1e-5)
     rates = optim.make_optimizer(params, lambda _: 1.0, head="head/fc.1", momentum=0.0, freeze_body=True)
-    updates, _ = rates.update(jax.tree.map(jnp.ones_like, params), rates.init(params), params)
+    updates = first_updates(rates, params)
     moving = {key for key, node in updates.items() if any(np.asarray(leaf).any() for leaf in jax.tree.leaves(node))}
     assert moving == {"head/fc.1"}
 
@@ -392,12 +398,12 @@ class LayerNormNet(nn.Module):
         return nn.Dense(self.num_classes, name="head")(nn.LayerNorm(name="norm")(jnp.mean(x, (1, 2))))
 
 
-def test_layer_norm(registered):
+def test_a_network_with_layer_norm_has_taps_attention_penalty_and_frozen_norms(registered):
     """Taps, exact attention and penalty; and which parameters batch_norm=frozen leaves alone."""
     name = registered(_spec(LayerNormNet, taps=("block_0", "block_1/depthwise"), train_argument=""))
     taps, model = models.spec(name).taps, models.create(name, num_classes=3, frozen_norm=True)
-    images, labels = jax.random.normal(jax.random.key(0), (3, 16, 16, 3)), jnp.arange(3)
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((3, 16, 16, 3)), jnp.float32)
+    labels, variables = jnp.arange(3), random_variables(model, images)
     models.check(model, "head", 3, size=16, variables=variables)
     assert features.list_taps(model, variables, images)["block_1/depthwise"] == (3, 4, 4, 8)
     gaps = attention.filter_gaps(model, variables, images, labels, taps=taps)
@@ -408,21 +414,23 @@ def test_layer_norm(registered):
         logits, _ = features.apply_with_changes(model, variables, images, changes)
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-    whole = {tap: jnp.ones(8) for tap in taps}
+    whole = {tap: np.ones(8, np.float32) for tap in taps}
     for tap in taps:  # Eq. 6: a forward pass with one filter set to zero
         for j in (0, 5):
-            expected = losses(whole | {tap: whole[tap].at[j].set(0)}) - losses(whole)
+            without = (np.arange(8) != j).astype(np.float32)
+            expected = np.asarray(losses(whole | {tap: without})) - np.asarray(losses(whole))
             np.testing.assert_allclose(gaps[tap][:, j], expected, atol=2e-6)
 
-    weights = attention.normalize(gaps, "standardized_softmax", temperature=5.0)
+    numbers = {tap: np.asarray(gap) for tap, gap in gaps.items()}
+    weights = attention.normalize(numbers, "standardized_softmax", temperature=5.0)
     _, maps = jax.jit(lambda x: features.apply_with_taps(model, variables, x, taps, train=True))(images)
-    moved = jax.tree.map(lambda m: m + 1, maps)
+    moved = jax.tree.map(lambda m: np.asarray(m) + 1, maps)
     # The weights of a tap sum to 1: moved by 1 at all 4 x 4 positions, each tap costs 16.
     np.testing.assert_allclose(regularizers.feature_distance(moved, maps, weights), [32.0] * 3, rtol=1e-5)
 
     params = variables["params"]
     tx = optim.make_optimizer(params, lambda _: 0.1, head="head", freeze_norm=True, head_learning_rate_factor=10.0)
-    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    updates = first_updates(tx, params)
     rates = {"/".join(k.key for k in path): float(-u.ravel()[0]) for path, u in jax.tree.leaves_with_path(updates)}
     frozen = {name for name, rate in rates.items() if rate == 0}
     assert frozen == {name for name in rates if "norm/" in name}

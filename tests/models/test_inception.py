@@ -1,29 +1,26 @@
-"""Inception-V3 beyond its golden file: the smallest images, the auxiliary classifier, gaps at every default tap."""
+"""Inception-V3 beyond its golden files: the smallest images, the auxiliary classifier."""
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
-from delta_jax import attention, features, models
-from tests import reference
-
-SPEC = models.spec("inception_v3")
-RNG = np.random.default_rng(0)
+from delta_jax import features, models
+from delta_jax.weights.merging import variable_shapes
 
 
 def shapes(size, *, auxiliary=False, **kwargs):
     """{module path: shape of its output} for two images of the given size."""
     model = models.create("inception_v3", num_classes=7, auxiliary=auxiliary)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32))
+    leaves = variable_shapes("inception_v3", 7, auxiliary)
+    variables = unflatten_dict({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in leaves.items()})
     images: Any = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     return features.list_taps(model, variables, images, **kwargs)
 
 
-def test_smallest_images():
+def test_maps_have_torchvisions_sizes_down_to_the_smallest_images():
     # By hand: 75 -> 37 -> 35 -> 17 -> 15 -> 7 -> 3 -> 1 through the unpadded layers, as torchvision's min_size says.
     found = shapes((75, 91))
     assert found["Mixed_5d"] == (2, 7, 9, 288)
@@ -57,35 +54,3 @@ def test_it_computes_in_bfloat16_with_float32_parameters():
     out, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-
-
-def test_gaps_at_every_default_tap_are_those_of_plain_forward_passes():
-    """The first, a middle and the last filter of each tap, at an odd size, in float64."""
-    model = models.create("inception_v3", num_classes=7)
-    with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), reference.variables("inception_v3", 7))
-        x, y = jnp.asarray(RNG.standard_normal((2, 75, 91, 3))), jnp.array([3, 6])
-        channels = {tap: shape[-1] for tap, shape in features.list_taps(model, variables, x).items()}
-        filters = {tap: [0, channels[tap] // 2 + 1, channels[tap] - 1] for tap in SPEC.taps}
-
-        @jax.jit
-        def losses(variables, x, keep):
-            def interceptor(call, args, keywords, context):
-                out = call(*args, **keywords)
-                path = "/".join(context.module.path)
-                return out * keep[path][None, None, None] if path in keep else out
-
-            with nn.intercept_methods(interceptor):
-                log_p = jax.nn.log_softmax(model.apply(variables, x))
-            return -jnp.take_along_axis(log_p, y[:, None], 1)[:, 0]
-
-        whole = {tap: np.ones(channels[tap]) for tap in SPEC.taps}
-        base = losses(variables, x, whole)
-        found = attention.filter_gaps(model, variables, x, y, taps=SPEC.taps, filters=filters)
-        for tap in SPEC.taps:
-            passes = [
-                losses(variables, x, {**whole, tap: (np.arange(channels[tap]) != j).astype(float)})
-                for j in filters[tap]
-            ]
-            expected = np.stack([one - base for one in passes], 1)
-            np.testing.assert_allclose(found[tap], expected, rtol=0, atol=1e-7 * np.abs(expected).max(), err_msg=tap)

@@ -6,24 +6,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from delta_jax import features, models
+from delta_jax.weights.merging import variable_shapes
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_the_spec_fits_its_network(name):
-    spec, model = models.spec(name), models.create(name, num_classes=7)
+    spec, model = models.spec(name), models.create(name, num_classes=1000)
     assert spec.name == name
     size = spec.input_size
     images: Any = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    leaves = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in variable_shapes(name, 1000).items()}
+    variables = unflatten_dict(leaves)
     shapes = features.list_taps(model, variables, images)
     assert set(spec.taps) <= set(shapes)
     # From the input to the output: maps get smaller, and end at a 32nd of the input (Inception: at Mixed_6e, 17x17).
     sides = [shapes[tap][1] for tap in spec.taps]
     assert sides == sorted(sides, reverse=True)
     assert sides[-1] == (17 if name == "inception_v3" else math.ceil(size / 32))
-    assert shapes[spec.head] == (2, 7)
+    assert shapes[spec.head] == (2, 1000)
     assert set(variables["params"][spec.head]) == {"kernel", "bias"}
     assert len(spec.mean) == len(spec.std) == 3
     assert all(0 < value < 1 for value in (*spec.mean, *spec.std))
@@ -44,14 +47,13 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_number_of_parameters(name):
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(models.create(name).init, jax.random.key(0), images)["params"]
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
+def test_networks_have_as_many_parameters_as_published(name):
+    shapes = variable_shapes(name, 1000)
+    assert sum(math.prod(shape) for path, shape in shapes.items() if path[0] == "params") == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_modules_are_values(name):
+def test_the_same_network_twice_is_compiled_once(name):
     # filter_gaps and the trainer's functions are compiled once per module: it must be hashable and equal to its twin.
     options = {"num_classes": 7, "dropout": 0.2, "frozen_norm": True, "dtype": jnp.bfloat16}
     assert models.create(name, **options) == models.create(name, **options)
@@ -59,7 +61,7 @@ def test_modules_are_values(name):
     assert models.create(name, **options) != models.create(name, **(options | {"num_classes": 8}))
 
 
-def test_unknown_names():
+def test_a_network_that_does_not_exist_is_refused_with_a_hint():
     with pytest.raises(
         ValueError, match=r"no network called 'resnet5'; did you mean resnet50 or .*Known: efficientnet_lite0"
     ):
