@@ -127,11 +127,14 @@ def as_on_first(tree: Any, mesh: Mesh) -> Any:
 def on_host(tree: Any) -> Any:
     """The arrays of `tree` as numpy arrays, whole on every process."""
 
-    def fetch(leaf: Any) -> np.ndarray:
-        whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
-        return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
 
-    return jax.tree.map(fetch, tree)
+    # device_get asks for the copy. np.asarray alone is one that jax.transfer_guard("disallow") refuses, from jax 0.12
+    # on for arrays on several CPU devices, too.
+    return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(whole, tree)))
 
 
 def own_copy(tree: Any) -> Any:
