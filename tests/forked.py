@@ -13,6 +13,15 @@ from pathlib import Path
 
 from delta_jax.processes import huge_pages
 
+ROOT = Path(__file__).parents[1]
+# What jax reads when it is imported, as in conftest.py.
+JAX = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
+
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.forked_imports"])
 
@@ -20,7 +29,7 @@ _PROCESSES.set_forkserver_preload(["tests.forked_imports"])
 class Forked:
     """`python ARGUMENTS...` for `-m MODULE ...` and `-c PROGRAM ...`, as a subprocess.Popen to those who start it.
 
-    What jax reads when it is imported, JAX_*, is that of the first one in this session.
+    What jax reads when it is imported is `JAX`, whatever `env` says.
 
     Args:
       arguments: of Python.

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.small_run import JAX
+from tests.forked import JAX
 
 os.environ |= JAX
 

@@ -16,19 +16,11 @@ from delta_jax import reports
 from delta_jax.configs.default import get_config
 from delta_jax.training import trainer
 from tests import small_network
-from tests.forked import Forked
+from tests.forked import JAX, ROOT, Forked
 
-ROOT = Path(__file__).parents[1]
 CLASSES = ("blue", "green", "red")
 TAPS = tuple(small_network.FILTERS)
 STEPS = 8
-# As in conftest.py, for the commands.
-JAX = {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-}
 
 _HUES = {"blue": (60, 60, 160), "green": (60, 160, 60), "red": (160, 60, 60)}
 
