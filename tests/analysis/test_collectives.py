@@ -112,6 +112,8 @@ ENTRY %main (p0: f32[2]) -> f32[2] {
     ]
     assert [one.bytes for one in collectives.of_program(text)] == [4096, 4 * (32 + 1 + 288)]
     assert [one.only_vectors for one in collectives.of_program(text)] == [False, False]
+    assert not Collective("all-reduce", (("f32", (5,)), ("f32", (16, 5)))).only_vectors  # the head's kernel
+    assert Collective("all-reduce", (("f32", (5,)), ("f32", ()))).only_vectors
     assert collectives.operations(text) == {"all-reduce": 1, "fusion": 1, "add": 1}
     with pytest.raises(ValueError, match="compile it for CPU devices"):
         collectives.of_program("  %all-reduce-start = f32[2]{0} all-reduce-start(%p)")

@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 from delta_jax import prepare as command
 from delta_jax.data import DataError, builders, find, prepare
 from delta_jax.downloads import fetching
-from tests import published_sets
+from tests import killed_prepare, published_sets
 from tests.file_server import Answer, serving
 from tests.process_run import together
 
@@ -92,7 +92,7 @@ def test_killed_and_started_again(server, tmp_path, stage):
     prepare("cub200_2011", data_dir=str(tmp_path / "whole"))
     server.piece, server.pause = 500, 0.001
     arguments = [str(server.server_port), "cub200_2011", str(tmp_path / "killed"), stage]
-    (child,) = together([("-m", "tests.killed_prepare", *arguments)], devices=1, timeout=120)
+    (child,) = together([("-m", killed_prepare.__name__, *arguments)], devices=1, timeout=120)
     assert child.returncode == -signal.SIGKILL, child.stderr
     if stage == "fetching":
         (part,) = (tmp_path / "killed" / "downloads" / "cub200_2011").glob("*.part")

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from delta_jax.data import Catalogue, DataError, cache, decode, find, identified
+from tests import killed_decode
 from tests.process_run import together
 
 
@@ -191,7 +192,7 @@ def test_damaged_array_is_made_again(root, tmp_path):
 
 def decode_until_killed(root: Path, cache_dir: Path, aspect: str) -> None:
     """Two chunks of four are finished, and half of the third."""
-    (killed,) = together([("-m", "tests.killed_decode", root, cache_dir, aspect)], devices=1, timeout=60)
+    (killed,) = together([("-m", killed_decode.__name__, root, cache_dir, aspect)], devices=1, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
