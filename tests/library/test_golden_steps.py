@@ -65,7 +65,7 @@ def _channels(variables, tap):
 
 
 @pytest.mark.parametrize(("arch", "method"), COMPARED_STEPS)
-def test_steps_of_sgd(arch, method, golden):
+def test_losses_and_penalties_of_sgd_steps_are_pytorchs(arch, method, golden):
     expected = golden(arch)[f"traj/{TRAJECTORIES[method]}/loss_ce_reg_head"]
     alpha = dict(zip(TRAJECTORIES, golden(arch)["traj/alphas"], strict=True))[method]
     with jax.enable_x64(True):

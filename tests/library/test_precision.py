@@ -230,6 +230,6 @@ def test_float32_and_float64_are_not_told():
             assert precision.narrow_products(partial(jnp.matmul, precision="default"), wide, wide) == []
 
 
-def test_an_unknown_precision():
+def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precise"):
         precision.of("precise").__enter__()

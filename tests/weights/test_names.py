@@ -244,7 +244,7 @@ def tiny(register):
 
 
 @pytest.mark.parametrize("scheme", ["own", "flax"])
-def test_auxiliary_classifiers(tiny, scheme):
+def test_an_auxiliary_classifier_is_read_or_left_out_under_every_scheme(tiny, scheme):
     def tensors(variables):
         return flatten_dict(variables, sep="/") if scheme == "flax" else weights.to_torch(variables, tiny, scheme)
 
