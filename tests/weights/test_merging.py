@@ -18,12 +18,6 @@ def tensors():
     return state_dict(ARCH, num_classes=10)
 
 
-@pytest.mark.parametrize("arch", models.names())
-def test_every_variable_has_a_name_of_its_own(arch):
-    shapes = variable_shapes(arch, 10)
-    assert len(torch_names(models.spec(arch), shapes)) == len(shapes)
-
-
 # Names and shapes as torchvision 0.29 and efficientnet_lite_pytorch write them, copied from their state_dicts.
 EXAMPLES = {
     "resnet50": {
