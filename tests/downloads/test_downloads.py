@@ -201,7 +201,7 @@ def test_a_wrong_content_never_gets_the_name(fetch, path, server, how, says):
 @pytest.mark.parametrize(
     "how", [{"sha256": ABC}, {"sha256": ABC[:8].upper()}, {"md5": "900150983cd24fb0d6963f7d28e17f72"}, {"size": 3}]
 )
-def test_a_right_content(fetch, path, server, how):
+def test_a_file_with_the_right_hash_or_size_is_kept(fetch, path, server, how):
     fetch(server.url("abc.bin"), **how)
     assert path.read_bytes() == b"abc"
 
@@ -254,7 +254,7 @@ def test_it_gives_up_where_every_attempt_starts_from_nothing(fetch, server):
     assert len(server.requests) <= fetching.ATTEMPTS + 1
 
 
-def test_redirects(fetch, path, server):
+def test_a_redirected_address_is_followed(fetch, path, server):
     server.answers = [Answer(302, {"Location": "/w.bin"})]
     fetch(server.url("moved"), sha256=SHA256)
     assert path.read_bytes() == CONTENT
@@ -263,7 +263,7 @@ def test_redirects(fetch, path, server):
     assert "redirects in a circle" in failure(fetch, server.url("circle"))
 
 
-def test_a_silent_server(fetch, path, server, monkeypatch):
+def test_a_silent_server_is_left_and_asked_again(fetch, path, server, monkeypatch):
     monkeypatch.setattr(transfer, "SILENCE_S", 0.1)
     server.answers = [Answer(silence=0.5)]
     fetch(sha256=SHA256)
@@ -271,7 +271,7 @@ def test_a_silent_server(fetch, path, server, monkeypatch):
     assert len(server.requests) == 2
 
 
-def test_nobody_there(fetch, path, server):
+def test_an_address_where_nobody_answers_is_told_after_six_tries(fetch, path, server):
     url = server.url("w.bin")
     server.server_close()
     message = failure(fetch, url)
@@ -292,7 +292,7 @@ def test_mirrors_are_tried_in_turn(fetch, path, server):
 
 
 @pytest.mark.parametrize("variable", ["DELTA_JAX_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline(fetch, path, server, monkeypatch, variable):
+def test_offline_nothing_is_fetched_and_files_in_place_are_used(fetch, path, server, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     message = failure(fetch, sha256=SHA256)
     assert all(text in message for text in (variable, server.url("w.bin"), f"save the file as {path}"))
@@ -303,7 +303,7 @@ def test_offline(fetch, path, server, monkeypatch, variable):
     assert not server.requests
 
 
-def test_no_room(fetch, path, server, monkeypatch):
+def test_a_full_disk_is_told_before_the_fetch(fetch, path, server, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 600_000, 600_000))
     message = failure(fetch)
     assert "1 MB are to be fetched" in message

@@ -18,7 +18,7 @@ def _batch(arch):
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])
-def test_squared_distances_per_image_and_filter(arch, golden):
+def test_squared_distances_per_image_and_filter_are_pytorchs(arch, golden):
     expected, spec, model = golden(arch), models.spec(arch), models.create(arch, num_classes=7)
     images, _ = _batch(arch)
     forward = jax.jit(lambda v, x: features.apply_with_taps(model, v, x, spec.taps)[1])
@@ -31,7 +31,7 @@ def test_squared_distances_per_image_and_filter(arch, golden):
 
 # What is compiled is everything behind a tap: the later two taps have a block, and only a mean, behind them.
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenet_v2"])
-def test_gaps_per_image_and_filter(arch, golden):
+def test_gaps_per_image_and_filter_are_pytorchs(arch, golden):
     expected, spec, model = golden(arch), models.spec(arch), models.create(arch, num_classes=7)
     images, labels = _batch(arch)
     np.testing.assert_array_equal(labels, expected["delta/labels"])
@@ -45,7 +45,7 @@ def test_gaps_per_image_and_filter(arch, golden):
         assert np.abs(found[tap] - gaps).max() < 2e-3 * np.abs(gaps).max()
 
 
-def test_gaps_of_inception_in_float64(golden):
+def test_gaps_of_inception_in_float64_are_pytorchs(golden):
     # Zeros would not pass, and nothing is allowed for rounding but the reference's own: its gaps are differences of
     # float32 losses of about 2, whose last bit is 2.4e-7.
     arch, name = "inception_v3", "Mixed_6e"

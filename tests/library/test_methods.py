@@ -40,7 +40,7 @@ def test_every_method_says_what_it_needs():
         assert found == needs, name
 
 
-def test_penalty_on_parameters():
+def test_only_l2_sp_pays_for_its_parameters():
     # L2-SP: 1/2 * (1^2 + 2^2) without the head. The others pay nothing for their parameters.
     for name in methods.names():
         found = methods.create(name).parameter_penalty(PARAMS, SOURCE_PARAMS, "head")
@@ -49,7 +49,7 @@ def test_penalty_on_parameters():
 
 @pytest.mark.parametrize("rectify", [True, False])
 @pytest.mark.parametrize("scale", ["paper", "reference"])
-def test_penalty_per_example(scale, rectify):
+def test_delta_pays_for_each_image_what_its_formula_says(scale, rectify):
     maps, source = (np.asarray(m["tap"], np.float64) for m in (MAPS, SOURCE))
     if rectify:
         maps, source = np.maximum(maps, 0), np.maximum(source, 0)
@@ -68,7 +68,7 @@ def test_penalty_per_example(scale, rectify):
             assert found is None
 
 
-def test_methods_are_values():
+def test_the_same_method_twice_is_compiled_once():
     # The step closes over a method, and jit may compare it with another one.
     assert methods.create("delta", rectify=False) == methods.create("delta", rectify=False)
     assert hash(methods.create("delta")) != hash(methods.create("delta", scale="reference"))

@@ -24,7 +24,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize(("arch", "size"), SIZES)
-def test_logits_and_taps_in_evaluation(arch, size, golden):
+def test_logits_and_taps_in_evaluation_are_torchvisions(arch, size, golden):
     expected, spec, model = golden(arch), models.spec(arch), models.create(arch)
     images = recipe.images("delta", arch, size, 2, *SIZES[arch, size])
     forward = jax.jit(lambda v, x: features.apply_with_taps(model, v, x, spec.taps))
@@ -39,7 +39,7 @@ def test_logits_and_taps_in_evaluation(arch, size, golden):
 
 # ResNet-34 and -101 are deeper than ResNet-18 and -50, and nothing else.
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenet_v2", "inception_v3"])
-def test_logits_and_running_statistics_in_training(arch, golden):
+def test_logits_and_running_statistics_in_training_are_torchvisions(arch, golden):
     expected, spec = golden(arch), models.spec(arch)
     auxiliary = bool(spec.auxiliary)
     model = models.create(arch, auxiliary=auxiliary)
@@ -96,7 +96,7 @@ LITES = [("0", "native", 224, 224), ("2", "odd", 161, 129)]
 
 
 @pytest.mark.parametrize(("number", "size", "height", "width"), LITES)
-def test_timms_plain_efficientnet_lites(number, size, height, width, golden):
+def test_logits_and_taps_of_plain_efficientnet_lites_are_timms(number, size, height, width, golden):
     arch, expected = f"timm_efficientnet_lite{number}", golden("timm_efficientnet_lite")
     spec, model = models.spec(arch), models.create(arch)
     images = recipe.images("delta", arch, size, 2, height, width)

@@ -46,19 +46,19 @@ def test_rank_correlation_with_a_constant_is_no_number():
     np.testing.assert_allclose(found, [np.nan, -0.5])
 
 
-def test_relative_error():
+def test_relative_error_is_in_standard_deviations_of_the_truth():
     truth = np.array([[1.0, 3.0], [2.0, 2.0]])  # standard deviations 1 and 0
     found = np.array([[4.0, 7.0], [2.0, 2.0]])  # off by 3 and 4: RMS sqrt(25 / 2)
     np.testing.assert_allclose(gap_statistics.relative_error(found, truth), [np.sqrt(12.5), np.nan])
 
 
-def test_sign_changes():
+def test_sign_changes_do_not_count_zeros():
     # Of the four only the last two have another sign: a zero is neither positive nor negative.
     assert gap_statistics.sign_changes(np.array([1.0, -2.0, 0.0, 3.0]), np.array([0.5, -0.1, 1.0, -3.0])) == 0.5
 
 
 @pytest.mark.parametrize(("first", "last", "sizes"), [(4, 4, [4]), (4, 31, [4, 8, 16]), (4, 32, [4, 8, 16, 32])])
-def test_doubling(first, last, sizes):
+def test_numbers_of_images_double_up_to_the_last(first, last, sizes):
     assert quality.doubling(first, last) == sizes
 
 
@@ -87,7 +87,7 @@ def test_the_halves_are_disjoint():
     np.testing.assert_allclose(gap_statistics.split_half_reliability(np.eye(4), 2, splits=6, seed=1), -np.ones(6))
 
 
-def test_agreement_with_all():
+def test_agreement_with_all_is_1_for_all_and_scipys_for_one():
     gaps = RNG.standard_normal((8, 30))
     np.testing.assert_allclose(gap_statistics.agreement_with_all(gaps, 8, splits=3, seed=0), np.ones(3))
     # One image of two: the mean over the choices lies between those of the two images.
@@ -97,7 +97,7 @@ def test_agreement_with_all():
     np.testing.assert_allclose(np.unique(found.round(9)), np.unique(np.round(expected, 9)))
 
 
-def test_attention_spread():
+def test_attention_spread_is_relative_to_uniform_weights():
     weights = np.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0], [0.7, 0.1, 0.1, 0.1]], np.float32)
     found = gap_statistics.attention_spread(weights)
     np.testing.assert_allclose(found["lowest"], [1, 0, 0.4], rtol=1e-6)
@@ -105,7 +105,7 @@ def test_attention_spread():
     np.testing.assert_allclose(found["effective_filters"], np.exp(scipy.stats.entropy(weights, axis=1)), rtol=1e-6)
 
 
-def test_compare():
+def test_two_estimates_are_compared_as_by_hand():
     truth = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])
     found = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [5.0, 5.0, -5.0]])
     measured = gap_statistics.compare(found, truth)

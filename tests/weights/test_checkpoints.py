@@ -160,7 +160,7 @@ def test_states_under_names_of_ones_own(tmp_path):
     check(read(f"{path}#second"), STATE)
 
 
-def test_a_state_of_an_address(tmp_path):
+def test_a_state_is_chosen_behind_the_hash_of_an_address(tmp_path):
     plain, ema, both = (
         sources._address(f"https://host.org/w.pth{end}") for end in ("", "#ema", "#sha256=0123abcd&state_dict_ema")
     )
@@ -224,13 +224,13 @@ class Network:
 
 @WRITERS
 @pytest.mark.parametrize("under", ["", "model"])
-def test_whole_modules(tmp_path, write, under):
+def test_a_whole_module_is_refused_with_a_way_out(tmp_path, write, under):
     value = {under: Network(), "epoch": 3} if under else Network()
     with pytest.raises(WeightsError, match=r"a whole module of the class .*\.Network.*torch\.save\(module\.state_dict"):
         read(write(tmp_path / "w.pth", value))
 
 
-def test_programs_with_weights(tmp_path):
+def test_a_torchscript_archive_is_refused_with_a_way_out(tmp_path):
     path = write_zip(tmp_path / "w.pth", stored())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/constants.pkl", b"\x80\x02).")

@@ -64,19 +64,26 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[path], array, err_msg="/".join(path))
 
 
+# The smallest of each family, and the network with wider blocks: their values go there and back.
+WITH_VALUES = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0", "timm_efficientnet_lite0", "inception_v3")
 CASES = [(arch, auxiliary) for arch in models.names() for auxiliary in {False, bool(models.spec(arch).auxiliary)}]
 
 
 @pytest.mark.parametrize(("arch", "auxiliary"), CASES)
 def test_every_scheme_has_pytorchs_names_and_shapes_and_leads_back(arch, auxiliary):
-    variables = random_variables(arch, 1000, auxiliary)
+    if arch in WITH_VALUES:
+        variables = random_variables(arch, 1000, auxiliary)
+    else:
+        shapes = merging.variable_shapes(arch, 1000, auxiliary)
+        variables = unflatten_dict({path: np.zeros(shape, np.float32) for path, shape in shapes.items()})
     schemes = torch_schemes(models.spec(arch))
     assert len(schemes) == (1 if arch.startswith("timm_") else 2)
     for scheme in schemes:
         tensors = weights.to_torch(variables, arch, scheme)
         assert digest(tensors) == STATE_DICTS[scheme][f"{arch} with AuxLogits" if auxiliary else arch]
         assert all(tensor.flags.c_contiguous for tensor in tensors.values())
-        assert_equal(weights.from_torch(tensors, arch, 1000, auxiliary=auxiliary), variables)
+        if arch in WITH_VALUES:
+            assert_equal(weights.from_torch(tensors, arch, 1000, auxiliary=auxiliary), variables)
 
 
 # Copied from timm's mobilenetv2_100 and tf_efficientnet_lite0, 10 classes: stem, first and last block, head.
@@ -244,7 +251,7 @@ def tiny(register):
 
 
 @pytest.mark.parametrize("scheme", ["own", "flax"])
-def test_auxiliary_classifiers(tiny, scheme):
+def test_an_auxiliary_classifier_is_read_or_left_out_under_every_scheme(tiny, scheme):
     def tensors(variables):
         return flatten_dict(variables, sep="/") if scheme == "flax" else weights.to_torch(variables, tiny, scheme)
 

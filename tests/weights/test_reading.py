@@ -344,7 +344,7 @@ PROGRAMS = {  # pickles by hand, and what the error says of them
 
 @WRITERS
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_crafted_pickles(tmp_path, write, name):
+def test_a_crafted_pickle_is_refused_and_runs_nothing(tmp_path, write, name):
     program, says = PROGRAMS[name]
     assert says in raised(write(tmp_path / "w.pth", {}, program=program))
 
@@ -611,7 +611,7 @@ def test_anything_as_the_program(tmp_path_factory, write, program):
         ("pip/mobilenet-v2", 314, "features.0.0.weight", (32, 3, 3, 3)),
     ],
 )
-def test_real_files(name, tensors, first, shape):
+def test_the_installed_packages_files_are_read(name, tensors, first, shape):
     if importlib.util.find_spec(sources.SOURCES[name].module) is None:
         pytest.skip(f"pip install {sources.SOURCES[name].install}")
     path, source = sources.locate(name)

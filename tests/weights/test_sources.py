@@ -126,7 +126,7 @@ def test_every_source_is_complete(source):
         (r"places365/resnet50", 256, 224, "bilinear", 0.485),
     ],
 )
-def test_preprocessing(pattern, resize, crop, interpolation, mean):
+def test_sources_have_the_published_preprocessing(pattern, resize, crop, interpolation, mean):
     found = [source for source in SOURCES.values() if re.fullmatch(pattern, source.name)]
     assert found
     for source in found:
@@ -168,7 +168,7 @@ def test_a_damaged_cache_is_made_again(cache, server, served, file):
     assert len(server.requests) == 2
 
 
-def test_threads_prepare_once(server, served):
+def test_threads_fetch_and_convert_a_source_once(server, served):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         (path,) = {path for path, _ in pool.map(sources.locate, ["site/net"] * 4)}
     check(path)
@@ -247,7 +247,7 @@ def test_an_address_with_a_hash(server, original, caplog):
     assert "is to be sha256=" in failure(f"{url}#md5=0")
 
 
-def test_a_dead_address(server, cache):
+def test_a_dead_address_says_where_to_put_the_file(server, cache):
     message = failure(server.url("gone.pth"))
     assert "404" in message
     assert f"save the file as {cache}" in message

@@ -39,7 +39,7 @@ def test_tensors_of_every_kind(tmp_path, zipped):
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
-def test_wrapped_models(tmp_path, zipped, wrap):
+def test_a_wrapped_models_file_is_read_under_its_own_names(tmp_path, zipped, wrap):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     torch.save(wrap(model).state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     found = read(tmp_path / "w.pth")
