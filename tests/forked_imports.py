@@ -8,7 +8,7 @@ os.environ |= JAX
 
 from delta_jax import reports as reports
 from delta_jax.exports import formats as formats
-from delta_jax.exports import usage as usage
+from delta_jax.exports import instructions as instructions
 from delta_jax.sweeps import runner as runner
 from delta_jax.sweeps import tables as tables
 from delta_jax.training import measured_images as measured_images
