@@ -16,7 +16,7 @@ from delta_jax.workdir import logs
 from tests import small_network
 from tests.forked import Forked
 from tests.process_run import free_port
-from tests.small_run import ROOT, environment
+from tests.small_run import ROOT, TRAIN_UNSEEN, environment
 
 # Time enough to be stopped in the middle of the attention and of fine-tuning. With the statistics of the source and a
 # small rate rounding stays rounding, see test_devices.py.
@@ -31,12 +31,10 @@ SLOW = {
     "head_l2": (0.01,),
 }
 FILTERS = sum(small_network.FILTERS.values())
-TRAIN = ("-m", "delta_jax.train")
 # A process that is gone is given up within seconds instead of a minute.
 TRAIN_IMPATIENTLY = (
     "-c",
-    "import runpy; from delta_jax.processes import group; group.HEARTBEAT_S = 5; "
-    "runpy.run_module('delta_jax.train', run_name='__main__', alter_sys=True)",
+    f"from delta_jax.processes import group; group.HEARTBEAT_S = 5; {TRAIN_UNSEEN[1]}",
 )
 SECONDS = 240  # for a run, or a part of one; on an idle machine it takes ten
 
@@ -54,7 +52,7 @@ class Run:
         *,
         devices: int = 1,
         prefix: Sequence[str] = (),
-        program: Sequence[str] = TRAIN,
+        program: Sequence[str] = TRAIN_UNSEEN,
     ):
         workdir.mkdir(parents=True, exist_ok=True)
         self.workdir = workdir

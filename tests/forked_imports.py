@@ -6,6 +6,8 @@ from tests.forked import JAX
 
 os.environ |= JAX
 
+from sklearn import model_selection as model_selection
+
 from delta_jax import reports as reports
 from delta_jax.exports import formats as formats
 from delta_jax.exports import instructions as instructions

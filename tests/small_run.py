@@ -21,6 +21,12 @@ from tests.forked import JAX, ROOT, Forked
 CLASSES = ("blue", "green", "red")
 TAPS = tuple(small_network.FILTERS)
 STEPS = 8
+# What python is told in place of `-m delta_jax.train`, where nobody looks at pictures and page: half of a small run.
+TRAIN_UNSEEN = (
+    "-c",
+    "import runpy; from delta_jax import reports; reports.show = lambda found: None; "
+    "runpy.run_module('delta_jax.train', run_name='__main__', alter_sys=True)",
+)
 
 _HUES = {"blue": (60, 60, 160), "green": (60, 160, 60), "red": (160, 60, 60)}
 
@@ -104,8 +110,13 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 def run(module: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
     """`python -m delta_jax.MODULE ARGUMENTS...` to its end."""
+    return run_python("-m", f"delta_jax.{module}", *map(str, arguments), devices=devices)
+
+
+def run_python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS...` to its end."""
     with tempfile.TemporaryDirectory() as said:
-        started = start(["-m", f"delta_jax.{module}", *map(str, arguments)], Path(said), devices)
+        started = start(arguments, Path(said), devices)
         try:
             started.wait(300)
         finally:

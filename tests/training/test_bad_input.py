@@ -28,7 +28,7 @@ from delta_jax.training.state import TrainState
 from delta_jax.workdir import logs
 from delta_jax.workdir.checkpoints import Checkpoints
 from delta_jax.workdir.stored_trees import CheckpointError
-from tests.small_run import CLASSES, ROOT, environment, make_photos, noise, small_config
+from tests.small_run import CLASSES, ROOT, environment, make_photos, noise, run, small_config, weights_of
 
 ERRORS = (configs.ConfigError, DataError, weights.WeightsError)
 
@@ -94,12 +94,6 @@ def weights_file(name, folder):
     if name == "truncated":
         path.write_bytes(real.read_bytes()[: real.stat().st_size // 2])
         return path, (path.name, "fetch it again")
-    if name == "wrong shapes":
-        tensors = dict(weights.read(real))
-        tensors["_conv_stem.weight"] = np.zeros((16, 3, 3, 3), np.float32)
-        del tensors["_bn0.bias"]
-        save_file(tensors, path := folder / "weights.safetensors")
-        return path, ("_conv_stem.weight", "(3, 3, 3, 16)", "(3, 3, 3, 32)", "missing: _bn0.bias")
     with zipfile.ZipFile(path, "w") as archive:  # the layout of torch.save
         archive.writestr("model/data.pkl", pickle.dumps(Program(str(folder / "it ran")), protocol=2))
         archive.writestr("model/version", "3")
@@ -116,13 +110,23 @@ class Program:
         return os.mkdir, (self.folder,)
 
 
-@pytest.mark.parametrize("name", ["truncated", "wrong shapes", "a pickle that runs code"])
+@pytest.mark.parametrize("name", ["truncated", "a pickle that runs code"])
 def test_a_weights_file_that_cannot_be_used_is_refused(refused, tmp_path, name):
     path, parts = weights_file(name, tmp_path)
     message = refused(arch="efficientnet_lite0", weights=str(path))
     for part in parts:
         assert part in message
     assert not (tmp_path / "it ran").exists()
+
+
+def test_a_weights_file_of_another_network_is_refused_with_the_names(refused, photos, tmp_path):
+    tensors = dict(weights.read(weights_of(photos)))
+    tensors["params/stem_conv/kernel"] = np.zeros((3, 3, 3, 8), np.float32)
+    del tensors["batch_stats/stem_bn/mean"]
+    save_file(tensors, path := tmp_path / "weights.safetensors")
+    message = refused(weights=str(path))
+    for part in ("params/stem_conv/kernel", "(3, 3, 3, 8)", "(3, 3, 3, 16)", "missing: batch_stats/stem_bn/mean"):
+        assert part in message
 
 
 def test_an_empty_folder_and_a_class_without_images_are_refused(refused, tmp_path):
@@ -307,14 +311,17 @@ def test_an_unknown_config_or_field_is_one_line(arguments, message, monkeypatch)
     ],
 )
 def test_a_command_given_nonsense_says_so_without_a_traceback(module, arguments, message):
-    found = subprocess.run(
-        [sys.executable, "-m", f"delta_jax.{module}", *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    found = run(module, *arguments)
     assert found.returncode != 0
     assert message in found.stderr
     assert "Traceback" not in found.stderr
     assert not Path(ROOT, "x").exists()
+
+
+def test_commands_forked_in_tests_end_as_those_that_users_start():
+    arguments = ("predict", "--workdir=configs", "photo.jpg")
+    command = [sys.executable, "-m", f"delta_jax.{arguments[0]}", *arguments[1:]]
+    expected = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    found = run(*arguments)
+    assert (found.returncode, found.stdout, found.stderr) == (1, expected.stdout, expected.stderr)
+    assert expected.returncode == 1

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from delta_jax.training import trainer
 from delta_jax.workdir import logs
-from tests.small_run import config_flags, make_photos, run, small_config
+from tests.small_run import TRAIN_UNSEEN, config_flags, make_photos, run_python, small_config
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def four_devices(photos):
 
 
 def one_device(photos, workdir, **changed):
-    finished = run("train", *config_flags(photos, **changed), f"--workdir={workdir}")
+    finished = run_python(*TRAIN_UNSEEN, *config_flags(photos, **changed), f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
 
 
