@@ -10,26 +10,17 @@ from delta_jax.training import optim, state, steps
 from tests.golden import recipe
 from tests.reference import state_dict
 
-# The name of each method in the golden files. The attention is a float32 softmax, whose last bit depends on the
-# machine's exp, and the random networks but ResNet-18 amplify it tenfold and more per step: an attention larger by
-# 2e-8, a third of that bit, moves the sixth step of MobileNetV2 by more than 1e-5.
+# The name of each method in the golden files. What a method pays does not depend on the network: the smallest runs all
+# of them, MobileNetV2, whose layers are others, one; and ResNet-50 has no layer that neither of the two has.
 TRAJECTORIES = {"l2": "l2", "l2_sp": "l2_sp", "delta_without_attention": "feature_map", "delta": "attention"}
-# How many of the six steps are compared: gradients show in the second, momentum in the third. What a method pays does
-# not depend on the network, so the smallest runs all of them, and one with other layers the one that pays most. Float64
-# is slow on a CPU, and ResNet-50 has no layer that neither of the two has.
-COMPARED_STEPS = {
-    ("resnet18", "l2"): 3,
-    ("resnet18", "l2_sp"): 2,
-    ("resnet18", "delta_without_attention"): 2,
-    ("resnet18", "delta"): 3,
-    ("mobilenet_v2", "delta"): 2,
-}
+# How many of the six steps are compared: gradients show in the second, momentum in the third.
+COMPARED_STEPS = {"l2": 3, "l2_sp": 2, "delta_without_attention": 2, "delta": 3}
 
 
-def _trajectory(arch, name, alpha, count):
-    """[count, 4]: total loss, cross-entropy, penalty and head penalty of the first SGD steps in float64."""
+def _trajectory(arch, name, alpha, count, dtype=np.float64):
+    """[count, 4]: total loss, cross-entropy, penalty and head penalty of the first SGD steps."""
     spec, model = models.spec(arch), models.create(arch, num_classes=5)
-    start = weights.from_torch({n: a.astype(np.float64) for n, a in state_dict(arch, 5).items()}, arch, 5)
+    start = weights.from_torch({n: a.astype(dtype) for n, a in state_dict(arch, 5).items()}, arch, 5)
     method = methods.create(name, scale="reference", rectify=False)
     # The reference sums its penalty over the batch of 8; here it is averaged.
     batch_size = 8 if method.uses_source_maps else 1
@@ -44,12 +35,12 @@ def _trajectory(arch, name, alpha, count):
     )
     channels = {tap: _channels(start, tap) for tap in spec.taps}
     weight = {
-        tap: jnp.asarray(recipe.softmax_attention("delta", arch, name, channels[tap]).astype(np.float64))
+        tap: jnp.asarray(recipe.softmax_attention("delta", arch, name, channels[tap]).astype(dtype))
         for name, tap in spec.torch_taps.items()
     }
     train_state, rows = state.init_state(start, tx), []
     for i in range(count):
-        images = jnp.asarray(recipe.images("delta", arch, f"traj{i}", 8, 64, 64).astype(np.float64))
+        images = jnp.asarray(recipe.images("delta", arch, f"traj{i}", 8, 64, 64).astype(dtype))
         labels = jnp.asarray(recipe.labels("delta", arch, f"traj{i}-labels", 8, 5))
         batch = {"image": images, "label": labels, "index": jnp.arange(8)}
         train_state, metrics = step(train_state, start, batch, weight, jax.random.key(0))
@@ -64,11 +55,21 @@ def _channels(variables, tap):
     return node["kernel"].shape[-1]
 
 
-@pytest.mark.parametrize(("arch", "method"), COMPARED_STEPS)
-def test_losses_and_penalties_of_sgd_steps_are_pytorchs(arch, method, golden):
-    expected = golden(arch)[f"traj/{TRAJECTORIES[method]}/loss_ce_reg_head"]
-    alpha = dict(zip(TRAJECTORIES, golden(arch)["traj/alphas"], strict=True))[method]
+@pytest.mark.parametrize("method", COMPARED_STEPS)
+def test_losses_and_penalties_of_sgd_steps_are_pytorchs(method, golden):
+    expected = golden("resnet18")[f"traj/{TRAJECTORIES[method]}/loss_ce_reg_head"]
+    alpha = dict(zip(TRAJECTORIES, golden("resnet18")["traj/alphas"], strict=True))[method]
     with jax.enable_x64(True):
-        found = _trajectory(arch, method, float(alpha), COMPARED_STEPS[arch, method])
+        found = _trajectory("resnet18", method, float(alpha), COMPARED_STEPS[method])
     reported = 2 if method == "l2" else 4  # l2 has no penalties
     np.testing.assert_allclose(found[:, :reported], expected[: len(found), :reported], rtol=1e-5, atol=1e-12)
+
+
+def test_a_step_of_mobilenet_in_float32_is_pytorchs(golden):
+    # The losses in front of and behind one update; compiling is most of it, so without LLVM's work. The largest
+    # difference is 3e-6 with jax 0.10.2, of the second cross-entropy.
+    jax.config.update("jax_disable_most_optimizations", True)
+    expected = golden("mobilenet_v2")["traj/attention/loss_ce_reg_head"][:2]
+    alpha = dict(zip(TRAJECTORIES, golden("mobilenet_v2")["traj/alphas"], strict=True))["delta"]
+    found = _trajectory("mobilenet_v2", "delta", float(alpha), 2, np.float32)
+    np.testing.assert_allclose(found, expected, rtol=3e-5)
