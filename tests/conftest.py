@@ -24,7 +24,7 @@ TESTS = Path(__file__).parent
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(TESTS.parent / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 # Half of the suite's time was XLA's, so it compiles without LLVM's optimisations. Most tests compare a program with

@@ -1,6 +1,7 @@
 """Commands in processes of their own that do not import jax again, which takes seconds: forked from one that has it."""
 
 import atexit
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -11,14 +12,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from delta_jax.processes import huge_pages
-
+# Nothing here imports jax: forked_imports.py first says what is to be read then.
 ROOT = Path(__file__).parents[1]
 # What jax reads when it is imported, as in conftest.py.
 JAX = {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
 }
 
@@ -75,6 +75,7 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str], stdout: str, st
         os.close(file)
     os.environ.clear()
     os.environ.update(env)
+    huge_pages = importlib.import_module("delta_jax.processes.huge_pages")
     os.environ.setdefault(huge_pages.VARIABLE, f"{huge_pages.TUNABLE}=1")  # else it starts again to get them
     os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -28,7 +28,7 @@ from delta_jax.training.state import TrainState
 from delta_jax.workdir import logs
 from delta_jax.workdir.checkpoints import Checkpoints
 from delta_jax.workdir.stored_trees import CheckpointError
-from tests.small_run import CLASSES, ROOT, environment, make_photos, noise, run, small_config, weights_of
+from tests.small_run import CLASSES, ROOT, environment, make_photos, noise, run, run_python, small_config, weights_of
 
 ERRORS = (configs.ConfigError, DataError, weights.WeightsError)
 
@@ -317,6 +317,12 @@ def test_a_command_given_nonsense_says_so_without_a_traceback(module, arguments,
     assert message in found.stderr
     assert "Traceback" not in found.stderr
     assert not Path(ROOT, "x").exists()
+
+
+def test_commands_forked_in_tests_share_their_compiled_programs():
+    says = "import jax; print(jax.config.jax_compilation_cache_dir, jax.devices(), jax.config.jax_platforms)"
+    found = run_python("-c", says, devices=2)
+    assert found.stdout == f"{ROOT / '.cache' / 'jax'} [CpuDevice(id=0), CpuDevice(id=1)] cpu\n"
 
 
 def test_commands_forked_in_tests_end_as_those_that_users_start():
