@@ -58,7 +58,9 @@ def adjust_hue(pixels: jax.Array, turn: jax.Array) -> jax.Array:
     chroma = value - pixels.min(-1, keepdims=True)
     r, g, b = jnp.split(pixels, 3, axis=-1)
     safe = jnp.where(chroma > 0, chroma, 1)
-    sixth = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    # No `value == r`: a compiler may compute the two apart, and round them differently. Here the branches meet.
+    of_others = jnp.where(g >= b, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    sixth = jnp.where((r >= g) & (r >= b), (g - b) / safe, of_others)
     sixth = sixth + 6 * turn[:, None, None, None]
     # Each channel is a trapezium over the circle: red is full around 0, green around 2 and blue around 4 sixths.
     distance = jnp.mod(sixth + jnp.array([[[[5.0, 3.0, 1.0]]]], jnp.float32), 6)

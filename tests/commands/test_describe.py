@@ -20,12 +20,13 @@ def _command(*arguments):
 
 
 def test_the_command_computes_nothing():
-    done = _command("mobilenet_v2", "--size=96", "--classes=7", "--json")
+    done = _command("resnet18", "--size=96", "--classes=7", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert sum(found["parameters"].values()) == 3_504_872 - 993 * 1281  # a head of 7 classes instead of 1,000
-    assert found["taps"]["block_2/project_conv"] == [24, 24, 24]
-    assert found["default_taps"] == list(models.spec("mobilenet_v2").taps)
+    # 11,689,512: torchvision's num_params; a head of 7 classes instead of 1,000, of 512 weights and a bias each.
+    assert sum(found["parameters"].values()) == 11_689_512 - 993 * 513
+    assert found["taps"]["layer1_1/conv2"] == [24, 24, 64]  # 96 pixels, halved twice
+    assert found["default_taps"] == list(models.spec("resnet18").taps)
 
 
 def test_what_the_command_shows(capsys, monkeypatch):

@@ -42,9 +42,10 @@ def test_within_one_grey_level_of_pillow(interpolation, low, high, size):
     for square, image, box in zip(found, images, boxes, strict=True):
         assert np.abs(square - pillow(image, box, size, interpolation)).max() <= 1
     squares = np.stack(images[-2:])  # the two of 40 x 40, in an array
-    np.testing.assert_array_equal(
-        jax.jit(resized_crop, static_argnums=(2, 3))(squares, boxes[-2:], size, interpolation), found[-2:]
-    )
+    again = np.asarray(jax.jit(resized_crop, static_argnums=(2, 3))(squares, boxes[-2:], size, interpolation))
+    # Another program: where a level lies in the middle between two whole ones, it may round the other way.
+    assert np.abs(again - found[-2:]).max() <= 1
+    assert (again != found[-2:]).mean() < 0.005
 
 
 def test_a_step_from_black_to_white_is_clipped_as_pillow_does():
