@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,21 +50,14 @@ class Run:
         flags: Sequence[str],
         *,
         devices: int = 1,
-        prefix: Sequence[str] = (),
         program: Sequence[str] = TRAIN_UNSEEN,
     ):
         workdir.mkdir(parents=True, exist_ok=True)
         self.workdir = workdir
         self._said = workdir / f"output-{time.time_ns()}.txt"
         arguments = [*program, *flags, f"--workdir={workdir}"]
-        where = {"cwd": ROOT, "env": environment(devices)}
         self._said.touch()
-        if prefix:
-            with self._said.open("w") as said:
-                command = [*prefix, sys.executable, *arguments]
-                self.process: Any = subprocess.Popen(command, **where, stdout=said, stderr=subprocess.STDOUT)
-        else:
-            self.process = Forked(arguments, **where, stdout=self._said, stderr=self._said)
+        self.process = Forked(arguments, cwd=ROOT, env=environment(devices), stdout=self._said, stderr=self._said)
 
     @property
     def output(self) -> str:
