@@ -38,6 +38,25 @@ def full() -> AbstractContextManager:
     return of("highest")
 
 
+def computes_bfloat16() -> bool:
+    """Whether the default device gets a compiled block of a network right: product, shortcut, ReLU and mean.
+
+    XLA for CPUs, in jax 0.11.2 to 0.12.0.1, returns what lies in memory for it (findings/jax_bfloat16_on_cpu.sh).
+    """
+
+    def block(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = jnp.maximum(x, 0)
+        return jnp.mean(jnp.maximum(x + x @ kernel, 0).astype(jnp.float32), 1)
+
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((24, 16, 40), np.float32), rng.standard_normal((40, 40), np.float32)
+    positive = np.maximum(x, 0)
+    right = np.maximum(positive + positive @ kernel, 0).mean(1)
+    found = np.asarray(jax.jit(block)(jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)))
+    # Three roundings to 8 bits; NaN is not close.
+    return bool(np.allclose(found, right, rtol=0, atol=0.02 * right.max()))
+
+
 def narrow_products(function: Callable[..., Any], *args: Any) -> list[str]:
     """Convolutions and matrix products of a function that are not in full float32 even under `full`.
 

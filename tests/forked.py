@@ -89,4 +89,7 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str], stdout: str, st
     finally:
         # As where the interpreter ends; multiprocessing leaves without.
         threading._shutdown()
+        jax = importlib.import_module("jax")
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # jax has it in atexit, which the fork server of Python 3.13 empties
         atexit._run_exitfuncs()

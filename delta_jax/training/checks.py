@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import FrozenConfigDict
 
-from delta_jax import data, features, models
+from delta_jax import data, features, models, precision
 from delta_jax.processes import sharding
 from delta_jax.training import channel_weights
 from delta_jax.training.config import ConfigError
@@ -28,6 +28,15 @@ def batches_divide(config: FrozenConfigDict, mesh: sharding.Mesh) -> None:
         raise ConfigError(
             f"--config.accumulate={parts}: a batch_size of {batch} does not divide into {parts} equal parts for "
             f"{mesh.size} devices; try --config.batch_size={max(batch // whole, 1) * whole}"
+        )
+
+
+def computes(config: FrozenConfigDict) -> None:
+    """Raises ConfigError where the network is to compute in what this platform's compiler gets wrong."""
+    if config.compute_dtype == "bfloat16" and jax.default_backend() == "cpu" and not precision.computes_bfloat16():
+        raise ConfigError(
+            f"--config.compute_dtype=bfloat16: jax {jax.__version__} computes it wrongly on CPUs; take float32, or set "
+            "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= in the environment"
         )
 
 

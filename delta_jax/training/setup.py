@@ -54,6 +54,7 @@ class Setup:
         self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
         self.mesh = sharding.make_mesh()
         checks.batches_divide(config, self.mesh)
+        checks.computes(config)
         self._trains = trains
         self.catalogue = found(config) if images is None else images
         if self._trains:

@@ -20,7 +20,8 @@ from delta_jax import attention, features, models, precision
 from delta_jax.models.inverted_residual import InvertedResidualNet
 from delta_jax.models.resnet import ResNet
 from delta_jax.processes import sharding
-from delta_jax.training import compiled_step, evaluation, setup, steps
+from delta_jax.training import checks, compiled_step, evaluation, setup, steps
+from delta_jax.training.config import ConfigError
 from tests.reference import random_variables
 from tests.small_network import FILTERS, SmallNet
 
@@ -233,3 +234,17 @@ def test_float32_and_float64_are_not_told():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precise"):
         precision.of("precise").__enter__()
+
+
+def test_bfloat16_that_a_compiler_gets_wrong_is_known_and_refused(monkeypatch):
+    """XLA for CPUs, in jax 0.11.2 to 0.12.0.1: NaN, or numbers that lay in memory. Op by op all of them are right."""
+    config = SimpleNamespace(compute_dtype="bfloat16")
+    monkeypatch.setattr(jax, "jit", lambda function: function)
+    assert precision.computes_bfloat16()
+    checks.computes(config)
+    for wrong in (jnp.nan, 1e30, 0.9):
+        monkeypatch.setattr(jax, "jit", lambda function, wrong=wrong: lambda *args: function(*args) * wrong)
+        assert not precision.computes_bfloat16()
+        with pytest.raises(ConfigError, match=r"wrongly on CPUs; take float32, or set XLA_FLAGS=--xla_cpu_exp"):
+            checks.computes(config)
+    checks.computes(SimpleNamespace(compute_dtype="float32"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from delta_jax import precision
 from delta_jax.analysis import gap_statistics
 from delta_jax.models import registry
 from tests import small_network
@@ -16,6 +17,7 @@ from tests.small_network import FILTERS
 from tests.small_run import make_photos, weights_of
 
 RNG = np.random.default_rng(0)
+BFLOAT16 = precision.computes_bfloat16()  # else its gaps are what lay in memory
 
 
 def load() -> ModuleType:
@@ -169,12 +171,17 @@ def test_the_script_on_a_few_photos(photos, tmp_path, capsys):
         assert errors["mixed_24"] < errors["first_order"]
         assert (errors["mixed_24"] < 1e-5) == (facts["filters"] == 24), errors  # where all filters are exact
         errors = {name: one["error_per_image"] for name, one in facts["precision"].items()}
-        assert errors["float32 against float64"] < 1e-2 < errors["bfloat16 against float64"]
+        assert errors["float32 against float64"] < 1e-2
+        if BFLOAT16:
+            assert errors["bfloat16 against float64"] > 1e-2
 
     quality.main(arguments)
     again = json.loads(stem.with_suffix(".json").read_text())
     assert again["exact_from_earlier_run"]
     assert again["seconds_per_image"]["exact"] == result["seconds_per_image"]["exact"]
+    if not BFLOAT16:
+        for facts in (*again["taps"].values(), *result["taps"].values()):
+            del facts["precision"]
     assert again["taps"] == result["taps"]
 
 

@@ -118,7 +118,7 @@ def test_a_named_config_of_the_wheel_trains_in_an_empty_folder(installed, tmp_pa
     """--config=folder far from the repository, on small photos and the tests' network as a module of the user's."""
     photos = make_photos(tmp_path / "photos", per_class=8)
     shutil.copy(ROOT / "tests" / "small_network.py", tmp_path / "own_network.py")
-    _, *fields = config_flags(photos, arch="own_network:spec", method="l2_fe", data__root="photos")
+    _, *fields = config_flags(photos, arch="own_network:spec", method="l2_fe", warmup_steps=0, data__root="photos")
     finished = subprocess.run(
         [sys.executable, "-m", "delta_jax.train", "--config=folder", "--workdir=run", *fields],
         cwd=tmp_path,
