@@ -41,7 +41,8 @@ def full() -> AbstractContextManager:
 def computes_bfloat16() -> bool:
     """Whether the default device gets a compiled block of a network right: product, shortcut, ReLU and mean.
 
-    XLA for CPUs, in jax 0.11.2 to 0.12.0.1, returns what lies in memory for it (findings/jax_bfloat16_on_cpu.sh).
+    XLA for CPUs, in jax 0.11.2 to 0.12.0.1, returns NaN or numbers of up to 1e38 for it
+    (findings/jax_bfloat16_on_cpu.sh).
     """
 
     def block(x: jax.Array, kernel: jax.Array) -> jax.Array:
