@@ -153,6 +153,9 @@ class Sweep:
     def _record(self, run: Run) -> dict[str, Any] | None:
         # A record that is there does not change any more.
         if run not in self._done:
+            # Asked of every run after every run: what has not begun costs a look, and not the making of its config.
+            if not json_files.exists(self.folder / run.path / "config.json"):
+                return None
             found = records.of_run(self.folder, run, grid.config_of(self.config, run))
             if found is None:
                 return None

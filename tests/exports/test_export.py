@@ -128,7 +128,7 @@ def test_names_of_pytorch_and_the_facts_beside_them(trained, tmp_path, form):
     assert facts["preprocessing"]["interpolation"] == "bicubic"
 
 
-def test_what_timm_is_told(tmp_path):
+def test_timm_is_told_the_preprocessing_the_classes_and_its_name_of_the_network(tmp_path):
     trained = Classifier(finished(tmp_path / "run", "efficientnet_lite0"))
     usage = formats.export(trained, "timm", tmp_path / "out")
     assert "timm.create_model('tf_efficientnet_lite0', num_classes=3, checkpoint_path=" in usage
@@ -159,7 +159,7 @@ def test_timm_resizes_to_the_same_number_of_pixels(trained):
     trained.preprocessing = SEEN
 
 
-def test_orbax(trained, tmp_path):
+def test_the_printed_lines_load_an_orbax_export(trained, tmp_path):
     usage = formats.export(trained, "orbax", tmp_path / "out")
     names = executed(usage, tmp_path)
     assert_equal(names["variables"], trained.variables)

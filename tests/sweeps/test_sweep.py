@@ -99,6 +99,12 @@ def test_runs_are_told_what_their_data_set_network_variant_method_and_strength_s
     assert (sweep.run.data.validation_fraction, sweep.run.data.mirror) == (0.5, True)
 
 
+def test_runs_that_have_not_begun_are_asked_for_without_making_their_configs(photos, tmp_path, monkeypatch):
+    sweep = Sweep(small_sweep(photos), tmp_path)
+    monkeypatch.setattr(grid, "config_of", None)  # of a thousand runs, after every one of them, it takes hours
+    assert len(sweep.waiting()) == CHOICES + FINALS
+
+
 def test_without_refit_final_runs_keep_their_validation_images(photos):
     sweep = grid.resolve(small_sweep(photos, refit=False))
     final = grid.config_of(sweep, grid.final_runs(sweep, grid.cells(sweep)[2], {"alpha_relative": 0.1}, (0.01,))[0])

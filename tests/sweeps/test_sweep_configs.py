@@ -58,7 +58,7 @@ def planned(name, small=False):
         ("table3", 5 * 5 * 5, 5),
     ],
 )
-def test_number_of_runs(name, choices, finals):
+def test_a_sweep_of_the_paper_has_as_many_runs_as_its_protocol_says(name, choices, finals):
     assert planned(name) == Counter(choice=choices, final=finals)
 
 
@@ -73,11 +73,11 @@ def test_number_of_runs(name, choices, finals):
         ("table3", 5 * 2, 5),
     ],
 )
-def test_number_of_runs_of_the_stand_ins(name, choices, finals):
+def test_a_stand_in_has_few_runs(name, choices, finals):
     assert planned(name, small=True) == Counter(choice=choices, final=finals)
 
 
-def test_there_are_no_others():
+def test_every_config_of_the_paper_has_its_numbers_of_runs_here():
     folder = Path(__file__).parents[2] / "configs" / "paper"
     assert {path.stem for path in folder.glob("*.py")} == {
         "table1",
@@ -89,7 +89,7 @@ def test_there_are_no_others():
     }
 
 
-def test_the_papers_protocol():
+def test_table_1_trains_as_the_paper_says():
     sweep = resolved("table1")
     delta = final(sweep, "cub200", "resnet101", "", "delta", seed=4)
     # Section 4.2.
@@ -133,7 +133,7 @@ def test_every_row_of_the_papers_table_has_its_numbers_beside_it(name):
     assert theirs - rows == {("indoor67", "resnet101"), ("indoor67", "inception_v3")}
 
 
-def test_a_network_on_a_data_set_that_is_not_there():
+def test_a_network_on_a_data_set_that_is_not_there_is_refused():
     config = load("table1")
     config.networks.inception_v3.data_sets = ("dogs",)
     with pytest.raises(ConfigError, match=r"networks.inception_v3.data_sets: expected some of .*, got \['dogs'\]"):

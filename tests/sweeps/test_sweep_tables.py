@@ -96,7 +96,7 @@ def test_accuracies_in_the_papers_layout(sweep):
     assert accuracy.index("Stanford Dogs 120") < accuracy.index("my") < accuracy.index("tiny")
 
 
-def test_comparisons(sweep):
+def test_a_table_says_which_method_is_better_and_by_how_much(sweep):
     text = (sweep[0] / "tables.md").read_text()
     found = rows_of(text, "DELTA against L2")
     # Differences 10.0, 9.9, 9.8 points; corrected over three comparisons.
@@ -107,7 +107,7 @@ def test_comparisons(sweep):
     assert rows_of(text, "L2 against L2-FE")[0][4] == "no difference shown"  # one image of a thousand
 
 
-def test_comparisons_json(sweep):
+def test_comparisons_json_has_the_best_the_published_and_what_failed(sweep):
     content = json.loads((sweep[0] / "comparisons.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
     cells = {(one["data"], one["method"]): one for one in content["cells"]}
     assert cells["stanford_dogs", "delta"]["best"]
@@ -127,7 +127,7 @@ def test_comparisons_json(sweep):
     assert one["rank_p"] is None
 
 
-def test_strengths(sweep):
+def test_the_tables_list_the_strengths_that_were_tried(sweep):
     text = (sweep[0] / "tables.md").read_text()
     strengths = text[text.index("## Strengths") :]
     assert rows_of(strengths, "L2") == [["L2", "weight\\_decay", "not yet", "0.001: 75.0, 0.1: diverged"]]

@@ -114,7 +114,7 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_another_content_is_refused(file, text, parts):
+def test_a_file_of_other_content_is_refused_in_one_line(file, text, parts):
     path = file(text)
     with pytest.raises(ConfigError, match=re.escape(str(path))) as caught:
         channel_weights.read(path, CHANNELS)
@@ -124,7 +124,7 @@ def test_another_content_is_refused(file, text, parts):
     assert len(str(caught.value)) < len(str(path)) + 200
 
 
-def test_no_file_and_no_text(tmp_path):
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.json does not exist"):
         channel_weights.read(tmp_path / "nothing.json", CHANNELS)
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
@@ -140,7 +140,7 @@ def test_no_file_and_no_text(tmp_path):
         (np.ones((4, 2), np.float32), r"layer1: gaps of shape \(4, 2\), expected one per filter"),
     ],
 )
-def test_what_cannot_be_written(tmp_path, gap, says):
+def test_gaps_that_cannot_be_written_are_refused_and_leave_no_file(tmp_path, gap, says):
     with pytest.raises(ConfigError, match=says):
         channel_weights.write(tmp_path / "gaps.json", {"layer1": gap})
     assert not list(tmp_path.iterdir())

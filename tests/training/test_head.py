@@ -83,8 +83,7 @@ def _newton(l2, weights):
     return w
 
 
-@pytest.mark.parametrize("l2", [1e-5, 1e-7])
-@pytest.mark.parametrize("weights", [None, np.array([0.2, 1.0, 3.0], np.float32)])
+@pytest.mark.parametrize(("l2", "weights"), [(1e-5, None), (1e-7, None), (1e-7, np.array([0.2, 1.0, 3.0], np.float32))])
 def test_weak_penalties_end_at_the_optimum(l2, weights):
     expected = _newton(l2, weights)
     for start in (HARD_ZEROS, {"kernel": 3 + RNG.standard_normal((40, 3)), "bias": np.arange(3.0)}):
@@ -117,7 +116,7 @@ def test_a_fit_knows_how_far_from_the_optimum_it_ended():
         assert not found.is_optimal
 
 
-def test_features_in_blocks_and_without_a_factor(monkeypatch):
+def test_a_head_is_the_same_from_features_in_blocks_and_without_a_factor(monkeypatch):
     whole = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-3)
     monkeypatch.setattr(head_fit, "_ROWS", 7)
     monkeypatch.setattr(head_fit, "_KEPT_BYTES", 0)
@@ -153,7 +152,7 @@ def test_the_choice_tells_what_it_knows_of_every_strength(monkeypatch):
     )
 
 
-def test_new_heads():
+def test_a_new_head_is_zero_or_normal_with_a_bias_of_zero():
     like = {"kernel": jnp.ones((400, 50)), "bias": jnp.ones(50)}
     zeros, normal = (new_head(kind, like, jax.random.key(0)) for kind in ("zeros", "normal"))
     assert not any(leaf.any() for leaf in jax.tree.leaves(zeros))
@@ -189,8 +188,8 @@ NETWORKS = {models.spec(name).family: name for name in reversed(models.names())}
 
 
 @pytest.mark.parametrize("arch", NETWORKS.values(), ids=NETWORKS)
-def test_head_surgery(arch):
-    """The head is found by path, replaced by one of every kind and another width, and learns at its own rate."""
+def test_the_head_is_found_replaced_and_learns_at_its_own_rate(arch):
+    """Replaced by one of every kind and another width."""
     spec = models.spec(arch)
     params = init_shapes(models.create(arch), spec.input_size)["params"]
     before = jax.tree.map(lambda leaf: leaf, params)
@@ -234,14 +233,14 @@ PARAMS = {
         ("classifier/logits/kernel", r"no module 'classifier/logits/kernel'"),
     ],
 )
-def test_paths_without_a_head(path, complaint):
+def test_a_path_without_a_head_is_refused_with_those_that_have_one(path, complaint):
     head = {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}
     for action in (lambda: get_head(PARAMS, path), lambda: put_head(PARAMS, path, head)):
         with pytest.raises(ValueError, match=complaint):
             action()
 
 
-def test_heads_that_do_not_fit():
+def test_a_head_that_does_not_fit_is_refused():
     head = {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}
     for wrong in (head | {"kernel": jnp.ones((7, 2))}, {"kernel": head["kernel"]}):
         with pytest.raises(ValueError, match=r"the head 'classifier/logits' is .*\(8, 5\).* does not fit in"):

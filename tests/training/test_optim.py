@@ -102,7 +102,7 @@ def _compare(found, expected):
         np.testing.assert_allclose(value, expected[tuple(k.key for k in path)], rtol=1e-5, atol=1e-6)
 
 
-def test_sgd_in_torchs_order():
+def test_decay_and_momentum_come_in_pytorchs_order():
     _compare(_run(weight_decay=0.3)[0], _torch_sgd(weight_decay=0.3))
     _compare(_run(momentum=0.0)[0], _torch_sgd(momentum=0.0))
 
@@ -142,7 +142,7 @@ def test_frozen_parameters_stay_and_the_others_do_not_notice(options, trained):
     assert len(momenta) == sum(len(PARAMS[top][name]) for top, name in trained)
 
 
-def test_a_head_that_is_not_there():
+def test_a_head_that_is_not_there_is_refused():
     # Silence would freeze the whole network.
     with pytest.raises(
         ValueError, match=r"no parameters under the head path 'fc'; the modules are \['body', 'encoder'\]"

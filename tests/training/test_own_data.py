@@ -147,7 +147,7 @@ def test_balanced_sampling_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.mark.parametrize("imbalance", configs.IMBALANCE)
-def test_the_field_reaches_the_loop(table, tmp_path, monkeypatch, imbalance):
+def test_balanced_sampling_reaches_the_loop_where_it_is_asked_for(table, tmp_path, monkeypatch, imbalance):
     seen = []
 
     def stop(loop, *_):

@@ -420,7 +420,7 @@ def test_a_device_that_is_too_small_ends_in_one_error(photos, monkeypatch):
         compiled.check()
 
 
-def test_remat_needs_blocks():
+def test_remat_without_blocks_is_refused():
     config: Any = FrozenConfigDict({"remat": True, "arch": "flat"})
     with pytest.raises(configs.ConfigError, match="flat has no modules of two or more layers"):
         checks.blocks_to_recompute(config, {"params": {"conv": {"kernel": 0}, "head": {"kernel": 0}}})

@@ -50,16 +50,23 @@ def start():
     return made[0], {**made[1], "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made[1]["batch_stats"])}
 
 
-def _step(
-    start, method, *, model=None, alpha=0.3, beta=0.2, attention=None, prepare=None, key=None, momentum=0.9, at=0
-):
+def _made_step(start, method, *, model=None, prepare=None):
+    """step(attention, key, at) -> (state, metrics), from `start`; compiled once."""
     variables, source = start
     model = model or Net()
-    tx = make_optimizer(variables["params"], optax.constant_schedule(0.1), head="head", momentum=momentum)
-    loss = steps.make_loss(model, model, method, taps=TAPS, head="head", alpha=alpha, beta=beta)
-    step = jax.jit(steps.make_train_step(loss, tx, prepare or (lambda key, images: images)))
-    state = dataclasses.replace(init_state(variables, tx), step=jnp.int32(at))
-    return step(state, source, BATCH, attention, jax.random.key(7) if key is None else key)
+    tx = make_optimizer(variables["params"], optax.constant_schedule(0.1), head="head", momentum=0.9)
+    loss = steps.make_loss(model, model, method, taps=TAPS, head="head", alpha=0.3, beta=0.2)
+    compiled = jax.jit(steps.make_train_step(loss, tx, prepare or (lambda key, images: images)))
+
+    def step(attention=None, key=7, at=0):
+        state = dataclasses.replace(init_state(variables, tx), step=np.int32(at))
+        return compiled(state, source, BATCH, attention, jax.random.key(key))
+
+    return step
+
+
+def _step(start, method, *, model=None, attention=None):
+    return _made_step(start, method, model=model)(attention)
 
 
 def _written_out(params, start, name, weights, alpha, beta):
@@ -99,14 +106,15 @@ def test_one_step_is_the_gradient_of_the_loss_written_out(start, name, attention
         weights = jnp.broadcast_to(ATTENTION[attention]["conv"], (4, 4))
     if attention == "per example":  # rows 3, 0, 4, 1 of the data set's
         weights = jnp.stack([ATTENTION[attention]["conv"][i] for i in (3, 0, 4, 1)])
-    value, gradient = jax.value_and_grad(_written_out)(variables["params"], start, name, weights, 0.3, 0.2)
+    written_out = jax.jit(jax.value_and_grad(_written_out), static_argnums=2)
+    value, gradient = written_out(variables["params"], start, name, weights, 0.3, 0.2)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradient)  # the first step has no momentum
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, expected)
     assert state.step == 1
 
 
-def test_metrics_add_up(start):
+def test_the_metrics_add_up_to_the_loss(start):
     _, metrics = _step(start, methods.create("delta_without_attention"))
     parts = metrics["cross_entropy"] + 0.3 * metrics["penalty"] + 0.2 * metrics["head_penalty"]
     np.testing.assert_allclose(metrics["loss"], parts, rtol=1e-6)
@@ -128,14 +136,15 @@ def test_what_is_random_depends_on_key_and_step_alone(start):
     def prepare(key, images):
         return images + jax.random.normal(key, images.shape)
 
-    def loss_at(at, model, prepare, key=7):
-        method = methods.create("l2")
-        return float(_step(start, method, model=model, prepare=prepare, key=jax.random.key(key), at=at)[1]["loss"])
-
     for model, augment in ((Net(dropout=0.5), None), (Net(), prepare)):
-        assert loss_at(3, model, augment) == loss_at(3, model, augment)
-        assert loss_at(3, model, augment) != loss_at(4, model, augment)
-        assert loss_at(3, model, augment) != loss_at(3, model, augment, key=8)
+        step = _made_step(start, methods.create("l2"), model=model, prepare=augment)
+
+        def loss_at(at, key=7, step=step):
+            return float(step(key=key, at=at)[1]["loss"])
+
+        assert loss_at(3) == loss_at(3)
+        assert loss_at(3) != loss_at(4)
+        assert loss_at(3) != loss_at(3, key=8)
 
 
 def test_crops_and_dropout_have_keys_of_their_own(start):
