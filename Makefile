@@ -84,8 +84,8 @@ $(VENV)/.test: $(VENV)/.created $(REQUIREMENTS)
 	@touch $(VENV)/.quickstart $@
 
 # Only the tools: what they read is not imported.
-$(VENV)/.docs: $(VENV)/.created pyproject.toml
-	@echo "Installing into $(VENV); the first time takes a minute"
+$(VENV)/.docs: $(VENV)/.created $(REQUIREMENTS)
+	$(SAY)
 	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
 	$(PIP) --requirement $@.txt
 	@touch $@
