@@ -54,7 +54,6 @@ class Setup:
         self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
         self.mesh = sharding.make_mesh()
         checks.batches_divide(config, self.mesh)
-        checks.computes(config)
         self._trains = trains
         self.catalogue = found(config) if images is None else images
         if self._trains:
@@ -71,6 +70,7 @@ class Setup:
         checks.network_fits(config, self.spec, self.network(), self.num_classes)
         # What the one that is trained cannot do is to be known before minutes are spent on the source.
         checks.network_trains(config, self.trained_network)
+        checks.computes(config)
         remarks: list[str] = []
         with logs.transfer("fetching weights", "kB", 1000) as progress:
             loaded = weights.load(
