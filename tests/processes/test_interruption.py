@@ -97,6 +97,16 @@ def test_where_there_is_nothing_to_save_a_signal_ends_the_process_at_once():
         assert said == f"stopped by {number.name}; the same command goes on from there\n"
 
 
+def test_a_signal_in_the_middle_of_a_progress_bar_leaves_the_terminal_with_a_cursor():
+    tidy = 'interruption.tidied(lambda: print("cursor", flush=True))'
+    for block, tidied in ((f"interruption.caught(), {tidy}", "cursor\n"), ("interruption.caught()", "")):
+        process = start(block)
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=10)
+        assert process.returncode == 143
+        assert told == tidied
+
+
 def test_a_second_signal_ends_the_process_at_once():
     process = start("interruption.caught(), interruption.held()")
     process.send_signal(signal.SIGTERM)
