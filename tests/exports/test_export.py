@@ -24,7 +24,7 @@ from delta_jax.workdir import json_files
 from delta_jax.workdir.stored_trees import CheckpointError
 from delta_jax.workdir.variable_files import save_variables
 from tests.reference import variables
-from tests.small_run import run
+from tests.small_run import run, run_afresh
 
 CLASSES = ("blue", "dark green", "rot-weiß")
 SEEN = Preprocessing(72, "bicubic", 64, 1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -76,7 +76,7 @@ def metadata(path):
 
 
 def test_the_command_says_how_to_load_what_it_wrote(workdir, trained, tmp_path):
-    ended = run("export", f"--workdir={workdir}", "--format=safetensors")
+    ended = run_afresh("export", f"--workdir={workdir}", "--format=safetensors")
     assert ended.returncode == 0, ended.stderr
     out = workdir / "export_safetensors"
     assert f"  {out / 'model.safetensors'}\n" in ended.stdout

@@ -13,7 +13,7 @@ from delta_jax.training import config as configs
 from delta_jax.training.config import ConfigError, InUseError
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.workdir import json_files
-from tests.small_run import make_photos
+from tests.small_run import make_photos, run_afresh
 from tests.small_run import run as run_command
 from tests.small_sweep import small_sweep
 
@@ -337,7 +337,7 @@ def test_a_share_that_is_none_is_refused(text):
 
 def test_the_command_says_what_it_would_run(tmp_path):
     table = ("--config=configs/paper/table1.py", f"--workdir={tmp_path}", "--config.small=True", "--dry_run")
-    finished = run_command("sweep", *table, "--only=delta")
+    finished = run_afresh("sweep", *table, "--only=delta")
     assert finished.returncode == 0, finished.stderr
     # Of the stand-in, by hand: two values on one fold, two seeds.
     assert finished.stdout.split() == [
