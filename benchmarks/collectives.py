@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from delta_jax import attention, methods, models
-from delta_jax.analysis import collectives
+from delta_jax.chips import collectives
 from delta_jax.processes import sharding
 
 

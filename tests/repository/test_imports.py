@@ -16,12 +16,12 @@ FILES = {
 
 LIBRARY = ("precision", "regularizers", "features", "attention", "methods")
 PARTS = ("models", "weights", "data")
-GROUND = ("processes", "workdir")  # know nothing of networks and images
+GROUND = ("processes", "chips", "workdir")  # know nothing of networks and images
 COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export", "describe")
 
 # The rooms from the ground up: who imports stands above whom it imports. docs/design.md says what each is for.
 FLOORS = (
-    ("processes", "precision", "regularizers", "winograd", "models", "downloads", "configs"),
+    ("processes", "chips", "precision", "regularizers", "winograd", "models", "downloads", "configs"),
     ("workdir", "features", "ablation", "weights", "data"),
     ("attention",),
     ("methods",),
@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "workdir": ("processes", "workdir"),
     "workdir.stored_trees": (),
     "precision": (),
+    "chips": ("chips",),
     "regularizers": (),
     "features": ("precision",),
     "winograd": (),

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from delta_jax.analysis import collectives
-from delta_jax.analysis.collectives import Collective
+from delta_jax.chips import collectives
+from delta_jax.chips.collectives import Collective
 from delta_jax.models import ModelSpec
 from delta_jax.models.layers.convolution import Conv
 from delta_jax.models.layers.normalization import BatchNorm
@@ -115,8 +115,21 @@ ENTRY %main (p0: f32[2]) -> f32[2] {
     assert not Collective("all-reduce", (("f32", (5,)), ("f32", (16, 5)))).only_vectors  # the head's kernel
     assert Collective("all-reduce", (("f32", (5,)), ("f32", ()))).only_vectors
     assert collectives.operations(text) == {"all-reduce": 1, "fusion": 1, "add": 1}
-    with pytest.raises(ValueError, match="compile it for CPU devices"):
-        collectives.of_program("  %all-reduce-start = f32[2]{0} all-reduce-start(%p)")
+
+
+def test_what_an_accelerator_starts_and_ends_counts_once_with_what_comes_out():
+    # As XLA writes them for GPUs: an all-reduce has its result, an all-gather its operand and its result.
+    text = """
+  %all-reduce-start = f32[2]{0} all-reduce-start(%p), channel_id=1
+  %all-reduce-done = f32[2]{0} all-reduce-done(%all-reduce-start)
+  %all-gather-start = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%q), dimensions={0}
+  %collective-permute-start = (f32[3]{0}, f32[3]{0}, u32[], u32[]) collective-permute-start(%r)
+"""
+    assert collectives.of_program(text) == [
+        Collective("all-reduce", (("f32", (2,)),)),
+        Collective("all-gather", (("bf16", (8, 4)),)),
+        Collective("collective-permute", (("f32", (3,)),)),
+    ]
 
 
 def test_a_program_of_one_device_has_none():

@@ -42,20 +42,16 @@ def of_program(text: str) -> list[Collective]:
     """The collectives of a program compiled for several devices, in the order of its text; in a loop they count once.
 
     Args:
-      text: `compiled.as_text()`, of `jax.jit(...).lower(...).compile()` on CPU devices, simulated ones too.
-
-    Raises:
-      ValueError: a collective is split in start and end, as compilers for accelerators do.
+      text: `compiled.as_text()`, of `jax.jit(...).lower(...).compile()`.
     """
     found = []
     for match in _COLLECTIVE.finditer(text):
-        if match[3]:
-            raise ValueError(
-                f"{match[2]}-start: this program was compiled for an accelerator; compile it for CPU devices"
-            )
         arrays = tuple(
             (dtype, tuple(map(int, filter(None, shape.split(","))))) for dtype, shape in _ARRAY.findall(match[1])
         )
+        if match[3] and match[2] != "all-reduce":  # what goes in, then what comes out, then counters
+            counters = sum(dtype == "u32" and not shape for dtype, shape in arrays)
+            arrays = arrays[(len(arrays) - counters) // 2 : len(arrays) - counters]
         found.append(Collective(match[2], arrays))
     return found
 
