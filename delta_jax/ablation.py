@@ -23,6 +23,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from delta_jax import winograd
+from delta_jax.chips import target
 
 # Primitives whose output at a position depends on their inputs at that position alone.
 # fmt: off
@@ -176,6 +177,8 @@ class Ablation:
 
     def _step(self, equation: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
         changed = [value for value in inputs if type(value) is not _Value]
+        if changed and equation.params.get("branches_platforms"):
+            return self._run(*_branch_of_platform(equation.params), inputs[1:])
         if changed and equation.primitive.name in _CALLS:
             inner = equation.params[_CALLS[equation.primitive.name]]
             closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
@@ -219,6 +222,17 @@ class Ablation:
             peak = max(peak, sum(alive.values()))
             alive = {key: size for key, size in alive.items() if last_use.get(key, -1) > t}
         return peak
+
+
+def _branch_of_platform(params: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """Of `lax.platform_dependent`: program and constants for the platform that is traced for; None is the default."""
+    platform = target.current().platform
+    taken = next(
+        branch
+        for branch, platforms in zip(params["branches"], params["branches_platforms"], strict=True)
+        if platforms is None or platform in platforms
+    )
+    return taken.jaxpr, taken.consts
 
 
 def _bind(equation: JaxprEqn, arguments: Sequence[Any]) -> list[Any]:

@@ -1,5 +1,7 @@
 """The gradients written by hand against those that JAX derives from the plain formulas, in float64."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,10 +55,12 @@ def test_the_gradient_of_batch_normalisation_is_that_of_its_formula():
     )
 
 
-def test_the_gradient_of_a_pointwise_convolution_is_that_of_a_matrix_product():
-    same_gradients(
-        pointwise_conv, lambda x, kernel: jnp.einsum("bhwc,cf->bhwf", x, kernel), draw(0, 2, 3, 4, 5), draw(1, 5, 7)
-    )
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_gradient_of_a_pointwise_convolution_is_that_of_a_matrix_product(stride):
+    def product(x, kernel):
+        return jnp.einsum("bhwc,cf->bhwf", x[:, ::stride, ::stride], kernel[0, 0])
+
+    same_gradients(partial(pointwise_conv, stride=stride), product, draw(0, 2, 6, 5, 3), draw(1, 1, 1, 3, 7))
 
 
 @pytest.mark.parametrize(

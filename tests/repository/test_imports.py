@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "regularizers": (),
     "features": ("precision",),
     "winograd": (),
-    "ablation": ("winograd",),
+    "ablation": ("winograd", "chips.target"),
     "attention": ("features", "ablation", "precision"),
     "methods": ("attention", "features", "regularizers"),
     "models": ("models",),

@@ -47,7 +47,6 @@ class Conv(nn.Module):
         padding = self.padding or ((above, above), (left, left))
         if self.depthwise:
             return depthwise_conv(x, kernel, self.stride, padding)
-        if height == width == 1:  # a matrix product: on a CPU 1.3 times as fast in training as the convolution
-            x = x[:, :: self.stride, :: self.stride]
-            return pointwise_conv(x, kernel[0, 0])
+        if height == width == 1:
+            return pointwise_conv(x, kernel, self.stride)
         return dense_conv(x, kernel, self.stride, padding)

@@ -41,33 +41,33 @@ def dense_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -
     return (_plain if positions < FEW_POSITIONS else _dense)(x, kernel, stride, padding)
 
 
-@jax.custom_vjp
-def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """1x1 convolution: x [..., C], kernel [C, features] -> [..., features]."""
-    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+def pointwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """1x1 convolution: x [B, H, W, C], kernel [1, 1, C, features] -> [B, H', W', features].
+
+    On a CPU a matrix product, in training 1.3 times as fast as the convolution. TPU compilers fuse the normalisation in
+    front of a convolution into it, and the sums behind it, and give neighbours one layout; GPUs have cuDNN's.
+    """
+    return _pointwise(x, kernel, stride, ((0, 0), (0, 0)))
 
 
-def _pointwise_forward(x, kernel):
-    return pointwise_conv(x, kernel), (x, kernel)
+def _product(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    del padding
+    return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
-def _pointwise_gradients(x, kernel, cotangent):
-    pixels, of_pixels = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-    d_x = lax.dot_general(of_pixels, kernel, (((1,), (1,)), ((), ())))
-    return d_x.reshape(x.shape), lax.dot_general(pixels, of_pixels, (((0,), (0,)), ((), ())))
-
-
-def _pointwise_gradients_on_cpu(x, kernel, cotangent):
+def _product_gradients(x, kernel, cotangent, stride: int, padding: Padding):
+    del padding
+    shape, x = x.shape, x[:, ::stride, ::stride]
     # Else XLA fuses what made them with their transposition, and transposes with strided loops: ten times slower.
-    return _pointwise_gradients(lax.optimization_barrier(x), kernel, lax.optimization_barrier(cotangent))
-
-
-def _pointwise_backward(residuals, cotangent):
-    on_cpu = _pointwise_gradients_on_cpu
-    return lax.platform_dependent(*residuals, cotangent, cpu=on_cpu, default=_pointwise_gradients)
-
-
-pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
+    x, cotangent = lax.optimization_barrier(x), lax.optimization_barrier(cotangent)
+    pixels, of_pixels = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    d_kernel = lax.dot_general(pixels, of_pixels, (((0,), (0,)), ((), ())))
+    d_x = lax.dot_general(of_pixels, kernel[0, 0], (((1,), (1,)), ((), ()))).reshape(x.shape)
+    if stride > 1:
+        behind = [size - (n - 1) * stride - 1 for size, n in zip(shape[1:3], x.shape[1:3], strict=True)]
+        spread = [(0, 0, 0), *((0, rest, stride - 1) for rest in behind), (0, 0, 0)]
+        d_x = lax.pad(d_x, jnp.zeros((), d_x.dtype), spread)
+    return d_x, d_kernel[None, None]
 
 
 def _with_gradients(forward: _Convolution, plain: _Convolution, on_cpu: Callable) -> _Convolution:
@@ -115,9 +115,12 @@ def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding)
     return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
-def _depthwise_by_platform(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    on_cpu, default = (partial(one, stride=stride, padding=padding) for one in (_shifted_sum, _grouped))
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=default)
+def _by_platform(on_cpu: _Convolution, elsewhere: _Convolution) -> _Convolution:
+    def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+        cpu, default = (partial(one, stride=stride, padding=padding) for one in (on_cpu, elsewhere))
+        return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+    return convolve
 
 
 def _sum_over_groups(of_images, x: jax.Array, cotangent: jax.Array, *, size: int, most: int) -> jax.Array:
@@ -181,5 +184,6 @@ def _gradients_with_patches(x, kernel, cotangent, stride: int, padding: Padding)
     return d_x, total.T.reshape(kernel.shape).astype(kernel.dtype)
 
 
-_depthwise = _with_gradients(_depthwise_by_platform, _grouped, _shifted_sum_gradients)
+_depthwise = _with_gradients(_by_platform(_shifted_sum, _grouped), _grouped, _shifted_sum_gradients)
+_pointwise = _with_gradients(_by_platform(_product, _plain), _plain, _product_gradients)
 _dense = _with_gradients(_plain, _plain, _gradients_with_patches)
