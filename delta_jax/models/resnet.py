@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from delta_jax.models.layers.activation import relu
+from delta_jax.models.layers.columns import on_columns
 from delta_jax.models.layers.convolution import Conv
 from delta_jax.models.layers.normalization import BatchNorm
-from delta_jax.models.layers.pooling import max_pool
+from delta_jax.models.layers.pooling import max_pool, max_pool_side_by_side
 
 
 class Block(nn.Module):
@@ -24,6 +25,7 @@ class Block(nn.Module):
     bottleneck: bool = False
     downsample: bool = False
     frozen_norm: bool = False
+    columns: int = 1
     dtype: Any = None
 
     @nn.compact
@@ -36,15 +38,16 @@ class Block(nn.Module):
             layers = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
         else:
             layers = [(self.width, 3, self.stride), (out, 3, 1)]
-        y = x
+        y, columns = x, self.columns
         for i, (features, kernel_size, stride) in enumerate(layers, 1):
-            y = conv(features, kernel_size, stride, name=f"conv{i}")(y)
-            y = norm(name=f"bn{i}")(y, train)
-            y = relu(y) if i < len(layers) else y
+            y = conv(features, kernel_size, stride, columns=columns, name=f"conv{i}")(y)
+            columns = max(columns // stride, 1)
+            y = norm(columns=columns, name=f"bn{i}")(y, train)
+            y = on_columns(relu, columns)(y) if i < len(layers) else y
         if self.downsample:
-            x = conv(out, 1, self.stride, name="downsample_conv")(x)
-            x = norm(name="downsample_bn")(x, train)
-        return relu(x + y)
+            x = conv(out, 1, self.stride, columns=self.columns, name="downsample_conv")(x)
+            x = norm(columns=columns, name="downsample_bn")(x, train)
+        return on_columns(lambda x, y: relu(x + y), columns)(x, y)
 
 
 class ResNet(nn.Module):
@@ -56,6 +59,8 @@ class ResNet(nn.Module):
       num_classes: outputs of the head `fc`.
       dropout: rate in front of the head; needs an rng called "dropout" in training.
       frozen_norm: BatchNorm uses its running statistics in training, too.
+      columns: of the first stage's maps that are computed side by side, where the width of the images is a multiple of
+        four times as many: a power of two, on TPUs 2, see `layers/columns.py`. The numbers are the same.
       dtype: of the computation (parameters are float32 always); None takes that of the inputs.
     """
 
@@ -64,14 +69,21 @@ class ResNet(nn.Module):
     num_classes: int = 1000
     dropout: float = 0.0
     frozen_norm: bool = False
+    columns: int = 1
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Returns the logits."""
-        x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)
-        x = relu(BatchNorm(frozen=self.frozen_norm, dtype=self.dtype, name="bn1")(x, train))
-        x = max_pool(x, 3, 2, ((1, 1), (1, 1)))
+        columns = self.columns if x.shape[2] % (4 * self.columns) == 0 else 1
+        norm = partial(BatchNorm, frozen=self.frozen_norm, dtype=self.dtype, name="bn1")
+        if columns == 1:
+            x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)
+            x = max_pool(relu(norm()(x, train)), 3, 2, ((1, 1), (1, 1)))
+        else:
+            x = Conv(64, 7, 2, columns=4 * columns, evens_first=True, dtype=self.dtype, name="conv1")(x)
+            x = norm(columns=2 * columns, evens_first=True)(x, train)
+            x = max_pool_side_by_side(on_columns(relu, 2 * columns, evens_first=True)(x), 2 * columns)
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 first = i == 0
@@ -81,9 +93,11 @@ class ResNet(nn.Module):
                     bottleneck=self.bottleneck,
                     downsample=first and (stage > 0 or self.bottleneck),
                     frozen_norm=self.frozen_norm,
+                    columns=columns,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
+                columns = max(columns // 2, 1) if first and stage > 0 else columns
         x = jnp.mean(x, axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)

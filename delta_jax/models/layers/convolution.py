@@ -5,8 +5,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from delta_jax.models.layers.functional_convolution import dense_conv, depthwise_conv, pointwise_conv
+from delta_jax.models.layers import columns
+from delta_jax.models.layers.functional_convolution import DIMENSIONS, dense_conv, depthwise_conv, pointwise_conv
 from delta_jax.models.layers.windows import Padding
 
 
@@ -19,6 +21,9 @@ class Conv(nn.Module):
       stride: in both directions.
       padding: of an input of a kernel larger than 1x1; None is (kernel_size - 1) // 2 on every side, usual in torch.
       depthwise: one filter per channel (features must equal the number of channels).
+      columns: of the input that are computed side by side, see `columns.py`; they divide the width, and the stride
+        divides them.
+      evens_first: order of the output's columns while they are side by side.
       dtype: of the computation; None takes that of the inputs.
     """
 
@@ -27,6 +32,8 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Padding | None = None
     depthwise: bool = False
+    columns: int = 1
+    evens_first: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -42,11 +49,22 @@ class Conv(nn.Module):
         kernel = self.param(
             "kernel", fan_out, (height, width, 1 if self.depthwise else channels, self.features), jnp.float32
         )
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         above, left = (height - 1) // 2, (width - 1) // 2
         padding = self.padding or ((above, above), (left, left))
+        if self.columns > 1:
+            return self._side_by_side(x, kernel, padding)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.depthwise:
             return depthwise_conv(x, kernel, self.stride, padding)
         if height == width == 1:
             return pointwise_conv(x, kernel, self.stride)
         return dense_conv(x, kernel, self.stride, padding)
+
+    def _side_by_side(self, x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+        # Before the kernel is rounded to the type of the maps, so that its gradient is summed in float32.
+        kernel, around = columns.wide_kernel(
+            kernel, self.stride, padding[1], self.columns, evens_first=self.evens_first
+        )
+        x, kernel = nn.dtypes.promote_dtype(columns.side_by_side(x, self.columns), kernel, dtype=self.dtype)
+        y = lax.conv_general_dilated(x, kernel, (self.stride, 1), (padding[0], around), dimension_numbers=DIMENSIONS)
+        return columns.apart(y, self.columns // self.stride, evens_first=self.evens_first)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from delta_jax.models.layers.columns import apart, side_by_side
 from delta_jax.models.layers.windows import Padding, windows
 
 
@@ -54,3 +55,55 @@ def _backward(size, stride, padding, residuals, cotangent):
 
 
 max_pool.defvjp(_forward, _backward)
+
+
+def max_pool_side_by_side(x: jax.Array, columns: int) -> jax.Array:
+    """`max_pool` of 3 x 3 windows with stride 2 and padding 1, computed with columns side by side (`columns.py`).
+
+    First down the rows, then across: of equal values the gradient goes to the first one column by column.
+
+    Args:
+      x: [B, H, W, C].
+      columns: of the input, even ones first; of the output half as many. An even divisor of W.
+    """
+    wide = side_by_side(x, columns, evens_first=True)
+    tallest = nn.max_pool(wide, (3, 1), (2, 1), ((1, 1), (0, 0)))
+    return apart(_across(tallest, columns), columns // 2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _across(x: jax.Array, columns: int) -> jax.Array:
+    """[B, H, W, columns * C], even columns first -> [B, H, W, columns / 2 * C]."""
+    left, middle, right = _three_columns(x, columns)
+    return jnp.maximum(jnp.maximum(left, middle), right)
+
+
+def _three_columns(x: jax.Array, columns: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of every other column, the one on its left, itself, and the one on its right."""
+    evens, odds = jnp.split(x, 2, axis=-1)
+    last = odds.shape[-1] - x.shape[-1] // columns  # where the last odd column begins
+    before = jnp.pad(odds[:, :, :-1, last:], ((0, 0), (0, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)
+    return jnp.concatenate([before, odds[..., :last]], -1), evens, odds
+
+
+def _across_forward(x, columns):
+    y = _across(x, columns)
+    return y, (x, y)
+
+
+def _across_backward(columns, residuals, cotangent):
+    x, y = residuals
+    left, middle, _ = _three_columns(x, columns)
+    nothing = jnp.zeros((), cotangent.dtype)
+    to_left = left == y
+    to_middle = (middle == y) & ~to_left
+    d_left = jnp.where(to_left, cotangent, nothing)
+    d_middle = jnp.where(to_middle, cotangent, nothing)
+    d_right = jnp.where(to_left | to_middle, nothing, cotangent)
+    channels = x.shape[-1] // columns
+    of_next = jnp.pad(d_left[:, :, 1:, :channels], ((0, 0), (0, 0), (0, 1), (0, 0)))
+    d_odds = d_right + jnp.concatenate([d_left[..., channels:], of_next], -1)
+    return (jnp.concatenate([d_middle, d_odds], -1),)
+
+
+_across.defvjp(_across_forward, _across_backward)
