@@ -29,6 +29,7 @@ class ModelSpec:
       torch_name: path of a module here -> its name in PyTorch's network; None where the family's table applies.
       taps: default module paths whose feature maps DELTA compares, from the input to the output; not needed beside
         `torch_taps`.
+      on_tpu: arguments that make the same network quicker on TPUs.
       train_argument: keyword of the module's call that is True in training. "deterministic" and
         "use_running_average" are taken to mean the opposite; "" for a module that is the same in both.
     """
@@ -46,6 +47,7 @@ class ModelSpec:
     auxiliary: str = ""
     torch_name: Callable[[str], str] | None = None
     taps: tuple[str, ...] = ()
+    on_tpu: Mapping[str, Any] = field(default_factory=dict)
     train_argument: str = "train"
 
     def __post_init__(self):

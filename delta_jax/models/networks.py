@@ -13,7 +13,8 @@ def _resnet(name: str, depths: tuple[int, int, int, int], bottleneck: bool) -> M
     conv = "conv3" if bottleneck else "conv2"
     last = [(f"layer{stage}", depth - 1) for stage, depth in enumerate(depths, 1)]
     torch_taps = {f"{layer}.{i}.{conv}": f"{layer}_{i}/{conv}" for layer, i in last}
-    return ModelSpec(name, "resnet", ResNet, {"depths": depths, "bottleneck": bottleneck}, "fc", torch_taps)
+    arguments = {"depths": depths, "bottleneck": bottleneck}
+    return ModelSpec(name, "resnet", ResNet, arguments, "fc", torch_taps, on_tpu={"columns": 2})
 
 
 def _efficientnet_lite(name: str, *, width: float, depth: float, input_size: int) -> ModelSpec:
