@@ -117,8 +117,12 @@ def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding)
 
 def _by_platform(on_cpu: _Convolution, elsewhere: _Convolution) -> _Convolution:
     def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-        cpu, default = (partial(one, stride=stride, padding=padding) for one in (on_cpu, elsewhere))
-        return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=lambda x, kernel: on_cpu(x, kernel, stride, padding),
+            default=lambda x, kernel: elsewhere(x, kernel, stride, padding),
+        )
 
     return convolve
 
