@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from delta_jax.models.layers.activation import relu6
 from delta_jax.models.layers.convolution import Conv
+from delta_jax.models.layers.memory import kept
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.models.layers.windows import Padding, same_padding
 
@@ -43,7 +44,7 @@ class InvertedResidual(nn.Module):
         y = relu6(self.norm(name="depthwise_bn")(y, train))
         y = self.conv(self.features, 1, name="project_conv")(y)
         y = self.norm(name="project_bn")(y, train)
-        return x + y if self.stride == 1 and x.shape[-1] == self.features else y
+        return kept(x + y) if self.stride == 1 and x.shape[-1] == self.features else y
 
 
 class InvertedResidualNet(nn.Module):

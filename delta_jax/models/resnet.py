@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from delta_jax.models.layers.activation import relu
 from delta_jax.models.layers.columns import on_columns
 from delta_jax.models.layers.convolution import Conv
+from delta_jax.models.layers.memory import kept
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.models.layers.pooling import max_pool, max_pool_side_by_side
 
@@ -47,7 +48,7 @@ class Block(nn.Module):
         if self.downsample:
             x = conv(out, 1, self.stride, columns=self.columns, name="downsample_conv")(x)
             x = norm(columns=columns, name="downsample_bn")(x, train)
-        return on_columns(lambda x, y: relu(x + y), columns)(x, y)
+        return kept(on_columns(lambda x, y: relu(x + y), columns)(x, y))
 
 
 class ResNet(nn.Module):

@@ -1,6 +1,7 @@
 """The training step: cross-entropy, the method's penalties, L2 of the head; one pure function of arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -56,6 +57,7 @@ def make_loss(
     label_weights: np.ndarray | jax.Array | None = None,
     freeze_until: str = "",
     recompute: Sequence[str] = (),
+    keep: Callable[..., bool] | None = None,
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
 
@@ -75,6 +77,8 @@ def make_loss(
       freeze_until: module path; what has run when this module returns is frozen, "" for nothing. It is computed once,
         by the source network in evaluation mode, and `model` goes on from its outputs. No tap lies in it.
       recompute: module paths of `model`, see `features.apply_with_taps`.
+      keep: policy of `jax.checkpoint` such as `models.keep_products_and_sums`: what of `model` is kept for its backward
+        pass, which computes the rest again; None for all that it needs.
 
     Returns:
       loss(params, batch_stats, source, images, labels, attention, dropout_key) -> (total, (metrics, new batch_stats));
@@ -100,17 +104,11 @@ def make_loss(
         elif method.uses_source_maps:
             _, source_maps = features.apply_with_taps(source_model, source, images, taps)
         source_maps = jax.lax.stop_gradient(source_maps)
-        logits, maps, updated = features.apply_with_taps(
-            model,
-            variables,
-            images,
-            watched,
-            mutable=("batch_stats",),
-            replay=frozen,
-            recompute=recompute,
-            train=True,
-            rngs=rngs,
+        apply = partial(
+            features.apply_with_taps, model, taps=watched, mutable=("batch_stats",), recompute=recompute, train=True
         )
+        forward = apply if keep is None else jax.checkpoint(apply, policy=keep)
+        logits, maps, updated = forward(variables, images, replay=frozen, rngs=rngs)
         logits = logits.astype(np.promote_types(logits.dtype, np.float32))
         cross_entropy = mean_cross_entropy(logits, labels)
         extra = jnp.zeros((), logits.dtype)

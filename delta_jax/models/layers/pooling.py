@@ -21,7 +21,7 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: Padding) -> jax.Arra
 
 
 def _forward(x, size, stride, padding):
-    y = max_pool(x, size, stride, padding)
+    y = nn.max_pool(x, (size, size), (stride, stride), padding)
     return y, (x, y)
 
 
