@@ -5,9 +5,11 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from delta_jax.models.layers.columns import apart, side_by_side
+from delta_jax.models.layers.columns import apart, side_by_side, wide_kernel
+from delta_jax.models.layers.functional_convolution import DIMENSIONS
 from delta_jax.models.layers.windows import Padding, windows
 
 
@@ -81,9 +83,25 @@ def _across(x: jax.Array, columns: int) -> jax.Array:
 def _three_columns(x: jax.Array, columns: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of every other column, the one on its left, itself, and the one on its right."""
     evens, odds = jnp.split(x, 2, axis=-1)
-    last = odds.shape[-1] - x.shape[-1] // columns  # where the last odd column begins
-    before = jnp.pad(odds[:, :, :-1, last:], ((0, 0), (0, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)
-    return jnp.concatenate([before, odds[..., :last]], -1), evens, odds
+    left = _shifted(odds, columns // 2, to_right=True)
+    channels = x.shape[-1] // columns
+    at_edge = np.zeros((x.shape[2], evens.shape[-1]), bool)
+    at_edge[0, :channels] = True
+    return jnp.where(at_edge, jnp.array(-jnp.inf, x.dtype), left), evens, odds
+
+
+def _shifted(x: jax.Array, columns: int, *, to_right: bool) -> jax.Array:
+    """[B, H, W, columns * C] with each column one place further, and zeros at the edge.
+
+    A convolution with ones and zeros, exact: a TPU's matrix unit moves lanes quicker than slices of them are copied.
+    """
+    channels = x.shape[-1] // columns
+    one, none = jnp.eye(channels, dtype=x.dtype), jnp.zeros((channels, channels), x.dtype)
+    taps, padding = ([one, none], (1, 0)) if to_right else ([none, one], (0, 1))
+    kernel, around = wide_kernel(jnp.stack(taps)[None], 1, padding, columns)
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), ((0, 0), around), dimension_numbers=DIMENSIONS, precision=lax.Precision.HIGHEST
+    )
 
 
 def _across_forward(x, columns):
@@ -97,13 +115,10 @@ def _across_backward(columns, residuals, cotangent):
     nothing = jnp.zeros((), cotangent.dtype)
     to_left = left == y
     to_middle = (middle == y) & ~to_left
-    d_left = jnp.where(to_left, cotangent, nothing)
     d_middle = jnp.where(to_middle, cotangent, nothing)
     d_right = jnp.where(to_left | to_middle, nothing, cotangent)
-    channels = x.shape[-1] // columns
-    of_next = jnp.pad(d_left[:, :, 1:, :channels], ((0, 0), (0, 0), (0, 1), (0, 0)))
-    d_odds = d_right + jnp.concatenate([d_left[..., channels:], of_next], -1)
-    return (jnp.concatenate([d_middle, d_odds], -1),)
+    d_left = _shifted(jnp.where(to_left, cotangent, nothing), columns // 2, to_right=False)
+    return (jnp.concatenate([d_middle, d_right + d_left], -1),)
 
 
 _across.defvjp(_across_forward, _across_backward)
