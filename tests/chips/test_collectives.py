@@ -46,7 +46,7 @@ SPEC = ModelSpec(name="tiny", family="none", module=Net, arguments={}, head="hea
 def compiled(method="delta", *, frozen=False):
     model, mesh = Net(frozen_norm=frozen), sharding.make_mesh()
     assert mesh.size == 4
-    step = script.compile_step(SPEC, model, mesh, method=method, batch=8, size=8)
+    step = script.lower_step(SPEC, model, mesh, method=method, batch=8, size=8).compile()
     return tuple(collectives.of_program(step.as_text()))
 
 
