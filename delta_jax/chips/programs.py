@@ -12,7 +12,9 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAMED = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = .*? ([a-z][\w-]*)\((.*)$")
 _WHILE = re.compile(r"condition=%?([\w.-]+), body=%?([\w.-]+)")
-_INNER = re.compile(r"(?:to_apply|branch_computations|true_computation|false_computation)=\{?([^}]*?)\}?(?:,|$)")
+_INNER = re.compile(
+    r"(?:to_apply|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.-]+)"
+)  # of a conditional or a call: one, or several in braces
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def cycles_of(text: str) -> tuple[int, int]:
                     unknown += unsaid + (times is None)
                 elif " conditional(" in line or " call(" in line:
                     branches = [
-                        of(branch.strip().lstrip("%")) for group in _INNER.findall(line) for branch in group.split(",")
+                        of(branch) for group in _INNER.findall(line) for branch in re.findall(r"[\w.-]+", group)
                     ]
                     if branches:  # which one runs is not known: the longest
                         longest = max(branches)
