@@ -12,9 +12,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAMED = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = .*? ([a-z][\w-]*)\((.*)$")
 _WHILE = re.compile(r"condition=%?([\w.-]+), body=%?([\w.-]+)")
-_INNER = re.compile(
-    r"(?:to_apply|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.-]+)"
-)  # of a conditional or a call: one, or several in braces
+_INNER = re.compile(r"(?:to_apply|branch_computations|true_computation|false_computation)=\{?((?<=\{)[^}]*|%[\w.-]+)")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def cycles_of(text: str) -> tuple[int, int]:
                     unknown += unsaid + (times is None)
                 elif " conditional(" in line or " call(" in line:
                     branches = [
-                        of(branch) for group in _INNER.findall(line) for branch in re.findall(r"[\w.-]+", group)
+                        of(branch.strip().lstrip("%")) for group in _INNER.findall(line) for branch in group.split(",")
                     ]
                     if branches:  # which one runs is not known: the longest
                         longest = max(branches)
