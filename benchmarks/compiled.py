@@ -210,7 +210,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         return split
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", type=words(_plain_networks.NETWORKS), default=["mobilenet_v2"])
+    parser.add_argument("--networks", type=words(_plain_networks.NETWORKS), default=["resnet18"])
     parser.add_argument("--methods", type=words(_plain_networks.METHODS), default=list(_plain_networks.METHODS))
     parser.add_argument("--topologies", type=words(), default=["v5e:2x2"], help="as v5e:4x4 or h100x1")
     parser.add_argument("--per-chip", type=int, default=32, help="images")
