@@ -151,7 +151,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             cells = (row[side][column] for column in columns)
             lines.append(f"  {side:42}" + "".join(_cell(cell) for cell in cells))
         ratios = (row["ratio"].get(column) for column in columns)
-        lines.append(f"  {'ours / plain':42}" + "".join(_cell(ratio, 3) for ratio in ratios))
+        lines.append(f"  {'ours / plain':42}" + "".join(_cell(ratio) for ratio in ratios))
         for side in SIDES:
             lacking = dict(row[side]["without estimate"])
             if row[side]["unknown loops"]:
@@ -162,13 +162,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: float | None, digits: int = 2) -> str:
-    text = "-" if value is None else str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+def _cell(value: float | None) -> str:
+    text = "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
     return f"{text:>14}"
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every topology, network and method; written to --json after each."""
+    """A row for every topology, network and method that both sides compile for; written to --json after each."""
     rows = []
     for name in args.topologies:
         topology = chips.find(name)
@@ -185,15 +185,20 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
             for side in SIDES:
                 print(f"{network} {method} for {name}, {side} ...", end=" ", flush=True, file=sys.stderr)
                 sizes = {"method": method, "batch": batch, "size": size, "classes": args.classes}
-                kept = _kept_programs.compiled(lower(side, network, topology, **sizes), topology, Path(args.cache))
+                try:
+                    kept = _kept_programs.compiled(lower(side, network, topology, **sizes), topology, Path(args.cache))
+                except jax.errors.JaxRuntimeError as error:  # more memory than there is
+                    print(f"left out, the compiler refuses it: {str(error).splitlines()[0]}", file=sys.stderr)
+                    break
                 print(f"compiled in {kept.seconds:.0f} s", file=sys.stderr)
                 row[side] = record(kept)
                 if args.heaviest:
                     row[side]["heaviest"] = heaviest(kept.text, args.heaviest)
-            row["ratio"] = {
-                column: row["ours"][column] / row["plain"][column] for column in COLUMNS if row["plain"][column]
-            }
-            rows.append(row)
+            else:
+                row["ratio"] = {
+                    column: row["ours"][column] / row["plain"][column] for column in COLUMNS if row["plain"][column]
+                }
+                rows.append(row)
             if args.json:
                 Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
     return rows

@@ -143,6 +143,20 @@ def test_a_table_has_both_sides_and_their_ratio(tmp_path, monkeypatch, capsys):
     ]
 
 
+def test_what_the_compiler_refuses_is_left_out_and_told(tmp_path, monkeypatch, capsys):
+    class Refused(Lowered):
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 20G of 15G\nmore lines")
+
+    topology = chips.Topology("v5e:2x2", "tpu", (1, 2, 3, 4), CHIPS["TPU v5 lite"])
+    monkeypatch.setattr(script.chips, "find", lambda name: topology)
+    kind = {"l2": Lowered, "delta": Refused}
+    monkeypatch.setattr(script, "lower", lambda side, *_, method, **__: kind[method](side + method))
+    args = script.parse(["--networks=resnet18", "--methods=delta,l2", f"--cache={tmp_path / 'kept'}"])
+    assert [row["method"] for row in script.compare(args)] == ["l2"]
+    assert "left out, the compiler refuses it: RESOURCE_EXHAUSTED: 20G of 15G\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--networks=resnet50,vgg16", "--methods=l2_sp"])
 def test_what_has_no_plain_side_is_refused(flag, capsys):
     with pytest.raises(SystemExit):
