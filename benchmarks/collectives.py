@@ -99,7 +99,8 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     spec, mesh = models.spec(args.arch), sharding.make_mesh()
     dtype = None if args.dtype == "float32" else jnp.dtype(args.dtype)
-    model = models.create(args.arch, num_classes=args.classes, dtype=dtype, frozen_norm=args.frozen_stats)
+    form = {"frozen_norm": args.frozen_stats, "platform": args.platform}
+    model = models.create(args.arch, num_classes=args.classes, dtype=dtype, **form)
     sizes = {"batch": args.batch, "size": args.size, "platform": args.platform}
 
     parameters = jax.tree.leaves(shapes_of(spec, model, batch=1, size=args.size)[0]["params"])

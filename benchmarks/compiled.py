@@ -71,7 +71,7 @@ def lower(
     mesh = Mesh(np.array(topology.devices), ("data",))
     with topology.compiling():
         if side == "ours":
-            model = models.create(network, num_classes=classes, dtype=jnp.bfloat16)
+            model = models.create(network, num_classes=classes, dtype=jnp.bfloat16, platform=topology.platform)
             sizes = {"batch": batch, "size": size, "platform": topology.platform}
             return collectives.lower_step(models.spec(network), model, mesh, method=method, **sizes)
         images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
