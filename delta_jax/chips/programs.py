@@ -12,7 +12,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAMED = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = .*? ([a-z][\w-]*)\((.*)$")
 _WHILE = re.compile(r"condition=%?([\w.-]+), body=%?([\w.-]+)")
-_INNER = re.compile(r"(?:to_apply|branch_computations|true_computation|false_computation)=\{?([^}]*?)\}?(?:,|$)")
+_INNER = re.compile(r"(?:to_apply|branch_computations|true_computation|false_computation)=\{?((?<=\{)[^}]*|%[\w.-]+)")
 
 
 @dataclass(frozen=True)

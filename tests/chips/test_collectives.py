@@ -1,6 +1,7 @@
 """What four devices tell each other in a training step and in the attention pass: counted in the compiled programs."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,15 +29,16 @@ class Net(nn.Module):
 
     num_classes: int = 5
     frozen_norm: bool = False
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x, train=False):
         for n, (features, kernel, depthwise) in enumerate(
             ((8, 3, False), (8, 3, True), (16, 1, False), (16, 1, False))
         ):
-            x = Conv(features, kernel, depthwise=depthwise, name=f"conv{n}")(x)
-            x = nn.relu(BatchNorm(frozen=self.frozen_norm, name=f"bn{n}")(x, train))
-        return nn.Dense(self.num_classes, name="head")(jnp.mean(x, (1, 2)))
+            x = Conv(features, kernel, depthwise=depthwise, dtype=self.dtype, name=f"conv{n}")(x)
+            x = nn.relu(BatchNorm(frozen=self.frozen_norm, dtype=self.dtype, name=f"bn{n}")(x, train))
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(jnp.mean(x, (1, 2)))
 
 
 SPEC = ModelSpec(name="tiny", family="none", module=Net, arguments={}, head="head", taps=("conv0", "conv3"))
@@ -46,7 +48,7 @@ SPEC = ModelSpec(name="tiny", family="none", module=Net, arguments={}, head="hea
 def compiled(method="delta", *, frozen=False):
     model, mesh = Net(frozen_norm=frozen), sharding.make_mesh()
     assert mesh.size == 4
-    step = script.compile_step(SPEC, model, mesh, method=method, batch=8, size=8)
+    step = script.lower_step(SPEC, model, mesh, method=method, batch=8, size=8).compile()
     return tuple(collectives.of_program(step.as_text()))
 
 
