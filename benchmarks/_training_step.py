@@ -24,14 +24,15 @@ class Step(NamedTuple):
     arguments: Callable[..., tuple[Any, ...]]
 
 
-def build(spec: models.ModelSpec, model: Any, source: Any, images: Any, *, method: str) -> Step:
-    """The step of a method; `source` and `images` may be shapes, nothing is computed."""
+def build(spec: models.ModelSpec, model: Any, source: Any, images: Any, *, method: str, platform: str = "") -> Step:
+    """The step of a method as for a platform; `source` and `images` may be shapes, nothing is computed."""
     shapes = features.list_taps(model, source, images)
     chosen = methods.create(method, scale="reference", rectify=False)
     tx = optim.make_optimizer(
         source["params"], lambda step: 1e-4, head=spec.head, weight_decay=1e-4 if chosen.decays_weights else 0.0
     )
-    loss = steps.make_loss(model, model, chosen, taps=spec.taps, head=spec.head, alpha=0.01, beta=0.01)
+    keep = models.keep_products_and_sums if platform in ("gpu", "cuda") else None
+    loss = steps.make_loss(model, model, chosen, taps=spec.taps, head=spec.head, alpha=0.01, beta=0.01, keep=keep)
 
     def arguments(source: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, ...]:
         attention = {tap: jnp.full((shapes[tap][-1],), 1.0 / shapes[tap][-1]) for tap in spec.taps}
@@ -52,7 +53,7 @@ class Running:
 
     def __init__(self, method: str, spec: models.ModelSpec, model: Any, source: Any, images: Any, labels: Any):
         self.method, self.seconds = method, []
-        step = build(spec, model, source, images, method=method)
+        step = build(spec, model, source, images, method=method, platform=jax.default_backend())
         self._state, *self._rest = step.arguments(source, images, labels)
         began = time.perf_counter()
         self._compiled = jax.jit(step.function, donate_argnums=0).lower(self._state, *self._rest).compile()

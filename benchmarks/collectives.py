@@ -38,7 +38,7 @@ def lower_step(
 ) -> Any:
     """The training step, to be compiled for the mesh with the batch split and all else whole on every device."""
     shapes = shapes_of(spec, model, batch=batch, size=size)
-    step = _training_step.build(spec, model, *shapes[:2], method=method)
+    step = _training_step.build(spec, model, *shapes[:2], method=method, platform=platform)
     state, source, examples, weights, *rest = jax.eval_shape(step.arguments, *shapes)
     arguments = [*placed([state, source], mesh), placed(examples, mesh, "data"), placed(weights, mesh)]
     traced = jax.jit(step.function, donate_argnums=0).trace(*arguments, *placed(rest, mesh))
