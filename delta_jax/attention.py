@@ -13,6 +13,7 @@ import optax
 
 from delta_jax import features, precision
 from delta_jax.ablation import Ablation
+from delta_jax.chips import target
 
 ESTIMATORS = ("exact", "first_order", "mixed")
 NORMALIZATIONS = ("softmax", "standardized_softmax", "uniform")
@@ -219,13 +220,12 @@ def _filters_together(ablation: Ablation) -> int:
     if ablation.has_closed_form:
         return len(ablation.live)
     each = max(1, ablation.bytes_per_filter)
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
-    fit = int((_SHARE_OF_MEMORY * memory or _UNTOLD_MEMORY) / each)
+    fit = int((_SHARE_OF_MEMORY * (target.current().memory or 0) or _UNTOLD_MEMORY) / each)
     return max(1, min(fit, _most_together()))
 
 
 def _most_together() -> int:
-    return _MOST_ON_CPU if jax.default_backend() == "cpu" else _MOST_ELSEWHERE
+    return _MOST_ON_CPU if target.current().platform == "cpu" else _MOST_ELSEWHERE
 
 
 def _first_order(model, variables, x, y, taps, apply) -> dict[str, jax.Array]:
