@@ -196,6 +196,8 @@ def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: i
         return found.at[rows].set(jnp.where(live[rows], increase(numbers[rows]), 0))
 
     chunks = (jnp.sum(live, dtype=jnp.int32) + k - 1) // k
+    # No change: a bound in the program's text, for `chips.programs`.
+    chunks = jnp.minimum(chunks, -(-n // k))
     return jax.lax.fori_loop(0, chunks, run, jnp.zeros((n,), ablation.output.dtype))
 
 
