@@ -4,7 +4,7 @@ XLA's compiler for TPUs takes two seconds for every convolution in full float32.
 program that jax traces, so this holds for any model; weights that differ between the blocks are stacked.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,19 +135,24 @@ class _Loop:
     def end(self) -> int:
         return self.start + self.period * self.times
 
+    @property
+    def handed_on(self) -> set[_Place]:
+        """What a time takes from the one before."""
+        return {source.place for step in self.sources for source in step if source.kind == "before"}
+
 
 def _evaluate(closed: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
     known: dict[int, Any] = {}
     steps, results = _flat(closed, arguments, known)
-    wanted = {name for name in results if isinstance(name, int)}
-    steps = _needed(steps, wanted)
+    steps = _needed(steps, set(results))
+    last_use = {name: n for n, step in enumerate(steps) for name in step.inputs} | dict.fromkeys(results, len(steps))
     numbers: dict[Hashable, int] = {}
     signatures = np.array([numbers.setdefault(step.signature, len(numbers)) for step in steps], np.int64)
     at = 0
-    for loop in _loops(steps, signatures, 0, len(steps)):
+    for loop in _loops(steps, signatures, last_use, 0, len(steps)):
         _run(steps[at : loop.start], known)
+        _run_loop(steps, loop, last_use, known)
         at = loop.end
-        _run_loop(steps[loop.start : at], loop, wanted.union(*(step.inputs for step in steps[at:])), known)
     _run(steps[at:], known)
     return [known[name] for name in results]
 
@@ -223,8 +228,13 @@ def _is_told_by_its_text(program: core.ClosedJaxpr | core.Jaxpr) -> bool:
     )
 
 
-def _loops(steps: list[_Step], signatures: np.ndarray, low: int, high: int) -> Iterator[_Loop]:
-    """Loops among the steps low to high, in order and none within another; the one that saves most is taken first."""
+def _loops(
+    steps: list[_Step], signatures: np.ndarray, last_use: Mapping[int, int], low: int, high: int
+) -> Iterator[_Loop]:
+    """Loops among the steps low to high, in order and none within another; the one that saves most is taken first.
+
+    Of several that save as much, the one that hands on the fewest arrays: from the end of a block to the next.
+    """
     found = []
     for period in range(1, (high - low) // 2 + 1):
         same = signatures[low : high - period] == signatures[low + period : high]
@@ -234,18 +244,21 @@ def _loops(steps: list[_Step], signatures: np.ndarray, low: int, high: int) -> I
             # whole block: then a loop begins later.
             for start in range(begin, min(begin + period, end - period + 1)):
                 times = (end - start) // period + 1
-                found.append((period * (times - 1), -period, -(low + start), times))
-    best, saved = None, 0
+                found.append((period * (times - 1), -period, low + start, times))
+    best, merit = None, (0, 0)
     for most, period, start, times in sorted(found, reverse=True):
-        if most <= saved:
+        if most < merit[0]:
             break
-        loop = _loop(steps, -start, -period, times)
-        if loop and loop.period * (loop.times - 1) > saved:
-            best, saved = loop, loop.period * (loop.times - 1)
+        if loop := _loop(steps, start, -period, times):
+            inside = (name for step in steps[loop.start : loop.end] for name in step.outputs)
+            behind = sum(last_use.get(name, -1) >= loop.end for name in inside)
+            found_merit = loop.period * (loop.times - 1), -behind - len(loop.handed_on)
+            if best is None or found_merit > merit:
+                best, merit = loop, found_merit
     if best:
-        yield from _loops(steps, signatures, low, best.start)
+        yield from _loops(steps, signatures, last_use, low, best.start)
         yield best
-        yield from _loops(steps, signatures, best.end, high)
+        yield from _loops(steps, signatures, last_use, best.end, high)
 
 
 def _loop(steps: list[_Step], start: int, period: int, times: int) -> _Loop | None:
@@ -288,9 +301,9 @@ def _run(steps: Sequence[_Step], known: dict[int, Any]) -> None:
         known |= zip(step.outputs, step.run([known[name] for name in step.inputs]), strict=True)
 
 
-def _run_loop(steps: list[_Step], loop: _Loop, behind: set[int], known: dict[int, Any]) -> None:
-    """Runs a loop; those of its arrays that are in `behind` are put into `known`."""
-    times = [steps[i : i + loop.period] for i in range(0, len(steps), loop.period)]
+def _run_loop(steps: list[_Step], loop: _Loop, last_use: Mapping[int, int], known: dict[int, Any]) -> None:
+    """Runs a loop; those of its arrays that are used behind it are put into `known`."""
+    times = [steps[i : i + loop.period] for i in range(loop.start, loop.end, loop.period)]
     carry: dict[_Place, Any] = {}
     stacks: dict[tuple[int, ...], Any] = {}  # of arrays from outside that differ from time to time
     for n, sources in enumerate(loop.sources):
@@ -300,8 +313,16 @@ def _run_loop(steps: list[_Step], loop: _Loop, behind: set[int], known: dict[int
                 carry[source.place] = known[names[0]]
             elif source.kind == "outside" and len(set(names)) > 1 and names not in stacks:
                 stacks[names] = jnp.stack([known[name] for name in names])
-    outputs = [(n, i) for n, step in enumerate(times[0]) for i in range(len(step.outputs))]
-    kept = [(n, i) for n, i in outputs if any(time[n].outputs[i] in behind for time in times)]
+    all_times: list[_Place] = []
+    for n, step in enumerate(times[0]):
+        for i, v in enumerate(step.equation.outvars):
+            aval: Any = v.aval
+            used = [last_use.get(time[n].outputs[i], -1) >= loop.end for time in times]
+            if any(used[:-1]):
+                all_times.append((n, i))
+            elif used[-1] and (n, i) not in carry:
+                # Handed on, too, and never looked at: an output of a scan is kept of every time.
+                carry[n, i] = jnp.zeros(aval.shape, aval.dtype)
 
     def body(before: dict[_Place, Any], own: dict[tuple[int, ...], Any]) -> tuple[dict[_Place, Any], list[Any]]:
         made: dict[_Place, Any] = {}
@@ -315,8 +336,9 @@ def _run_loop(steps: list[_Step], loop: _Loop, behind: set[int], known: dict[int
             names = zip(*(time[n].inputs for time in times), strict=True)
             found = step.run([array(*pair) for pair in zip(sources, names, strict=True)])
             made |= {(n, i): one for i, one in enumerate(found)}
-        return {place: made[place] for place in before}, [made[place] for place in kept]
+        return {place: made[place] for place in before}, [made[place] for place in all_times]
 
-    _, found = lax.scan(body, carry, stacks, length=loop.times)
-    for (n, i), stacked in zip(kept, found, strict=True):
-        known |= {time[n].outputs[i]: stacked[t] for t, time in enumerate(times)}
+    last, stacked = lax.scan(body, carry, stacks, length=loop.times)
+    known |= {times[-1][n].outputs[i]: array for (n, i), array in last.items()}
+    for (n, i), arrays in zip(all_times, stacked, strict=True):
+        known |= {time[n].outputs[i]: arrays[t] for t, time in enumerate(times)}
