@@ -3,7 +3,6 @@
 import re
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -26,8 +25,7 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def compiled():
     arguments = {"taps": ("tap",), "devices": 4, "batch": 2, "size": 16, "chunk": 16}
-    with jax.enable_compilation_cache(False):
-        return script.compile_attention(chips.find("v5e:2x2"), Net(), **arguments)
+    return script.compile_attention(chips.find("v5e:2x2"), Net(), **arguments)
 
 
 def test_every_product_is_in_full_float32(compiled):
