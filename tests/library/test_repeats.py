@@ -131,3 +131,12 @@ def test_stages_of_a_resnet():
     text = str(jax.make_jaxpr(rolled(forward))(x))
     assert text.count("dot_general[") + text.count("conv_general_dilated[") == 1 + 4 * 4 + 2 * 3 + 1
     np.testing.assert_allclose(jax.jit(rolled(forward))(x), jax.jit(forward)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_keeps_nothing_but_what_is_used_behind_it():
+    def scan(function):
+        return next(e for e in jax.make_jaxpr(rolled(function))(X).eqns if e.primitive.name == "scan")
+
+    for function, handed_on, kept in ((chain, 1, 0), (first_input_always, 1, 0), (results_on_the_way, 1, 1)):
+        found = scan(function)
+        assert (found.params["num_carry"], len(found.outvars)) == (handed_on, handed_on + kept), function
