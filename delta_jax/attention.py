@@ -63,7 +63,7 @@ def filter_gaps(
       estimator: one of the three.
       filters: {tap: integers [n], or [B, n] for each image its own} to restrict the exact gaps to.
       exact_filters: of "mixed", per image and tap; at least 1.
-      chunk: filters that run together, at least 1; more need more memory. Not given: as many as fill the device and fit.
+      chunk: filters that run together, at least 1; more need more memory. Not given: what fills the device, and fits.
       apply_kwargs: passed on to `model.apply`, e.g. {"train": False}; hashable values.
 
     Returns:
