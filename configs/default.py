@@ -101,8 +101,8 @@ def get_config() -> ConfigDict:
     config.attention_temperature = placeholder(float)  # of that softmax; as the preset
     config.attention_over = "tap"  # filters of a tap share its weights, or those of all_taps
     config.attention_file = ""  # JSON with a list of gaps per tap, as the published code writes it; "" to measure
-    config.attention_batch = 8  # images per pass
-    config.attention_chunk = placeholder(int)  # filters that run together; not set: as many as pay and fit
+    config.attention_batch = placeholder(int)  # images per pass; not set: 8, or as many more as the devices take alike
+    config.attention_chunk = placeholder(int)  # filters that run together; not set: as many as fill the device and fit
 
     # Evaluation and what is written.
     config.eval_crops = 1  # centre crop, or 10: corners and centre, mirrored, probabilities averaged

@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from delta_jax import winograd
-from delta_jax.chips import target
+from delta_jax import repeats, winograd
 
 # Primitives whose output at a position depends on their inputs at that position alone.
 # fmt: off
@@ -40,15 +39,6 @@ _ELEMENTWISE = frozenset(
 # fmt: on
 _REDUCTIONS = frozenset(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"])
 _WINDOWS = frozenset(["reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"])
-# Calls whose inner program is looked into: {name of the primitive: parameter that holds it}.
-_CALLS = {
-    "jit": "jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
 _MIXING = frozenset(["dot_general", "conv_general_dilated", "cond", "while", "scan"])
 # A kernel with more positions than this is not unrolled into shifted sums.
 _MOST_SHIFTS = 49
@@ -59,7 +49,7 @@ class _Value:
     """An array of the program.
 
     Attributes:
-      base: what it is when no filter is silenced.
+      base: what it is when no filter is silenced; where nobody asks for that, its shape and type.
     """
 
     base: Any
@@ -107,6 +97,7 @@ class _Equation:
       run: arrays of the inputs -> arrays of the outputs.
       term: filter -> what silencing it adds to the one output; None where it has to be run.
       mixes: whether it is a convolution, a matrix product or a control flow that has to be run.
+      product: (rows, multiplications) of a convolution or matrix product.
     """
 
     inputs: list[_Value]
@@ -114,6 +105,7 @@ class _Equation:
     run: Callable[[Sequence[Any]], list[Any]]
     term: Callable[[jax.Array], jax.Array] | None
     mixes: bool
+    product: tuple[int, int] | None
 
 
 class Ablation:
@@ -125,19 +117,23 @@ class Ablation:
       output: of the function, with all filters in place.
       live: bool [C]; where False, silencing the filter changes nothing behind the channel-wise part, bit for bit.
       bytes_per_filter: memory that `without` may need at once.
+      rows_per_filter: positions of the maps that `without` convolves or multiplies: their harmonic mean, weighted by
+        the multiplications; 1 where there are none.
       has_closed_form: whether `without` has no convolution, matrix product or loop to run, so that it costs next to
         nothing.
     """
 
-    def __init__(self, function: Callable[[jax.Array], jax.Array], maps: jax.Array):
+    def __init__(self, function: Callable[[jax.Array], jax.Array], maps: jax.Array, *, rolled: bool = False):
         """Runs the function once, and its channel-wise part for all filters.
 
         Args:
           function: maps -> one array.
           maps: [..., C], C filters.
+          rolled: whether what repeats in the function is compiled once, see `repeats`.
         """
         closed = jax.make_jaxpr(function)(maps)
         self._equations: list[_Equation] = []
+        self._rolled = rolled
         # Behind a barrier: XLA would work out the pooling of a constant while it compiles, which takes it seconds.
         zeros = lax.optimization_barrier(jnp.zeros_like(maps))
         start = _Channelwise(maps, zeros, maps.ndim - 1, 0)
@@ -145,23 +141,28 @@ class Ablation:
         if len(found) != 1:
             raise ValueError(f"the model returns {len(found)} arrays, expected one: logits [B, K]")
         self._result = found[0]
-        self.output: jax.Array = self._result.base
+        self.output: jax.Array = repeats.rolled(partial(self._outcome, None))() if rolled else self._result.base
         self.live = self._find_live(maps.shape[-1])
         self.bytes_per_filter = self._peak_bytes()
+        self.rows_per_filter = self._mean_rows()
         self.has_closed_form = not any(one.mixes for one in self._equations)
 
     def without(self, j: jax.Array) -> jax.Array:
         """The function's output when filter j, an integer scalar, is zero; to be vmapped over j."""
+        return repeats.rolled(self._outcome)(j) if self._rolled else self._outcome(j)
+
+    def _outcome(self, j: jax.Array | None) -> jax.Array:
+        """The function's output without filter j, or with all; the channel-wise part has been run."""
         found: dict[int, Any] = {}
 
         def now(value: _Value) -> Any:
-            if isinstance(value, _Channelwise):
+            if isinstance(value, _Channelwise) and j is not None:
                 return value.materialize(j)
             return found[id(value)] if isinstance(value, _PerFilter) else value.base
 
         for one in self._equations:
             if one.term:
-                new = [one.outputs[0].base + one.term(j)]
+                new = [one.outputs[0].base if j is None else one.outputs[0].base + one.term(j)]
             else:
                 new = one.run([now(value) for value in one.inputs])
             found |= {id(value): array for value, array in zip(one.outputs, new, strict=True)}
@@ -177,16 +178,13 @@ class Ablation:
 
     def _step(self, equation: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
         changed = [value for value in inputs if type(value) is not _Value]
-        if changed and equation.params.get("branches_platforms"):
-            return self._run(*_branch_of_platform(equation.params), inputs[1:])
-        if changed and equation.primitive.name in _CALLS:
-            inner = equation.params[_CALLS[equation.primitive.name]]
-            closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-            return self._run(closed.jaxpr, closed.consts, inputs)
+        if changed and (inner := repeats.program_of(equation)):
+            closed, taken = inner
+            return self._run(closed.jaxpr, closed.consts, inputs[taken:])
         if not changed:
-            return [_Value(base) for base in _bind(equation, [value.base for value in inputs])]
+            return [_Value(base) for base in repeats.bind(equation, [value.base for value in inputs])]
         axis = _channel_axis_after(equation, inputs)
-        run: Callable[[Sequence[Any]], list[Any]] = partial(_bind, equation)
+        run: Callable[[Sequence[Any]], list[Any]] = partial(repeats.bind, equation)
         if axis is not None:
             local = [value for value in inputs if isinstance(value, _Channelwise)]
             silenced = run([v.silenced if isinstance(v, _Channelwise) else v.base for v in inputs])
@@ -194,11 +192,13 @@ class Ablation:
             first = local[0].first + _channels_in_front(equation, inputs)
             return [_Channelwise(base, one, axis, first) for base, one in zip(bases, silenced, strict=True)]
         run = _faster(equation, inputs) or run
-        # By the same operations as without a filter: what they round alike cancels in the difference.
-        outputs: list[_Value] = [_PerFilter(base) for base in run([value.base for value in inputs])]
         term = _rank_one(equation, inputs)
+        # By the same operations as without a filter: what they round alike cancels in the difference.
+        known = [value.base for value in inputs]
+        bases = run(known) if term or not self._rolled else jax.eval_shape(run, known)
+        outputs: list[_Value] = [_PerFilter(base) for base in bases]
         mixes = term is None and equation.primitive.name in _MIXING
-        self._equations.append(_Equation(inputs, outputs, run, term, mixes))
+        self._equations.append(_Equation(inputs, outputs, run, term, mixes, _product(equation, inputs)))
         return outputs
 
     def _find_live(self, filters: int) -> jax.Array:
@@ -223,22 +223,26 @@ class Ablation:
             alive = {key: size for key, size in alive.items() if last_use.get(key, -1) > t}
         return peak
 
-
-def _branch_of_platform(params: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    """Of `lax.platform_dependent`: program and constants for the platform that is traced for; None is the default."""
-    platform = target.current().platform
-    taken = next(
-        branch
-        for branch, platforms in zip(params["branches"], params["branches_platforms"], strict=True)
-        if platforms is None or platform in platforms
-    )
-    return taken.jaxpr, taken.consts
+    def _mean_rows(self) -> float:
+        products = [one.product for one in self._equations if one.mixes and one.product]
+        return sum(n for _, n in products) / (sum(n / rows for rows, n in products) or 1) if products else 1.0
 
 
-def _bind(equation: JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
-    with equation.ctx.manager:
-        out = equation.primitive.bind(*arguments, **equation.primitive.get_bind_params(equation.params))
-    return list(out) if equation.primitive.multiple_results else [out]
+def _product(equation: JaxprEqn, inputs: Sequence[_Value]) -> tuple[int, int] | None:
+    """(rows, multiplications) of a convolution or matrix product of one filter's maps; None for what is neither."""
+    name, params = equation.primitive.name, equation.params
+    shapes = [jnp.shape(value.base) for value in inputs]
+    if name == "dot_general":
+        contracted = params["dimension_numbers"][0]
+        maps = next(side for side, value in enumerate(inputs) if type(value) is not _Value)
+        depth = math.prod(shapes[maps][axis] for axis in contracted[maps])
+        return math.prod(shapes[maps]) // depth, math.prod(_shape_of_output(equation)) * depth
+    if name == "conv_general_dilated":
+        out, kernel = params["dimension_numbers"].out_spec, params["dimension_numbers"].rhs_spec
+        shape = _shape_of_output(equation)
+        size, features = math.prod(shape), shape[out[1]]
+        return size // features, size * math.prod(shapes[1]) // shapes[1][kernel[0]]
+    return None
 
 
 def _faster(equation: JaxprEqn, inputs: Sequence[_Value]) -> Callable[[Sequence[Any]], list[Any]] | None:
@@ -258,7 +262,7 @@ def _faster(equation: JaxprEqn, inputs: Sequence[_Value]) -> Callable[[Sequence[
             kernel,
             transformed,
             cpu=lambda x, _, transformed: on_cpu(x, transformed),
-            default=lambda x, kernel, _: _bind(equation, [x, kernel])[0],
+            default=lambda x, kernel, _: repeats.bind(equation, [x, kernel])[0],
         )
         return [by_platform]
 

@@ -1,7 +1,7 @@
 """Which filters of the source network serve the target already: DELTA's supervised attention (ICLR 2019), Eq. 6."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,17 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from delta_jax import features, precision
+from delta_jax import chunks, features, precision, repeats
 from delta_jax.ablation import Ablation
+from delta_jax.chips import target
 
 ESTIMATORS = ("exact", "first_order", "mixed")
 NORMALIZATIONS = ("softmax", "standardized_softmax", "uniform")
 SCOPES = ("tap", "all_taps")
-
-# Filters that run together at most. On a CPU more would leave the caches, elsewhere more would not be faster.
-_MOST_ON_CPU, _MOST_ELSEWHERE = 16, 256
-# Share of an accelerator's memory that they may take, and what they may where the device does not tell its memory.
-_SHARE_OF_MEMORY, _UNTOLD_MEMORY = 0.25, 2**30
 
 _LARGEST_EXPONENT = 80.0  # exp of more than 88 is infinite in float32
 
@@ -67,7 +63,7 @@ def filter_gaps(
       estimator: one of the three.
       filters: {tap: integers [n], or [B, n] for each image its own} to restrict the exact gaps to.
       exact_filters: of "mixed", per image and tap; at least 1.
-      chunk: filters that run together, at least 1; more need more memory. Not given: as many as pay and fit.
+      chunk: filters that run together, at least 1; more need more memory. Not given: what fills the device, and fits.
       apply_kwargs: passed on to `model.apply`, e.g. {"train": False}; hashable values.
 
     Returns:
@@ -139,14 +135,15 @@ def _exact(model, variables, x, y, taps, chosen, chunk, apply) -> dict[str, jax.
 
     def one_image(one):
         image, label, numbers = one
-        prefix = features.Prefix(model, variables, image[None], **apply)
-        return {tap: _increase(_ablation(prefix, tap), label[None], numbers[tap], chunk) for tap in numbers}
+        ablations = _ablations(model, variables, image[None], tuple(numbers), apply)
+        return {tap: _increase(ablations[tap], label[None], numbers[tap], chunk) for tap in numbers}
 
     # One image at a time: its filters fill a chunk, and it skips its own dead ones. Where a tap has so few filters that
     # they do not, several images. Taps that run alike share the passes with all filters.
     groups: dict[int, list[str]] = {}
+    filters = _filters_together(model, variables, x, taps, apply) if chunk is None else dict.fromkeys(taps, chunk)
     for tap in taps:
-        together = max(1, (chunk or _most_together()) // chosen[tap].shape[-1])
+        together = max(1, filters[tap] // chosen[tap].shape[-1])
         together = max(n for n in range(1, together + 1) if len(x) % n == 0)  # a rest would be compiled on its own
         groups.setdefault(together, []).append(tap)
     gaps: dict[str, jax.Array] = {}
@@ -163,10 +160,10 @@ def _all_filters(images: int, filters: int) -> jax.Array:
 def _mixed(model, variables, x, y, first_order, exact_filters, chunk, apply) -> dict[str, jax.Array]:
     def one_image(one):
         image, label, estimates = one
-        prefix = features.Prefix(model, variables, image[None], **apply)
+        ablations = _ablations(model, variables, image[None], tuple(estimates), apply)
         gaps = {}
         for tap, estimate in estimates.items():
-            ablation = _ablation(prefix, tap)
+            ablation = ablations[tap]
             n = len(estimate) if ablation.has_closed_form else min(exact_filters, len(estimate))
             largest = jax.lax.top_k(jnp.abs(estimate), n)[1].astype(jnp.int32)
             gaps[tap] = estimate.at[largest].set(_increase(ablation, label[None], largest, chunk))
@@ -175,15 +172,56 @@ def _mixed(model, variables, x, y, first_order, exact_filters, chunk, apply) -> 
     return jax.lax.map(one_image, (x, y, first_order))
 
 
-def _ablation(prefix: features.Prefix, tap: str) -> Ablation:
-    return Ablation(partial(prefix.continue_from, tap), prefix.feature_maps(tap))
+def _ablations(model, variables, x, taps, apply) -> dict[str, Ablation]:
+    """What follows each tap, for images [B, H, W, 3]."""
+    if not _rolls():
+        prefix = features.Prefix(model, variables, x, **apply)
+        return {tap: Ablation(partial(prefix.continue_from, tap), prefix.feature_maps(tap)) for tap in taps}
+    behind: dict[str, Callable[..., Any]] = {}
+
+    def until(x: jax.Array) -> dict[str, tuple[jax.Array, list[Any]]]:
+        """{tap: (its maps, what else is known when the rest begins)}."""
+        prefix, found = features.Prefix(model, variables, x, **apply), {}
+        for tap in taps:
+            maps = prefix.feature_maps(tap)
+            behind[tap], known = repeats.separated(partial(prefix.continue_from, tap), maps)
+            found[tap] = maps, known
+        return found
+
+    found = repeats.rolled(until)(x)
+    return {tap: Ablation(partial(behind[tap], known), maps, rolled=True) for tap, (maps, known) in found.items()}
+
+
+def _filters_together(model, variables, x, taps, apply) -> dict[str, int]:
+    """{tap: how many filters should run together}, be they of one image or of several."""
+    if target.current().platform == "cpu":
+        return dict.fromkeys(taps, chunks.FEWEST)
+    found: dict[str, int] = {}
+
+    def look(x: jax.Array) -> None:
+        ablations = _ablations(model, variables, x, taps, apply)
+        found.update({tap: _of_one_image(ablation) for tap, ablation in ablations.items()})
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    return found
+
+
+def _of_one_image(ablation: Ablation) -> int:
+    if ablation.has_closed_form:
+        return len(ablation.live)
+    return chunks.filters_together(ablation.bytes_per_filter, ablation.rows_per_filter, target.current())
+
+
+def _rolls() -> bool:
+    """Whether the target's compiler is so slow that what repeats is to be compiled once; see `repeats`."""
+    return target.current().platform == "tpu"
 
 
 def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: int | None) -> jax.Array:
     """The loss of one image without each of the filters `numbers` [n], less the loss with all: [n]."""
     increase = jax.vmap(lambda j: _loss_increase(ablation.output[0], ablation.without(j)[0], label[0]))
     n = len(numbers)
-    k = min(n, chunk or _filters_together(ablation))
+    k = min(n, chunk or chunks.equal_parts(n, _of_one_image(ablation), target.current()))
     live = ablation.live[numbers]
     if k == n:
         return jnp.where(live, increase(numbers), 0)
@@ -194,8 +232,9 @@ def _increase(ablation: Ablation, label: jax.Array, numbers: jax.Array, chunk: i
         rows = jax.lax.dynamic_slice(order, (jnp.minimum(i * k, n - k),), (k,))
         return found.at[rows].set(jnp.where(live[rows], increase(numbers[rows]), 0))
 
-    chunks = (jnp.sum(live, dtype=jnp.int32) + k - 1) // k
-    return jax.lax.fori_loop(0, chunks, run, jnp.zeros((n,), ablation.output.dtype))
+    needed = (jnp.sum(live, dtype=jnp.int32) + k - 1) // k
+    # The minimum is a bound in the program's text, for `chips.programs`.
+    return jax.lax.fori_loop(0, jnp.minimum(needed, -(-n // k)), run, jnp.zeros((n,), ablation.output.dtype))
 
 
 def _loss_increase(before: jax.Array, after: jax.Array, label: jax.Array) -> jax.Array:
@@ -215,26 +254,14 @@ def _loss_increase(before: jax.Array, after: jax.Array, label: jax.Array) -> jax
     return jnp.where((jnp.max(changed) < _LARGEST_EXPONENT) & (grown > -0.5), jnp.log1p(grown), plain)
 
 
-def _filters_together(ablation: Ablation) -> int:
-    if ablation.has_closed_form:
-        return len(ablation.live)
-    each = max(1, ablation.bytes_per_filter)
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
-    fit = int((_SHARE_OF_MEMORY * memory or _UNTOLD_MEMORY) / each)
-    return max(1, min(fit, _most_together()))
-
-
-def _most_together() -> int:
-    return _MOST_ON_CPU if jax.default_backend() == "cpu" else _MOST_ELSEWHERE
-
-
 def _first_order(model, variables, x, y, taps, apply) -> dict[str, jax.Array]:
     _, shapes = jax.eval_shape(lambda v, x: features.apply_with_taps(model, v, x, taps, **apply), variables, x)
     shifts = {tap: jnp.zeros(shape.shape, shape.dtype) for tap, shape in shapes.items()}
 
     def loss(shifts):
         changes = {tap: partial(jnp.add, shift) for tap, shift in shifts.items()}
-        logits, maps = features.apply_with_changes(model, variables, x, changes, **apply)
+        run = lambda x: features.apply_with_changes(model, variables, x, changes, **apply)  # noqa: E731
+        logits, maps = (repeats.rolled(run) if _rolls() else run)(x)
         # Images do not see each other in evaluation mode: the gradient of the sum is every image's own.
         return jnp.sum(_cross_entropy(logits, y)), maps
 

@@ -21,7 +21,8 @@ from delta_jax.workdir.gap_table import GapTable
 VERSION = 3
 FILE, FACTS = "attention.npz", "attention.json"
 _CHECKED_FILTERS = 32  # per tap, and a batch of images: how far an estimate is from the exact gaps
-_FILTERS_AFTER_OOM = 64
+_FILTERS_AFTER_OOM = 8  # fewer than any device takes by itself
+_IMAGES = 8  # per pass, where the config names no number; on more devices one for each
 
 
 class Attention(NamedTuple):
@@ -101,7 +102,7 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
                 table,
                 setup.channels,
                 images,
-                config.attention_batch,
+                images_per_pass(config, setup.mesh),
                 gaps_of.estimate,
                 bar.advance,
                 tolerance=config.attention_tolerance,
@@ -126,6 +127,11 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
     if config.attention_estimator != "exact":
         told["error"] = _check(gaps_of, found, setup)
     return found, told | {"seconds": time.monotonic() - began}
+
+
+def images_per_pass(config: Any, mesh: sharding.Mesh) -> int:
+    """Over all devices: that of the config, or else 8, rounded up to a multiple of the devices."""
+    return config.attention_batch or -(-_IMAGES // mesh.size) * mesh.size
 
 
 def _normalization(config: Any) -> Normalization:
@@ -214,7 +220,7 @@ def _check(gaps_of: _Gaps, found: AttentionPass, setup: Setup) -> dict[str, dict
     """
     from scipy import stats  # half a second to import, wanted for estimates only
 
-    rng, size = np.random.default_rng(0), setup.config.attention_batch
+    rng, size = np.random.default_rng(0), images_per_pass(setup.config, setup.mesh)
     rows = np.arange(size) % len(found.images)
     filters = {tap: rng.permutation(n)[:_CHECKED_FILTERS] for tap, n in setup.channels.items()}
     exact = gaps_of.exact(found.images[rows], filters)

@@ -18,6 +18,8 @@ from delta_jax.training.state import Variables
 def batches_divide(config: FrozenConfigDict, mesh: sharding.Mesh) -> None:
     """Raises ConfigError unless every batch can be split over the devices, and that of training into its parts."""
     for field in ("batch_size", "eval_batch_size", "attention_batch"):
+        if config[field] is None:
+            continue  # it follows the devices
         try:
             sharding.check_divides(config[field], mesh, field)
         except ValueError as error:

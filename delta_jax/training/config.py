@@ -79,7 +79,6 @@ _AT_LEAST = {
     "checkpoint_every": 1,
     "log_every": 1,
     "attention_images": 0,
-    "attention_batch": 1,
     "attention_exact_filters": 1,
     "attention_tolerance": 0,
     "learning_rate": 0,
@@ -254,8 +253,8 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     part, shots = values["data"]["train_fraction"], values["data"]["shots"]
     _require(0 < part <= 1, "data.train_fraction", part, "above 0 to 1 (all)")
     _require(part == 1 or shots == 0, "data.train_fraction", part, f"1: data.shots is {shots}, set one of them")
-    chunk = values["attention_chunk"]
-    _require(chunk is None or chunk >= 1, "attention_chunk", chunk, "1 or more")
+    for field in ("attention_batch", "attention_chunk"):
+        _require(values[field] is None or values[field] >= 1, field, values[field], "1 or more")
     if values["method"] == "delta" and values["attention_per"] == "image":
         why = "a weight per image needs the gaps of every training image"
         _require(values["attention_images"] == 0, "attention_images", values["attention_images"], f"0: {why}")
@@ -323,7 +322,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # have moved are the same images: they are known by their contents.
 _FREE = (
     *("log_every", "data.root", "data.cache_dir", "data.on_device", "data.near_doubles"),
-    *("checkpoint_every", "attention_chunk"),
+    *("checkpoint_every", "attention_chunk", "attention_batch"),
 )
 
 

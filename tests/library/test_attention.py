@@ -12,6 +12,8 @@ import pytest
 import scipy.special
 
 from delta_jax import attention
+from delta_jax.chips import target
+from delta_jax.chips.target import Target
 from tests.reference import random_variables
 
 RNG = np.random.default_rng(0)
@@ -279,3 +281,31 @@ def test_a_whole_batch_is_its_images_one_by_one(variables):
         attention.filter_gaps(Net(), variables, X[i : i + 1], Y[i : i + 1], taps=("first",))["first"] for i in (0, 3)
     ]
     np.testing.assert_allclose(together[jnp.array([0, 3])], jnp.concatenate(alone), atol=1e-6)
+
+
+class Deep(nn.Module):
+    """Four blocks that are alike, but for their weights."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(6, (3, 3), name="first")(x)
+        for n in range(4):
+            x = x + jnp.tanh(nn.Conv(6, (3, 3), name=f"block_{n}")(x))
+        return nn.Dense(3, name="head")(jnp.mean(x, (1, 2)))
+
+
+@pytest.mark.parametrize("estimator", attention.ESTIMATORS)
+def test_what_is_traced_for_a_tpu_has_the_same_gaps(estimator):
+    """There the blocks that a network repeats are a loop, so the program has fewer convolutions."""
+    variables = random_variables(Deep(), X)
+
+    def gaps(x):
+        taps = ("first", "block_3")
+        return attention.filter_gaps(Deep(), variables, x, Y, taps=taps, estimator=estimator, exact_filters=2)
+
+    here, convolutions = jax.jit(gaps)(X), str(jax.make_jaxpr(gaps)(X)).count("conv_general_dilated[")
+    with target.compiling_for(Target("tpu", 16_000_000_000)):
+        there, fewer = jax.jit(gaps)(X), str(jax.make_jaxpr(gaps)(X)).count("conv_general_dilated[")
+    assert fewer < convolutions
+    for tap, found in here.items():
+        np.testing.assert_allclose(there[tap], found, atol=1e-6)  # gaps up to 0.1, losses about 1
