@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,10 @@ _TPUS = {
     "tpu7x": (16, 24, 24),
 }
 _CHIPS_OF_A_HOST = (2, 2, 1)
-EXAMPLES = ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v6e:4x4", "v5p:2x2x1", "v5p:4x4x4", "v4:2x2x1", "v3:2x2")
-EXAMPLES += ("tpu7x:2x2x1", "h100x1", "h100x8")
+EXAMPLES = (
+    *("v5e:1x1", "v5e:4x4", "v5e:16x16", "v5e:2x2", "v6e:4x4", "v5p:4x4x4", "v5p:2x2x1", "v4:2x2x1", "v3:2x2"),
+    *("tpu7x:2x2x1", "h100x1", "h100x8"),
+)
 _INSTALL = "pip install 'delta_jax[aot]'"
 
 
@@ -136,7 +138,7 @@ def _tpus(name: str, generation: str, sides: tuple[int, ...]) -> Topology:
     if generation == "v4":  # as jax runs there: the two cores of a chip are one device
         options["chip_config_name"] = "megacore"
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+        devices: Any = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except (RuntimeError, jax.errors.JaxRuntimeError) as error:
         raise TopologyError(f"no compiler for {name!r}: {error}") from error
     return Topology(name, "tpu", tuple(devices), CHIPS[devices[0].device_kind])
@@ -158,7 +160,7 @@ def _gpus(name: str, count: int) -> Topology:
     if "xla_gpu_autotune_level" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_NO_AUTOTUNING}".strip()
     try:
-        devices = topologies.get_topology_desc(
+        devices: Any = topologies.get_topology_desc(
             platform="cuda", topology_name="h100", target_config=_H100, topology=f"1x1x{count}"
         ).devices
     except (NotImplementedError, RuntimeError, jax.errors.JaxRuntimeError) as error:
@@ -176,12 +178,10 @@ def _finds_ptxas() -> bool:
 
 
 def _cpus(name: str, count: int) -> Topology:
-    if jax.config.jax_num_cpu_devices < count:
+    if jax.config.read("jax_num_cpu_devices") < count:
         # Refused after jax has started, with as many devices as it has.
-        try:
+        with suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", count)
-        except RuntimeError:
-            pass
     there = jax.devices("cpu")
     if len(there) < count:
         raise TopologyError(f"{name}: this process has {len(there)} CPU devices already, expected {count}")

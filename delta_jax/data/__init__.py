@@ -13,7 +13,7 @@ from delta_jax.data.augment import (
 )
 from delta_jax.data.batches import balanced_table, batch_rows, batch_table, padded_batches
 from delta_jax.data.cache import decode, decoder
-from delta_jax.data.canvas import Canvas, Pixels, Strip, from_strip, to_canvas
+from delta_jax.data.canvas import LONGEST, Canvas, Pixels, Strip, from_strip, to_canvas
 from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.color import color_jitter
 from delta_jax.data.contents import identified
@@ -38,6 +38,7 @@ __all__ = [
     "AUGMENTATIONS",
     "DARK",
     "INTERPOLATIONS",
+    "LONGEST",
     "SPLITS",
     "BrokenImageError",
     "Canvas",

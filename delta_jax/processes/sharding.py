@@ -1,7 +1,7 @@
 """The mesh of devices and how arrays lie on it; the one module that knows about either."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,11 @@ from delta_jax.processes import group
 def make_mesh() -> Mesh:
     """All devices along one axis, "data"."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def mesh_of(devices: Sequence[Any]) -> Mesh:
+    """The same of these devices, which need not be here."""
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def check_divides(batch_size: int, mesh: Mesh, field: str) -> None:

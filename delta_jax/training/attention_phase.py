@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from delta_jax import attention, processes
 from delta_jax.processes import interruption, sharding
 from delta_jax.training import attention_pass, channel_weights, provenance
 from delta_jax.training.attention_pass import AttentionPass, Normalization
+from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 from delta_jax.workdir import json_files, logs, storage
@@ -138,11 +140,45 @@ def _normalization(config: Any) -> Normalization:
     return Normalization(config.attention_normalization, config.attention_temperature, config.attention_over)
 
 
+def program(programs: Programs, estimator: str, chunk: int | None) -> Any:
+    """((variables with the L2-FE head, filters), normalised images [B, ...], labels [B]) -> gaps {tap: [B, C]}.
+
+    Args:
+      programs: of the run.
+      estimator: see `attention.filter_gaps`, as the filters {tap: [n]}, None for all.
+      chunk: filters that run together; None for as many as pay and fit.
+    """
+    config, model = programs.config, programs.network()
+
+    def gaps(whole: Any, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        variables, filters = whole
+        return attention.filter_gaps(
+            model,
+            variables,
+            images,
+            labels,
+            taps=config.taps,
+            estimator=estimator,
+            filters=filters,
+            exact_filters=config.attention_exact_filters,
+            chunk=chunk,
+        )
+
+    return sharding.per_device(gaps, programs.mesh)
+
+
+def arguments(programs: Programs) -> tuple[Any, ...]:
+    """Shapes of what `program` takes for a batch and all filters, and how they lie on the devices."""
+    batch, crop = programs.config.attention_batch, programs.config.data.crop
+    parts = (jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32))
+    return (programs.source, None), *sharding.planned(parts, programs.mesh, split=True)
+
+
 class _Gaps:
     """Examples -> gaps, with the images split over the devices; with fewer filters at once when memory runs out."""
 
     def __init__(self, setup: Setup, l2_fe: Variables):
-        self._setup, self._l2_fe, self._model = setup, l2_fe, setup.network()
+        self._setup, self._l2_fe = setup, l2_fe
         self._centre, self._chunk = jax.jit(setup.centre), setup.config.attention_chunk
         self._programs: dict[Any, Any] = {}
 
@@ -171,23 +207,7 @@ class _Gaps:
     def _compiled(self, estimator: str) -> Any:
         key = (estimator, self._chunk)
         if key not in self._programs:
-            config = self._setup.config
-
-            def gaps(whole: Any, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-                variables, filters = whole
-                return attention.filter_gaps(
-                    self._model,
-                    variables,
-                    images,
-                    labels,
-                    taps=config.taps,
-                    estimator=estimator,
-                    filters=filters,
-                    exact_filters=config.attention_exact_filters,
-                    chunk=self._chunk,
-                )
-
-            self._programs[key] = sharding.per_device(gaps, self._setup.mesh)
+            self._programs[key] = program(self._setup, estimator, self._chunk)
         return self._programs[key]
 
 

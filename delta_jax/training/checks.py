@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, models, precision
+from delta_jax.chips import target
 from delta_jax.processes import sharding
 from delta_jax.training import channel_weights
 from delta_jax.training.config import ConfigError
@@ -17,13 +18,16 @@ from delta_jax.training.state import Variables
 
 def batches_divide(config: FrozenConfigDict, mesh: sharding.Mesh) -> None:
     """Raises ConfigError unless every batch can be split over the devices, and that of training into its parts."""
+    wrong = []
     for field in ("batch_size", "eval_batch_size", "attention_batch"):
         if config[field] is None:
             continue  # it follows the devices
         try:
             sharding.check_divides(config[field], mesh, field)
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
     batch, parts = config.batch_size, config.accumulate
     whole = parts * mesh.size
     if batch % whole:
@@ -35,7 +39,8 @@ def batches_divide(config: FrozenConfigDict, mesh: sharding.Mesh) -> None:
 
 def computes(config: FrozenConfigDict) -> None:
     """Raises ConfigError where the network is to compute in what this platform's compiler gets wrong."""
-    if config.compute_dtype == "bfloat16" and jax.default_backend() == "cpu" and not precision.computes_bfloat16():
+    on_cpu = target.current().platform == "cpu"
+    if config.compute_dtype == "bfloat16" and on_cpu and not precision.computes_bfloat16():
         raise ConfigError(
             f"--config.compute_dtype=bfloat16: jax {jax.__version__} computes it wrongly on CPUs; take float32, or set "
             "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= in the environment"

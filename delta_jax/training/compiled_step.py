@@ -16,6 +16,7 @@ from delta_jax import features, precision
 from delta_jax.processes import sharding
 from delta_jax.training import optim, steps
 from delta_jax.training.config import ConfigError
+from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
 from delta_jax.workdir import logs
@@ -74,7 +75,7 @@ def initial_state(setup: Setup, start: Variables) -> TrainState:
     return sharding.replicate(init_state(start, _optimizer(setup, optax.constant_schedule(0.0))), setup.mesh)
 
 
-def _optimizer(setup: Setup, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation:
     config = setup.config
     return optim.make_optimizer(
         setup.source["params"],
@@ -89,7 +90,7 @@ def _optimizer(setup: Setup, schedule: optax.Schedule) -> optax.GradientTransfor
     )
 
 
-def _step(setup: Setup, state: TrainState, source: Variables, batch: Any, attention: Any, chosen: Hyperparameters):
+def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, attention: Any, chosen: Hyperparameters):
     """One step, as `steps.make_train_step` has it, with the metrics [M] in the order of `steps.METRICS`."""
     # Loss and optimizer are made while jax traces: so what they are told can be arguments.
     config = setup.config
@@ -114,12 +115,17 @@ def _step(setup: Setup, state: TrainState, source: Variables, batch: Any, attent
     return state, jnp.stack([metrics[name].astype(jnp.float32) for name in steps.METRICS])
 
 
+def function(programs: Programs) -> Any:
+    """The step, jitted: (state, source, batch, attention, hyperparameters) -> (state, metrics); see `arguments`."""
+    return jax.jit(partial(_step, programs), donate_argnums=0)
+
+
 class CompiledStep:
     """Compiles the step in a thread, for the shapes that are to be expected, and tells what memory it takes."""
 
     def __init__(self, setup: Setup):
         self._setup = setup
-        self._function = jax.jit(partial(_step, setup), donate_argnums=0)
+        self._function = function(setup)
         self._expected: Any = None
         self._future: Future | None = None
 
@@ -198,30 +204,42 @@ def _alike(some: Any, others: Any) -> bool:
     )
 
 
-def _expected_arguments(setup: Setup) -> Any:
-    """Shapes of the step's arguments; None where they depend on the decoded images."""
-    config, settings = setup.config, setup.config.data
-    one_each = setup.method.uses_attention and config.attention_per != "data_set"
-    if settings.aspect == "keep" or (one_each and settings.on_broken == "skip"):
-        return None
-    batch, size = config.batch_size, settings.resize
-    examples = {
-        "image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-        "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
-    }
-    rows = (len(setup.catalogue.rows("train")),) if one_each else ()
-    attention = {tap: jax.ShapeDtypeStruct((*rows, n), jnp.float32) for tap, n in setup.channels.items()}
+def arguments(programs: Programs, pixels: Any, rows: int) -> tuple[Any, ...]:
+    """Shapes of (state, source, batch, attention, hyperparameters), and how they lie on the devices.
+
+    Args:
+      programs: of the run.
+      pixels: shapes of a batch of decoded images, see `Programs.pixels`.
+      rows: training images, each of which may have an attention of its own.
+    """
+    config = programs.config
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    index = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    each = (rows,) if _has_one_each(config, programs) else ()
+    attention = {tap: jax.ShapeDtypeStruct((*each, n), jnp.float32) for tap, n in programs.channels.items()}
     weighted = config.imbalance == "weighted_loss"
     chosen = Hyperparameters(
         alpha=scalar,
         beta=scalar,
         learning_rates=jax.ShapeDtypeStruct((-(-config.steps // _TABLE) * _TABLE,), jnp.float32),
-        label_weights=jax.ShapeDtypeStruct((setup.num_classes,), jnp.float32) if weighted else None,
+        label_weights=jax.ShapeDtypeStruct((programs.num_classes,), jnp.float32) if weighted else None,
         key=jax.eval_shape(jax.random.key, 0),
     )
-    state = jax.eval_shape(lambda v: init_state(v, _optimizer(setup, optax.constant_schedule(0.0))), setup.source)
-    everywhere = (state, setup.source, attention if setup.method.uses_attention else None, chosen)
-    state, source, attention, chosen = sharding.planned(everywhere, setup.mesh)
-    return state, source, sharding.planned(examples, setup.mesh, split=True), attention, chosen
+    start = partial(init_state, tx=_optimizer(programs, optax.constant_schedule(0.0)))
+    state = jax.eval_shape(start, programs.source)
+    everywhere = (state, programs.source, attention if programs.method.uses_attention else None, chosen)
+    state, source, attention, chosen = sharding.planned(everywhere, programs.mesh)
+    numbers = sharding.planned({"label": index, "index": index}, programs.mesh, split=True)
+    return state, source, {"image": pixels, **numbers}, attention, chosen
+
+
+def _has_one_each(config: Any, programs: Programs) -> bool:
+    return programs.method.uses_attention and config.attention_per != "data_set"
+
+
+def _expected_arguments(setup: Setup) -> Any:
+    """Shapes of the step's arguments; None where they depend on the decoded images."""
+    config, settings = setup.config, setup.config.data
+    if settings.aspect == "keep" or (_has_one_each(config, setup) and settings.on_broken == "skip"):
+        return None
+    return arguments(setup, setup.pixels(config.batch_size), len(setup.catalogue.rows("train")))

@@ -4,38 +4,27 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from delta_jax import data, features, methods, models, precision, processes, weights
+from delta_jax import data, processes, weights
 from delta_jax.processes import sharding
 from delta_jax.training import checks, evaluation, steps
-from delta_jax.training.classifier import Preprocessing
 from delta_jax.training.config import origin_of_preprocessing
 from delta_jax.training.image_sets import ImageSet
+from delta_jax.training.programs import Programs
 from delta_jax.training.state import Variables
 from delta_jax.workdir import logs
 
 
-class Setup:
+class Setup(Programs):
     """Network, source, method and data of a resolved config.
 
     Attributes:
-      config: resolved.
-      spec: of the network.
-      method: of fine-tuning.
       catalogue: the data set; images are decoded when one is first asked for.
-      source: variables of the source network with a head of zeros for the target's classes.
-      preprocessing: of evaluation; the normalisation is that of the source's weights.
-      mesh: of all devices.
-      frozen: paths of the modules that fine-tuning leaves as they are in the source.
-      channels: {tap: how many filters it has}.
     """
 
     def __init__(self, config: FrozenConfigDict, *, images: data.Catalogue | None = None, trains: bool = True):
@@ -49,28 +38,19 @@ class Setup:
         Raises:
           ConfigError, DataError, WeightsError: one error that says what does not fit.
         """
-        self.config = config
-        self.spec = models.spec(config.arch)
-        self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
-        self.mesh = sharding.make_mesh()
-        checks.batches_divide(config, self.mesh)
+        mesh = sharding.make_mesh()
+        checks.batches_divide(config, mesh)
         self._trains = trains
         self.catalogue = found(config) if images is None else images
         if self._trains:
             checks.counts(config, self.catalogue)
-        self.preprocessing = Preprocessing(
-            resize=config.data.resize,
-            interpolation=config.data.interpolation,
-            crop=config.data.crop,
-            crops=config.eval_crops,
-            mean=tuple(config.data.mean),
-            std=tuple(config.data.std),
-            aspect=config.data.aspect,
-        )
-        checks.network_fits(config, self.spec, self.network(), self.num_classes)
-        # What the one that is trained cannot do is to be known before minutes are spent on the source.
-        checks.network_trains(config, self.trained_network)
-        checks.computes(config)
+        super().__init__(config, mesh, len(self.catalogue.class_names))
+        # Last: of many images it takes minutes, the first time.
+        self.catalogue = identified(self.catalogue, config)
+        self.preprocessing = dataclasses.replace(self.preprocessing, white=self._white())
+
+    def _variables(self) -> Variables:
+        config = self.config
         remarks: list[str] = []
         with logs.transfer("fetching weights", "kB", 1000) as progress:
             loaded = weights.load(
@@ -83,22 +63,7 @@ class Setup:
             )
         for line in filter(None, (*remarks, origin_of_preprocessing(config))):
             logs.say(line)
-        self.source: Variables = sharding.replicate(loaded, self.mesh)
-        self.frozen = checks.frozen_modules(config, self.network(), self.source, self.heads)
-        if self.frozen and self.method.uses_source_maps:
-            self.config = config = self._without_frozen_taps()
-        checks.blocks_to_recompute(config, self.source)
-        self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
-        # Last: of many images it takes minutes, the first time.
-        self.catalogue = identified(self.catalogue, config)
-        self.preprocessing = dataclasses.replace(self.preprocessing, white=self._white())
-
-    def _without_frozen_taps(self) -> FrozenConfigDict:
-        config = self.config
-        kept = checks.taps_outside(config, self.frozen)
-        if left_out := [tap for tap in config.taps if tap not in kept]:
-            logs.say(f"frozen, so its feature maps are the source's: {', '.join(left_out)} is not compared")
-        return FrozenConfigDict({**config.to_dict(), "taps": kept})
+        return sharding.replicate(loaded, self.mesh)
 
     def _white(self) -> int | None:
         """The value that shows white in images of more than 8 bits a sample, see `data.choose_white`."""
@@ -120,36 +85,6 @@ class Setup:
             if remark:
                 logs.say(remark)
         return white
-
-    @property
-    def num_classes(self) -> int:
-        """Of the target."""
-        return len(self.catalogue.class_names)
-
-    @property
-    def trains_auxiliary(self) -> bool:
-        """Whether the network's second classifier is there, and trained along."""
-        return self.config.auxiliary_weight > 0
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """Module paths of what is new for the target: the classifier, and the second one if it is trained along."""
-        return (self.spec.head, self.spec.auxiliary) if self.trains_auxiliary else (self.spec.head,)
-
-    def network(self, *, compute_dtype: str = "float32", **static: Any) -> Any:
-        """The Flax module; float32 unless told otherwise."""
-        dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
-        return models.create(self.config.arch, num_classes=self.num_classes, dtype=dtype, **static)
-
-    def trained_network(self) -> Any:
-        """The Flax module that is fine-tuned."""
-        config = self.config
-        return self.network(
-            compute_dtype=config.compute_dtype,
-            dropout=config.dropout,
-            frozen_norm=config.batch_norm != "train",
-            auxiliary=self.trains_auxiliary,
-        )
 
     @property
     def cache_dir(self) -> Path:
@@ -222,62 +157,9 @@ class Setup:
     def _split(self, name: str) -> ImageSet:
         return ImageSet(self.images, name, self.mesh, on_device=self.config.data.on_device)
 
-    def centre(self, images: data.Pixels) -> jax.Array:
-        """uint8 [B, S, S, 3] or a Canvas -> the centre crops, normalised float32 [B, crop, crop, 3]."""
-        crops = data.center_crop(images, self.preprocessing.crop)
-        return data.normalize(crops, self.preprocessing.mean, self.preprocessing.std)
-
     def place(self, variables: Variables) -> Variables:
         """The variables on every device."""
         return sharding.replicate(variables, self.mesh)
-
-    def augment(self, key: jax.Array, images: data.Pixels) -> jax.Array:
-        """uint8 [B, S, S, 3] or a Canvas -> random views, normalised [B, crop, crop, 3]; see `data.random_view`."""
-        dtype, settings = jnp.dtype(self.config.compute_dtype), self.config.data
-        views = data.random_view(
-            key,
-            images,
-            settings.crop,
-            augment=settings.augment,
-            mirror=settings.mirror,
-            interpolation=settings.interpolation,
-            least_area=settings.least_area,
-            jitter=settings.color_jitter,
-        )
-        return data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
-
-    def head_features(self) -> Any:
-        """(variables, uint8 images [B, S, S, 3] or a Canvas) -> [V, B, D]: what the head sees of the V views.
-
-        They are the centre and, unless `data.mirror` is off, its mirror image.
-        """
-        model = self.network()
-
-        @jax.jit
-        def compute(variables: Variables, images: data.Pixels) -> jax.Array:
-            centre = self.centre(images)
-            views = jnp.stack([centre, centre[:, :, ::-1]] if self.config.data.mirror else [centre])
-            return jax.lax.map(partial(features.head_inputs, model, variables, head=self.spec.head), views)
-
-        return compute
-
-    def penalty_of_zero_maps(self) -> Any:
-        """(variables, attention, batch) -> [B]: what the method's penalty would be if every feature map were zero."""
-        model = self.network()
-
-        @jax.jit
-        def compute(variables: Variables, attention: Any, batch: steps.Batch) -> jax.Array | None:
-            with precision.full():
-                _, maps = features.apply_with_taps(model, variables, self.centre(batch["image"]), self.config.taps)
-            zeros = jax.tree.map(jnp.zeros_like, maps)
-            return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]))
-
-        return compute
-
-    @cached_property
-    def _predict(self) -> Any:
-        model = self.network(compute_dtype=self.config.compute_dtype)
-        return jax.jit(evaluation.make_predict(model, self.preprocessing.views))
 
     def probabilities(self, variables: Variables, images: ImageSet, description: str = "") -> np.ndarray:
         """[M, K] for the M images of a split, in order."""
@@ -285,7 +167,7 @@ class Setup:
         with logs.progress(len(images), description or "evaluate") as bar:
             for _, mask, batch in images.batches(self.config.eval_batch_size):
                 kept = int(mask.sum())
-                found.append(sharding.on_host(self._predict(variables, batch["image"]))[:kept])
+                found.append(sharding.on_host(self.predict(variables, batch["image"]))[:kept])
                 bar.advance(kept)
         return np.concatenate(found) if found else np.zeros((0, self.num_classes), np.float32)
 

@@ -1,0 +1,169 @@
+"""What a run compiles: made of its config, and of variables and images by their shapes alone where that is wanted."""
+
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+
+from delta_jax import data, features, methods, models, precision
+from delta_jax.models.checks import init_shapes
+from delta_jax.processes import sharding
+from delta_jax.training import checks, evaluation, steps
+from delta_jax.training.classifier import Preprocessing
+from delta_jax.training.state import Variables
+from delta_jax.workdir import logs
+
+
+class Programs:
+    """Network, method and programs of a resolved config.
+
+    Attributes:
+      config: resolved.
+      spec: of the network.
+      method: of fine-tuning.
+      num_classes: of the target.
+      source: variables of the source network with a head for the target's classes: their shapes, and of a `Setup`,
+        which has found weights, zeros in the head.
+      preprocessing: of evaluation; the normalisation is that of the source's weights.
+      mesh: of all devices.
+      frozen: paths of the modules that fine-tuning leaves as they are in the source.
+      channels: {tap: how many filters it has}.
+    """
+
+    def __init__(self, config: FrozenConfigDict, mesh: sharding.Mesh, num_classes: int):
+        """Checks the network against the config.
+
+        Args:
+          config: resolved.
+          mesh: of the devices, of which none need be here.
+          num_classes: of the target.
+
+        Raises:
+          ConfigError: what does not fit.
+        """
+        self.config, self.mesh, self.num_classes = config, mesh, num_classes
+        self.spec = models.spec(config.arch)
+        self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
+        self.preprocessing = Preprocessing(
+            resize=config.data.resize,
+            interpolation=config.data.interpolation,
+            crop=config.data.crop,
+            crops=config.eval_crops,
+            mean=tuple(config.data.mean),
+            std=tuple(config.data.std),
+            aspect=config.data.aspect,
+        )
+        checks.network_fits(config, self.spec, self.network(), self.num_classes)
+        # What the one that is trained cannot do is to be known before minutes are spent on the source.
+        checks.network_trains(config, self.trained_network)
+        checks.computes(config)
+        self.source: Variables = self._variables()
+        self.frozen = checks.frozen_modules(config, self.network(), self.source, self.heads)
+        if self.frozen and self.method.uses_source_maps:
+            self.config = config = self._without_frozen_taps()
+        checks.blocks_to_recompute(config, self.source)
+        self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
+
+    def _variables(self) -> Variables:
+        shapes = init_shapes(self.network(auxiliary=self.trains_auxiliary), self.config.data.crop)
+        return sharding.planned(shapes, self.mesh)
+
+    def _without_frozen_taps(self) -> FrozenConfigDict:
+        config = self.config
+        kept = checks.taps_outside(config, self.frozen)
+        if left_out := [tap for tap in config.taps if tap not in kept]:
+            logs.say(f"frozen, so its feature maps are the source's: {', '.join(left_out)} is not compared")
+        return FrozenConfigDict({**config.to_dict(), "taps": kept})
+
+    @property
+    def trains_auxiliary(self) -> bool:
+        """Whether the network's second classifier is there, and trained along."""
+        return self.config.auxiliary_weight > 0
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Module paths of what is new for the target: the classifier, and the second one if it is trained along."""
+        return (self.spec.head, self.spec.auxiliary) if self.trains_auxiliary else (self.spec.head,)
+
+    def network(self, *, compute_dtype: str = "float32", **static: Any) -> Any:
+        """The Flax module; float32 unless told otherwise."""
+        dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
+        return models.create(self.config.arch, num_classes=self.num_classes, dtype=dtype, **static)
+
+    def trained_network(self) -> Any:
+        """The Flax module that is fine-tuned."""
+        config = self.config
+        return self.network(
+            compute_dtype=config.compute_dtype,
+            dropout=config.dropout,
+            frozen_norm=config.batch_norm != "train",
+            auxiliary=self.trains_auxiliary,
+        )
+
+    def pixels(self, batch: int, *, long_side: int | None = None) -> data.Pixels:
+        """Shapes of decoded images, uint8 [batch, S, S, 3]; where they keep their aspect, a Canvas of `long_side`."""
+        size = self.config.data.resize
+        if self.config.data.aspect != "keep":
+            return sharding.planned(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8), self.mesh, split=True)
+        shapes = data.Canvas(
+            jax.ShapeDtypeStruct((batch, long_side or data.LONGEST * size, size, 3), jnp.uint8),
+            jax.ShapeDtypeStruct((batch,), jnp.int32),
+            jax.ShapeDtypeStruct((batch,), jnp.bool_),
+        )
+        return sharding.planned(shapes, self.mesh, split=True)
+
+    def centre(self, images: data.Pixels) -> jax.Array:
+        """uint8 [B, S, S, 3] or a Canvas -> the centre crops, normalised float32 [B, crop, crop, 3]."""
+        crops = data.center_crop(images, self.preprocessing.crop)
+        return data.normalize(crops, self.preprocessing.mean, self.preprocessing.std)
+
+    def augment(self, key: jax.Array, images: data.Pixels) -> jax.Array:
+        """uint8 [B, S, S, 3] or a Canvas -> random views, normalised [B, crop, crop, 3]; see `data.random_view`."""
+        dtype, settings = jnp.dtype(self.config.compute_dtype), self.config.data
+        views = data.random_view(
+            key,
+            images,
+            settings.crop,
+            augment=settings.augment,
+            mirror=settings.mirror,
+            interpolation=settings.interpolation,
+            least_area=settings.least_area,
+            jitter=settings.color_jitter,
+        )
+        return data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
+
+    def head_features(self) -> Any:
+        """(variables, uint8 images [B, S, S, 3] or a Canvas) -> [V, B, D]: what the head sees of the V views.
+
+        They are the centre and, unless `data.mirror` is off, its mirror image.
+        """
+        model = self.network()
+
+        @jax.jit
+        def compute(variables: Variables, images: data.Pixels) -> jax.Array:
+            centre = self.centre(images)
+            views = jnp.stack([centre, centre[:, :, ::-1]] if self.config.data.mirror else [centre])
+            return jax.lax.map(partial(features.head_inputs, model, variables, head=self.spec.head), views)
+
+        return compute
+
+    def penalty_of_zero_maps(self) -> Any:
+        """(variables, attention, batch) -> [B]: what the method's penalty would be if every feature map were zero."""
+        model = self.network()
+
+        @jax.jit
+        def compute(variables: Variables, attention: Any, batch: steps.Batch) -> jax.Array | None:
+            with precision.full():
+                _, maps = features.apply_with_taps(model, variables, self.centre(batch["image"]), self.config.taps)
+            zeros = jax.tree.map(jnp.zeros_like, maps)
+            return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]))
+
+        return compute
+
+    @cached_property
+    def predict(self) -> Any:
+        """(variables, decoded images) -> probabilities [B, K], see `evaluation.make_predict`."""
+        model = self.network(compute_dtype=self.config.compute_dtype)
+        return jax.jit(evaluation.make_predict(model, self.preprocessing.views))
