@@ -178,9 +178,8 @@ def _finds_ptxas() -> bool:
 
 
 def _cpus(name: str, count: int) -> Topology:
-    if jax.config.read("jax_num_cpu_devices") < count:
-        # Refused after jax has started, with as many devices as it has.
-        with suppress(RuntimeError):
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):  # refused after jax has started, with as many devices as it has
             jax.config.update("jax_num_cpu_devices", count)
     there = jax.devices("cpu")
     if len(there) < count:

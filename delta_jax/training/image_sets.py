@@ -1,5 +1,6 @@
 """The images of a run: whole on the device when they fit, else a batch at a time; the same batches either way."""
 
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,11 @@ from delta_jax.processes import sharding
 
 # Share of the memory that decoded images may take; the rest is for the activations of two networks.
 SHARE_OF_MEMORY = 0.3
+
+
+def stay_on_device(size: int, on_device: str, memory: float) -> bool:
+    """Whether images of `size` bytes stay on every device, which has `memory`; on_device is "auto", "yes" or "no"."""
+    return on_device == "yes" or (on_device == "auto" and size <= SHARE_OF_MEMORY * memory)
 
 
 class ImageSet:
@@ -38,7 +44,7 @@ class ImageSet:
                 f"--config.data.on_device=yes: the decoded images take {size:,} bytes, and a device has {memory:,}; "
                 "set auto or no"
             )
-        self.resident = on_device == "yes" or (on_device == "auto" and size <= SHARE_OF_MEMORY * _memory())
+        self.resident = stay_on_device(size, on_device, _memory() if on_device == "auto" else math.inf)
         self._held: jax.Array | data.Strip | None = None
         self._held_labels: jax.Array | None = None
 

@@ -107,7 +107,8 @@ class Programs:
         size = self.config.data.resize
         if self.config.data.aspect != "keep":
             return sharding.planned(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8), self.mesh, split=True)
-        shapes = data.Canvas(
+        canvas: Any = data.Canvas
+        shapes = canvas(
             jax.ShapeDtypeStruct((batch, long_side or data.LONGEST * size, size, 3), jnp.uint8),
             jax.ShapeDtypeStruct((batch,), jnp.int32),
             jax.ShapeDtypeStruct((batch,), jnp.bool_),

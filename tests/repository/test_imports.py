@@ -17,7 +17,7 @@ FILES = {
 LIBRARY = ("precision", "regularizers", "features", "attention", "methods")
 PARTS = ("models", "weights", "data")
 GROUND = ("processes", "chips", "workdir")  # know nothing of networks and images
-COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export", "describe")
+COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export", "describe", "plan")
 
 # The rooms from the ground up: who imports stands above whom it imports. docs/design.md says what each is for.
 FLOORS = (
@@ -28,7 +28,7 @@ FLOORS = (
     ("methods",),
     ("training",),
     ("exports", "analysis", "command_line"),
-    ("page",),
+    ("page", "planning"),
     ("reports",),
     ("sweeps",),
     ("train",),
@@ -69,6 +69,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "analysis": (*GROUND, *LIBRARY, *PARTS, "training", "analysis"),
     "analysis.statistics": (),
     "analysis.published": (),
+    "planning": (*GROUND, "data", "training", "analysis.flops", "planning"),
     # Reads files; of the rest it takes names, statistics and the readers of two files.
     "page": ("methods", "workdir", "analysis.drift", "analysis.statistics", "analysis.published", "page"),
     "reports": (*GROUND, *LIBRARY, *PARTS, "training", "analysis", "page", "reports"),
@@ -81,6 +82,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sweep": (*GROUND, "training", "sweeps", "command_line", "train"),
     "export": (*GROUND, "training", "exports", "weights", "command_line"),
     "describe": (*GROUND, "models", "analysis", "command_line"),
+    "plan": (*GROUND, "training", "planning", "command_line"),
 }
 PUBLIC = (*LIBRARY, *PARTS)  # delta_jax/__init__.py re-exports them
 MAY_IMPORT_TRAINER = ("training.trainer", "reports", "sweeps.runner", *COMMANDS)
