@@ -47,12 +47,12 @@ def main(_: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")  # an accelerator that is here is left alone
     try:
-        config = configs.resolve(_CONFIG.value)
+        config, images = configs.resolve(_CONFIG.value), _numbers(_IMAGES.value)
         folder = cache_dir(config) / "plans"
         with noise.kept_in(folder / "compiler.log"):
             topology = chips.find(str(_TOPOLOGY.value))
             processes.set_up_process()
-            counted = amounts(config, classes=_CLASSES.value, images=_numbers(_IMAGES.value))
+            counted = amounts(config, classes=_CLASSES.value, images=images)
             logs.say(counted.origin)
             names = _PROGRAMS.value or works.NAMES
             found = plan.make(config, topology, counted, folder, names=names, largest=_LARGEST.value)

@@ -100,7 +100,7 @@ class Change:
 
 
 def changes(programs: Programs, cost_of: Callable[[Programs], Cost], memory: float) -> Iterator[Change]:
-    """Each change alone, then all of them together until a step fits; a batch that goes in more parts until it does.
+    """Each change alone, the batch in twice as many parts until it fits; all of them together where none is enough.
 
     Args:
       programs: of a run whose step does not fit.
@@ -120,17 +120,21 @@ def changes(programs: Programs, cost_of: Callable[[Programs], Cost], memory: flo
         found = cost_of(other)
         return Change(fields, found, found.memory <= memory)
 
-    together: dict[str, Any] = {}
-    for field, value in (("compute_dtype", "bfloat16"), ("remat", True)):
-        if config[field] != value and (change := look(**{field: value})):
-            together[field] = value
-            yield change
-    for base in ({}, together) if together else ({},):
-        parts = config.accumulate if base == {} else config.accumulate // 2 or 1
-        while (parts := 2 * parts) <= _MOST_PARTS:
-            change = look(**base, accumulate=parts) if parts > 1 else None
-            if change is None:
-                break
+    def in_parts(parts: int, **fields: Any) -> Iterator[Change]:
+        while parts <= _MOST_PARTS and (change := look(**fields, accumulate=parts)):
             yield change
             if change.fits:
                 return
+            parts *= 2
+
+    found: list[Change] = []
+    for field, value in (("compute_dtype", "bfloat16"), ("remat", True)):
+        if config[field] != value and (change := look(**{field: value})):
+            found.append(change)
+            yield change
+    together = {field: value for change in found for field, value in change.fields.items()}
+    for change in in_parts(2 * config.accumulate):
+        found.append(change)
+        yield change
+    if together and not any(change.fits for change in found):
+        yield from in_parts(config.accumulate * (1 if len(together) > 1 else 2), **together)

@@ -92,6 +92,7 @@ def make(
     """
     mesh, memory = sharding.mesh_of(topology.devices), topology.chip.memory
     checks.batches_divide(config, mesh)
+    checks.enough_to_train(config, amounts.train)
     with topology.compiling():
         programs = Programs(config, mesh, amounts.classes)
     found = [work for work in works.works(programs, amounts, memory) if work.name in names]
@@ -120,7 +121,7 @@ def make(
                     lambda size: cost_of(works.changed(programs, batch_size=size)),
                     config.batch_size,
                     least,
-                    max(amounts.train, config.batch_size),
+                    amounts.train,
                     room,
                 )
     return Plan(topology, programs, amounts, parts, best, tried)

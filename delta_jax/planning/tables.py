@@ -87,7 +87,7 @@ def remarks(plan: Plan) -> Iterator[str]:
         yield "times: the compiler's cycles at the chip's clock; they know nothing of waiting, for chips or for images"
     if bounded := [part.work.name for part in parts if part.cost.bounded_loops]:
         yield f"{', '.join(bounded)}: loops that the data may end earlier count as often as they run at most"
-    if unknown := [part.work.name for part in parts if part.cost.unknown_loops]:
+    if unknown := [part.work.name for part in parts if part.cost.unknown_loops and part.cost.cycles]:
         yield f"{', '.join(unknown)}: loops of a length that the program does not say count once"
     beside = parts[0].work.beside if parts else 0
     if beside:

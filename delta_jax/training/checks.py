@@ -49,14 +49,16 @@ def computes(config: FrozenConfigDict) -> None:
 
 def counts(config: FrozenConfigDict, catalogue: data.Catalogue) -> None:
     """Raises ConfigError where there are too few images to train or none to test on."""
-    n = {split: len(catalogue.rows(split)) for split in data.SPLITS}
-    for field, way_out in (("batch_size", "take a smaller batch"), ("attention_images", "0 takes all")):
-        if config[field] > n["train"]:
-            raise ConfigError(
-                f"--config.{field}={config[field]}: there are only {n['train']} training images; {way_out}"
-            )
-    if not n["test"]:
+    enough_to_train(config, len(catalogue.rows("train")))
+    if not len(catalogue.rows("test")):
         raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
+
+
+def enough_to_train(config: FrozenConfigDict, images: int) -> None:
+    """Raises ConfigError where so many training images are too few."""
+    for field, way_out in (("batch_size", "take a smaller batch"), ("attention_images", "0 takes all")):
+        if config[field] > images:
+            raise ConfigError(f"--config.{field}={config[field]}: there are only {images} training images; {way_out}")
 
 
 def network_fits(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, num_classes: int) -> None:
