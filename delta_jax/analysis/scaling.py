@@ -222,6 +222,11 @@ class StepTime:
         return self.arithmetic + self.memory + self.operations + self.statistics + self.gradients
 
 
+def step_bytes(network: Network, *, source: bool = True) -> int:
+    """That pass through memory beside the convolutions for one image of a step, in bfloat16."""
+    return (PASSES + SOURCE_PASSES * source) * 2 * network.outputs
+
+
 def gradient_bytes(network: Network) -> int:
     """That a step sums over the chips, in bfloat16: what the network computes in, the compiled program sums."""
     return 2 * network.parameters
@@ -249,13 +254,12 @@ def step_time(
         raise ValueError(f"a batch of {batch} images cannot be split over {chips} chips")
     images = math.ceil(batch / chips)
     forwards = 3 + source
-    passes = PASSES + SOURCE_PASSES * source
     # Two sums over images and positions, forward; the gradients of scale and shift, backward.
     vectors = 2 * 4 * network.norm_channels / max(network.norm_layers, 1)
     waiting = statistics_all_reduces(network) * chip.links.all_reduce(vectors, chips)
     return StepTime(
         arithmetic=images * forwards * network.forward_flops / (ATTAINABLE * chip.flops),
-        memory=images * passes * 2 * network.outputs / (ATTAINABLE * chip.bandwidth),
+        memory=images * step_bytes(network, source=source) / (ATTAINABLE * chip.bandwidth),
         operations=network.layers * (OPERATIONS_PER_LAYER + 2 * source) * OPERATION,
         statistics=waiting if batch_statistics else 0.0,
         gradients=chip.links.all_reduce(gradient_bytes(network), chips),

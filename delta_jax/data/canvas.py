@@ -93,14 +93,41 @@ def sides(images: Pixels) -> tuple[jax.Array, jax.Array]:
 def cut(images: Pixels, top: jax.Array, left: jax.Array, size: int) -> jax.Array:
     """The squares [B, size, size, C] with these corners, int32 [B], of the images as they are seen."""
 
+    if not isinstance(images, Canvas):
+        return _squares(jnp.asarray(images), top, left, size)
+    turned = jnp.asarray(images.transposed)
+    pixels = jnp.asarray(images.pixels)
+    return turn(_squares(pixels, jnp.where(turned, left, top), jnp.where(turned, top, left), size), turned)
+
+
+def _squares(images: jax.Array, top: jax.Array, left: jax.Array, size: int) -> jax.Array:
+    # On a TPU slices at places of their own are cut image by image: 2.7 M cycles for 32 of 224 pixels on v5e; products
+    # with ones and zeros, which its matrix unit does exactly, take 0.06 M.
+    slices, products = partial(squares_by_slices, size=size), partial(squares_by_products, size=size)
+    if images.dtype != jnp.uint8:
+        return slices(images, top, left)
+    return jax.lax.platform_dependent(images, top, left, tpu=products, default=slices)
+
+
+def squares_by_slices(images: jax.Array, top: jax.Array, left: jax.Array, *, size: int) -> jax.Array:
+    """`cut` of images [B, H, W, C]."""
+
     def one(image: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(image, (first, second, jnp.int32(0)), (size, size, image.shape[-1]))
 
-    if not isinstance(images, Canvas):
-        return jax.vmap(one)(jnp.asarray(images), top, left)
-    turned = jnp.asarray(images.transposed)
-    squares = jax.vmap(one)(jnp.asarray(images.pixels), jnp.where(turned, left, top), jnp.where(turned, top, left))
-    return turn(squares, turned)
+    return jax.vmap(one)(images, top, left)
+
+
+def squares_by_products(images: jax.Array, top: jax.Array, left: jax.Array, *, size: int) -> jax.Array:
+    """The same of uint8 images: bfloat16 holds whole numbers up to 256, and each sum has one term that is not zero."""
+
+    def rows_of_ones(start: jax.Array, length: int) -> jax.Array:
+        wanted = start[:, None] + jnp.arange(size, dtype=start.dtype)[None, :]
+        places = jnp.arange(length, dtype=start.dtype)[None, None, :]
+        return (wanted[:, :, None] == places).astype(jnp.bfloat16)
+
+    rows = jnp.einsum("bsh,bhwc->bswc", rows_of_ones(top, images.shape[1]), images.astype(jnp.bfloat16))
+    return jnp.einsum("btw,bswc->bstc", rows_of_ones(left, images.shape[2]), rows).astype(jnp.uint8)
 
 
 def turn(squares: jax.Array, which: jax.Array) -> jax.Array:

@@ -1,11 +1,14 @@
 """Images of different sizes on one canvas: every crop against the same crop of the image by itself, in numpy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from delta_jax.data import Canvas, center_crop, random_crop_mirror, random_view, ten_crop, to_canvas
+from delta_jax.data import canvas as canvases
 
 S = 8
 # Height and width: wide, high, square, as long as a canvas, odd margins of every kind.
@@ -110,3 +113,23 @@ def test_a_crop_larger_than_the_shorter_side_is_refused(canvas):
     for crop in (center_crop, ten_crop, lambda x, size: random_crop_mirror(jax.random.key(0), x, size)):
         with pytest.raises(ValueError, match="a crop of 9 pixels does not fit"):
             crop(canvas, 9)
+
+
+def test_squares_by_products_are_those_by_slices():
+    # All values of a byte, odd sides, every corner: what TPUs compute, computed here in bfloat16.
+    images = np.arange(6 * 9 * 8 * 3, dtype=np.int64).reshape(6, 9, 8, 3).astype(np.uint8)
+    top, left = np.array([0, 0, 4, 4, 2, 1], np.int32), np.array([0, 3, 0, 3, 1, 2], np.int32)
+    expected = np.stack([image[t : t + 5, s : s + 5] for image, t, s in zip(images, top, left, strict=True)])
+    for squares in (canvases.squares_by_slices, canvases.squares_by_products):
+        np.testing.assert_array_equal(jax.jit(partial(squares, size=5))(images, top, left), expected)
+
+
+def test_tpus_cut_by_products_and_others_by_slices():
+    def text(images, platform):
+        whole = np.zeros(4, np.int32)
+        traced = jax.jit(partial(canvases.cut, size=5)).trace(images, whole, whole)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    assert [platform for platform in ("cpu", "cuda", "tpu") if "dot_general" in text(images, platform)] == ["tpu"]
+    assert "dot_general" not in text(images.astype(np.float32), "tpu")  # only bytes are exact
