@@ -53,7 +53,7 @@ def main(_: list[str]) -> None:
             topology = chips.find(str(_TOPOLOGY.value))
             processes.set_up_process()
             counted = amounts(config, classes=_CLASSES.value, images=images)
-            logs.say(counted.origin)
+            logs.say(str(counted))
             names = _PROGRAMS.value or works.NAMES
             found = plan.make(config, topology, counted, folder, names=names, largest=_LARGEST.value)
     except (ConfigError, chips.TopologyError) as error:

@@ -16,7 +16,7 @@ class Amounts:
     Attributes:
       classes: of the target.
       train, validation, test: images.
-      origin: a line that says where the numbers come from.
+      origin: where the numbers come from.
     """
 
     classes: int
@@ -24,6 +24,10 @@ class Amounts:
     validation: int
     test: int
     origin: str
+
+    def __str__(self) -> str:
+        numbers = f"{self.train:,} training, {self.validation:,} validation and {self.test:,} test images"
+        return f"{self.classes:,} classes, {numbers}: {self.origin}"
 
     @property
     def images(self) -> int:
@@ -44,7 +48,7 @@ def amounts(config: Any, *, classes: int | None = None, images: Sequence[int] = 
       ConfigError: the data are not found, and not all is told.
     """
     if classes and images:
-        return Amounts(classes, *_splits(config, images), origin=f"{classes} classes, as told{_how(images)}")
+        return Amounts(classes, *_splits(config, images), origin=f"as told{_how(images)}")
     try:
         catalogue = found(config)
     except (data.DataError, OSError, ImportError) as error:
@@ -60,7 +64,7 @@ def amounts(config: Any, *, classes: int | None = None, images: Sequence[int] = 
     told = [f"--{name}" for name, given in (("classes", classes), ("images", images)) if given]
     beside = f"; {' and '.join(told)} as told{_how(images)}" if told else ""
     number = classes or len(catalogue.class_names)
-    return Amounts(number, train, validation, test, f"{number} classes, images of {catalogue.name}{beside}")
+    return Amounts(number, train, validation, test, f"images of {catalogue.name}{beside}")
 
 
 def _splits(config: Any, images: Sequence[int]) -> tuple[int, int, int]:

@@ -73,7 +73,7 @@ def cost(work: Work, topology: Topology, folder: Path) -> Cost:
         return Cost(**kept)
     logs.say(f"{work.name}, {work.images} images: compiling for {topology.name}")
     with topology.compiling():
-        counted = flops.count(function, *arguments)
+        counted = flops.count(function, *arguments) / (len(topology.devices) if work.split else 1)
     began = time.monotonic()
     try:
         compiled = lowered.compile()

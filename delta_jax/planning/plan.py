@@ -129,13 +129,11 @@ def make(
 
 def _part(work: Work, cost: Cost, topology: Topology) -> Part:
     chip, memory = topology.chip, cost.memory + work.beside
-    # Counted over all devices, but where each runs a part of its own, as the attention does.
-    flops = cost.flops / (1 if work.name == works.ATTENTION else len(topology.devices))
     return Part(
         work=work,
         cost=cost,
         memory=memory,
         fits=memory <= chip.memory,
         seconds=None if cost.cycles is None or chip.clock is None else cost.cycles / chip.clock,
-        least_seconds=max(flops / chip.flops, cost.held / chip.bandwidth),
+        least_seconds=max(cost.flops / chip.flops, cost.held / chip.bandwidth),
     )

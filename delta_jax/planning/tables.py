@@ -79,7 +79,7 @@ def _cost(cost: Cost) -> dict[str, Any]:
 
 def remarks(plan: Plan) -> Iterator[str]:
     """What is to be known of the numbers, a line each."""
-    yield plan.amounts.origin
+    yield str(plan.amounts)
     chip, parts = plan.topology.chip, plan.parts
     if chip.clock is None and chip.flops < float("inf"):
         yield f"{chip.name}: no time is known; `at least` is arithmetic, products or memory at their published peaks"

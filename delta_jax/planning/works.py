@@ -25,6 +25,7 @@ class Work:
       images: per call.
       calls: {phase of the run: how often}.
       beside: bytes that a device holds meanwhile and that are none of the program's.
+      split: whether the function is traced for all devices together; else each runs it on a part of its own.
       make: () -> (jitted function, shapes of its arguments).
     """
 
@@ -33,6 +34,7 @@ class Work:
     calls: Mapping[str, int]
     beside: int
     make: Callable[[], tuple[Any, tuple[Any, ...]]]
+    split: bool = True
 
 
 def works(programs: Programs, amounts: Amounts, memory: float) -> list[Work]:
@@ -48,7 +50,7 @@ def works(programs: Programs, amounts: Amounts, memory: float) -> list[Work]:
     if programs.method.uses_attention and not config.attention_file:
         images = min(config.attention_images or amounts.train, amounts.train)
         calls = {"attention": -(-images // config.attention_batch)}
-        found.append(Work(ATTENTION, config.attention_batch, calls, kept, lambda: _attention(programs)))
+        found.append(Work(ATTENTION, config.attention_batch, calls, kept, lambda: _attention(programs), split=False))
     validation, test = (-(-n // batch) for n in (amounts.validation, amounts.test))
     # At the end both splits with the network that was trained and, to compare, with the one before.
     calls = {"evaluation": validation + test}

@@ -89,11 +89,11 @@ def test_how_many_images_there_are(photos):
     config = configs.resolve(small_config(photos))
     found = counting.amounts(config)
     assert (found.classes, found.train, found.validation, found.test) == (3, 40, 14, 18)
-    assert found.origin.startswith("3 classes, images of ")
+    assert str(found).startswith("3 classes, 40 training, 14 validation and 18 test images: images of ")
     told = counting.amounts(config, classes=7, images=[300])
     # validation_fraction 0.25: 100 of 400; test_fraction 0.25: 133 of 533.
     assert (told.classes, told.train, told.validation, told.test) == (7, 300, 100, 133)
-    assert "7 classes, as told; validation and test images in the proportions of the config" in told.origin
+    assert told.origin == "as told; validation and test images in the proportions of the config"
     assert counting.amounts(config, classes=7, images=[300, 20, 10]).test == 10
     assert counting.amounts(config, classes=7).train == 40
     gone = configs.resolve(small_config(photos, data__root=str(photos / "gone")))
@@ -121,7 +121,9 @@ def test_a_plan_for_scripts_and_for_people(photos, tmp_path, capsys, monkeypatch
     text = capsys.readouterr().out
     assert "tests.small_network:spec, delta: a call on each chip of cpu:4, GB" in text
     assert [
-        word for word in ("all-reduce", "fine-tuning", "validation while it trains", "note: told") if word not in text
+        word
+        for word in ("all-reduce", "fine-tuning", "validation while it trains", "18 test images: told")
+        if word not in text
     ] == []
 
     # A chip on which the step does not fit, by one byte: half of the batch does.
