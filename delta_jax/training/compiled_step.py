@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from delta_jax import features, precision
+from delta_jax import features, models, precision
 from delta_jax.processes import sharding
 from delta_jax.training import optim, steps
 from delta_jax.training.config import ConfigError
@@ -96,7 +96,7 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
     config = setup.config
     loss = steps.make_loss(
         setup.trained_network(),
-        setup.network(compute_dtype=config.compute_dtype),
+        setup.network(compute_dtype=config.compute_dtype, platform=setup.platform),
         setup.method,
         taps=config.taps,
         head=setup.heads,
@@ -107,6 +107,8 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
         label_weights=chosen.label_weights,
         freeze_until=config.freeze_until,
         recompute=features.blocks(setup.source["params"]) if config.remat else (),
+        # TPU compilers see by themselves what is quicker computed again than kept.
+        keep=models.keep_products_and_sums if setup.platform == "gpu" and not config.remat else None,
     )
     optimizer = _optimizer(setup, lambda count: chosen.learning_rates[count])
     step = steps.make_train_step(loss, optimizer, setup.augment, accumulate=config.accumulate)

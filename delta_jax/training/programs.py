@@ -87,8 +87,14 @@ class Programs:
         """Module paths of what is new for the target: the classifier, and the second one if it is trained along."""
         return (self.spec.head, self.spec.auxiliary) if self.trains_auxiliary else (self.spec.head,)
 
+    @property
+    def platform(self) -> str:
+        """Of the devices: "cpu", "tpu" or "gpu"."""
+        found = self.mesh.devices.flat[0].platform
+        return "gpu" if found in ("cuda", "rocm") else found
+
     def network(self, *, compute_dtype: str = "float32", **static: Any) -> Any:
-        """The Flax module; float32 unless told otherwise."""
+        """The Flax module; float32 unless told otherwise, and in the form in which filters can be silenced."""
         dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
         return models.create(self.config.arch, num_classes=self.num_classes, dtype=dtype, **static)
 
@@ -100,6 +106,7 @@ class Programs:
             dropout=config.dropout,
             frozen_norm=config.batch_norm != "train",
             auxiliary=self.trains_auxiliary,
+            platform=self.platform,
         )
 
     def pixels(self, batch: int, *, long_side: int | None = None) -> data.Pixels:
@@ -140,7 +147,7 @@ class Programs:
 
         They are the centre and, unless `data.mirror` is off, its mirror image.
         """
-        model = self.network()
+        model = self.network(platform=self.platform)
 
         @jax.jit
         def compute(variables: Variables, images: data.Pixels) -> jax.Array:
@@ -166,5 +173,5 @@ class Programs:
     @cached_property
     def predict(self) -> Any:
         """(variables, decoded images) -> probabilities [B, K], see `evaluation.make_predict`."""
-        model = self.network(compute_dtype=self.config.compute_dtype)
+        model = self.network(compute_dtype=self.config.compute_dtype, platform=self.platform)
         return jax.jit(evaluation.make_predict(model, self.preprocessing.views))
