@@ -49,8 +49,9 @@ def works(programs: Programs, amounts: Amounts, memory: float) -> list[Work]:
     found = [Work(FEATURES, batch, {"head": both}, kept, lambda: (programs.head_features(), _of_source(programs)))]
     if programs.method.uses_attention and not config.attention_file:
         images = min(config.attention_images or amounts.train, amounts.train)
-        calls = {"attention": -(-images // config.attention_batch)}
-        found.append(Work(ATTENTION, config.attention_batch, calls, kept, lambda: _attention(programs), split=False))
+        together = attention_phase.images_per_pass(config, programs.mesh)
+        calls = {"attention": -(-images // together)}
+        found.append(Work(ATTENTION, together, calls, kept, lambda: _attention(programs), split=False))
     validation, test = (-(-n // batch) for n in (amounts.validation, amounts.test))
     # At the end both splits with the network that was trained and, to compare, with the one before.
     calls = {"evaluation": validation + test}

@@ -169,7 +169,7 @@ def program(programs: Programs, estimator: str, chunk: int | None) -> Any:
 
 def arguments(programs: Programs) -> tuple[Any, ...]:
     """Shapes of what `program` takes for a batch and all filters, and how they lie on the devices."""
-    batch, crop = programs.config.attention_batch, programs.config.data.crop
+    batch, crop = images_per_pass(programs.config, programs.mesh), programs.config.data.crop
     parts = (jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32))
     return (programs.source, None), *sharding.planned(parts, programs.mesh, split=True)
 
