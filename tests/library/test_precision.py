@@ -35,12 +35,13 @@ def images(size):
 
 
 def products(function, *shapes) -> dict[str, Counter]:
-    """{platform: how many products ask for which precision}."""
+    """{platform: how many products ask for which precision}; without those of crops, of bytes in bfloat16: exact."""
     traced = jax.jit(function).trace(*shapes)
     found = {}
     for platform in PLATFORMS:
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         lines = [line for line in text.splitlines() if re.search(r"stablehlo\.(dot|dot_general|convolution)\b", line)]
+        lines = [line for line in lines if "-> tensor<" in line and not line.rstrip().endswith("xbf16>")]
         found[platform] = Counter(tuple(re.findall(r"\b(?:HIGHEST|HIGH|DEFAULT)\b", line)) for line in lines)
     return found
 
@@ -138,7 +139,8 @@ def test_the_programs_of_a_run():
         example_penalty=lambda zeros, maps, _: sum(jnp.sum(m * m, (1, 2, 3)) for m in maps.values())
     )
     fake: Any = SimpleNamespace(
-        network=lambda: model,
+        network=lambda **_: model,
+        platform="cpu",
         config=config,
         method=method,
         spec=SimpleNamespace(head="classifier"),
@@ -170,6 +172,7 @@ def test_the_training_step_has_the_precision_of_the_config(asked, expected, monk
     )
     fake: Any = SimpleNamespace(
         config=config,
+        platform="cpu",
         trained_network=lambda: None,
         network=lambda **_: None,
         method=SimpleNamespace(uses_source_maps=0),
