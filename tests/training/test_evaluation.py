@@ -155,7 +155,11 @@ def test_the_head_sees_mirror_images_where_images_may_be_mirrored(network, mirro
     model, variables, images = network
     settings = SimpleNamespace(data=SimpleNamespace(mirror=mirror))
     setup = SimpleNamespace(
-        network=lambda: model, centre=lambda x: x, spec=SimpleNamespace(head="Dense_0"), config=settings
+        network=lambda **_: model,
+        platform="cpu",
+        centre=lambda x: x,
+        spec=SimpleNamespace(head="Dense_0"),
+        config=settings,
     )
     pixels = images[:, :CROP, :CROP].astype(np.float32)
     found = Setup.head_features(setup)(variables, pixels)
