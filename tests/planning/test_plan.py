@@ -165,3 +165,16 @@ def test_other_images_and_other_networks(photos, tmp_path, changed):
     config = configs.resolve(small_config(photos, **changed))
     found = plan.make(config, chips.find("cpu:4"), COUNTED, tmp_path, names=("step",), largest=False)
     assert found.parts[0].fits
+
+
+def test_a_run_has_the_form_of_its_platform(photos, monkeypatch):
+    programs = planned(photos, arch="resnet18", taps=("layer4_1/conv2",), weights="")
+    assert programs.platform == "cpu"
+    barriers = []
+    for platform, columns in (("tpu", 2), ("gpu", 1)):
+        monkeypatch.setattr(Programs, "platform", platform)
+        assert programs.trained_network().columns == columns
+        assert programs.network().columns == 1  # the attention's: filters are silenced in it
+        function, arguments = works.step(programs, COUNTED, 1e9).make()
+        barriers.append(function.lower(*arguments).as_text().count("optimization_barrier"))
+    assert barriers[1] > barriers[0]  # jax.checkpoint's, on GPUs
