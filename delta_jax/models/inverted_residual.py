@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from delta_jax.models.layers.activation import relu6
+from delta_jax.models.layers.columns import on_columns
 from delta_jax.models.layers.convolution import Conv
 from delta_jax.models.layers.memory import kept
 from delta_jax.models.layers.normalization import BatchNorm
@@ -31,20 +32,25 @@ class InvertedResidual(nn.Module):
     padding: Padding | None
     conv: Any
     norm: Any
+    columns: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
         hidden = x.shape[-1] * self.expansion
-        y = x
+        y, columns = x, self.columns
         if self.expansion > 1:
-            y = self.conv(hidden, 1, name="expand_conv")(y)
-            y = relu6(self.norm(name="expand_bn")(y, train))
-        y = self.conv(hidden, self.kernel_size, self.stride, self.padding, depthwise=True, name="depthwise_conv")(y)
-        y = relu6(self.norm(name="depthwise_bn")(y, train))
-        y = self.conv(self.features, 1, name="project_conv")(y)
-        y = self.norm(name="project_bn")(y, train)
-        return kept(x + y) if self.stride == 1 and x.shape[-1] == self.features else y
+            y = self.conv(hidden, 1, columns=columns, name="expand_conv")(y)
+            y = on_columns(relu6, columns)(self.norm(columns=columns, name="expand_bn")(y, train))
+        shape = hidden, self.kernel_size, self.stride, self.padding
+        y = self.conv(*shape, depthwise=True, columns=columns, name="depthwise_conv")(y)
+        columns = max(columns // self.stride, 1)
+        y = on_columns(relu6, columns)(self.norm(columns=columns, name="depthwise_bn")(y, train))
+        y = self.conv(self.features, 1, columns=columns, name="project_conv")(y)
+        y = self.norm(columns=columns, name="project_bn")(y, train)
+        if self.stride > 1 or x.shape[-1] != self.features:
+            return y
+        return kept(on_columns(jnp.add, columns)(x, y))
 
 
 class InvertedResidualNet(nn.Module):
@@ -60,6 +66,8 @@ class InvertedResidualNet(nn.Module):
       num_classes: outputs of the head `classifier`.
       dropout: rate in front of the head; needs an rng called "dropout" in training.
       frozen_norm: BatchNorm uses its running statistics in training, too.
+      columns: of the largest maps that are computed side by side, where the width of the images is a multiple of twice
+        as many: a power of two, on TPUs 4, see `layers/columns.py`. The numbers are the same.
       dtype: of the computation (parameters are float32 always); None takes that of the inputs.
     """
 
@@ -70,6 +78,7 @@ class InvertedResidualNet(nn.Module):
     num_classes: int = 1000
     dropout: float = 0.0
     frozen_norm: bool = False
+    columns: int = 1
     dtype: Any = None
 
     @nn.compact
@@ -89,15 +98,18 @@ class InvertedResidualNet(nn.Module):
         def padding(kernel_size: int, stride: int) -> Padding | None:
             return same_padding((size, size), kernel_size, stride) if size else None
 
-        x = conv(32, 3, 2, padding(3, 2), name="stem_conv")(x)
+        columns = self.columns if x.shape[2] % (2 * self.columns) == 0 else 1
+        beside = 2 * columns if columns > 1 else 1
+        x = conv(32, 3, 2, padding(3, 2), columns=beside, name="stem_conv")(x)
         size = size and math.ceil(size / 2)
-        x = relu6(norm(name="stem_bn")(x, train))
+        x = on_columns(relu6, columns)(norm(columns=columns, name="stem_bn")(x, train))
         block = 0
         for expansion, features, repeats, first_stride, kernel_size in self.stages:
             for i in range(repeats):
                 stride = first_stride if i == 0 else 1
                 shape = features, kernel_size, stride, expansion, padding(kernel_size, stride)
-                x = InvertedResidual(*shape, conv, norm, name=f"block_{block}")(x, train)
+                x = InvertedResidual(*shape, conv, norm, columns, name=f"block_{block}")(x, train)
+                columns = 1 if stride > 1 else columns  # smaller maps have more channels
                 size = size and math.ceil(size / stride)
                 block += 1
         x = conv(1280, 1, name="head_conv")(x)

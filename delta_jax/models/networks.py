@@ -33,6 +33,7 @@ def _efficientnet_lite(name: str, *, width: float, depth: float, input_size: int
         mean=(0.498, 0.498, 0.498),
         std=(0.502, 0.502, 0.502),
         interpolation="bicubic",
+        on_tpu={"columns": 4},
     )
 
 
@@ -54,6 +55,7 @@ def _timm_efficientnet_lite(name: str, *, width: float, depth: float, input_size
         | {"conv_head": "head_conv"},
         input_size=input_size,
         interpolation="bicubic",
+        on_tpu={"columns": 4},
     )
 
 
@@ -75,6 +77,7 @@ NETWORKS = (
             "features.13.conv.2": "block_12/project_conv",
             "features.18.0": "head_conv",
         },
+        on_tpu={"columns": 4},
     ),
     _efficientnet_lite("efficientnet_lite0", width=1.0, depth=1.0, input_size=224),
     _efficientnet_lite("efficientnet_lite1", width=1.0, depth=1.1, input_size=240),

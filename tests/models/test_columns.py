@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from delta_jax import features, models
+from delta_jax.models.inverted_residual import InvertedResidualNet
 from delta_jax.models.layers.columns import apart, on_columns, side_by_side, wide_kernel
 from delta_jax.models.layers.convolution import Conv
 from delta_jax.models.layers.normalization import BatchNorm
@@ -106,6 +107,44 @@ def test_of_equal_values_one_alone_gets_the_gradient_of_a_maximum():
     assert np.array_equal(np.unique(gradient), [0, 1])  # the first of a window is in no other one
 
 
+@pytest.mark.parametrize(("size", "stride", "columns"), [(3, 1, 4), (5, 2, 4), (3, 2, 2)])
+def test_depthwise_convolutions(size, stride, columns):
+    """Against numpy: every channel with its own kernel, position by position."""
+    x, kernel = np.asarray(draw(13, 2, 6, 8, 3)), np.asarray(draw(14, size, size, 1, 3))
+    layer = Conv(3, size, stride, depthwise=True, columns=columns)
+    found = layer.apply({"params": {"kernel": kernel}}, x)
+    edge = size // 2
+    padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    for i, j in np.ndindex(6 // stride, 8 // stride):
+        window = padded[:, stride * i : stride * i + size, stride * j : stride * j + size]
+        expected = (window * kernel[None, :, :, 0]).sum((1, 2))
+        np.testing.assert_allclose(found[:, i, j], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("same_at", [None, 32])
+def test_inverted_residuals_have_the_same_logits_and_gradients(same_at):
+    stages = (1, 8, 2, 1, 3), (6, 12, 1, 2, 5), (6, 12, 1, 1, 3)
+    plain, beside = (InvertedResidualNet(stages, same_at, num_classes=3, columns=columns) for columns in (1, 4))
+    x = draw(15, 2, 36, 32, 3)
+    variables = plain.init(jax.random.key(0), x)
+
+    def run(network, params):
+        logits, updated = network.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(logits)), (logits, updated)
+
+    found, expected = (
+        jax.jit(jax.value_and_grad(lambda params, network=network: run(network, params), has_aux=True))(
+            variables["params"]
+        )
+        for network in (beside, plain)
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        beside.apply(variables, x), plain.apply(variables, x), rtol=1e-5, atol=1e-5
+    )  # with the running statistics
+
+
 @pytest.mark.parametrize("bottleneck", [True, False])
 def test_a_network_has_the_same_maps_gradients_and_statistics(bottleneck):
     plain = ResNet((1, 1, 0, 0), bottleneck, 3)
@@ -143,4 +182,5 @@ def test_images_whose_columns_do_not_come_in_groups_are_taken_one_by_one(width):
 def test_networks_have_a_form_for_tpus_where_they_are_made_for_one():
     assert models.create("resnet50", platform="tpu").columns == 2
     assert models.create("resnet50").columns == models.create("resnet50", platform="gpu").columns == 1
-    models.create("mobilenet_v2", platform="tpu")
+    assert models.create("mobilenet_v2", platform="tpu").columns == 4
+    models.create("inception_v3", platform="tpu")  # has none
