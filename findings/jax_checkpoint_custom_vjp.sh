@@ -49,6 +49,6 @@ def products_of_backward_pass(product):
 
 
 found = [products_of_backward_pass(layer(calls_itself)) for calls_itself in (True, False)]
-print(f"jax {jax.__version__}: products in the backward pass: {found[0]} where the rule calls the function, {found[1]} else")
+print(f"jax {jax.__version__}: products in the backward pass: {found[0]} where the rule calls the function, {found[1]} else", flush=True)
 assert found == [9, 6], found
 PY
