@@ -116,9 +116,9 @@ def kinds(plans: Mapping[str, Any]) -> str:
     """Per kind of chip: batch and what to expect."""
     rows = []
     for name, plan in plans.items():
-        best = plan["largest_batch"]
-        if best is None:
+        if "step" not in plan["programs"]:
             continue
+        best = plan["largest_batch"]
         step, config, chip = plan["programs"]["step"], plan["config"], plan["chip"]
         images = config["batch_size"] // plan["devices"]
         rows.append(
@@ -126,7 +126,7 @@ def kinds(plans: Mapping[str, Any]) -> str:
                 name,
                 f"{chip['memory'] / 1e9:,.1f}",
                 f"{step['memory'] / 1e9:,.1f}",
-                f"{best['batch_size'] // plan['devices']:,}" + (f" ({best['ended_by']})" if best["ended_by"] else ""),
+                _or(best, lambda best, n=plan["devices"]: f"{best['batch_size'] // n:,}", "not looked for"),
                 _or(step["seconds"], lambda seconds: f"{1e3 * seconds:,.1f}"),
                 _or(step["seconds"], lambda seconds, n=images: f"{n / seconds:,.0f}"),
                 _or(step["seconds"], lambda seconds: f"{seconds * STEPS / 60:,.0f}"),
