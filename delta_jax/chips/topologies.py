@@ -34,7 +34,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 # Tried out on a GPU: without one, the compiler stops at the first thing that it would like to time.
 _NO_AUTOTUNING = "--xla_gpu_autotune_level=0"
 
-# {generation: the longest sides of a slice}: for longer ones libtpu aborts the process.
+# {generation: the longest sides of a slice that can be had}; names are judged here, before libtpu is asked.
 _TPUS = {
     "v3": (16, 16),
     "v4": (16, 16, 16),

@@ -22,7 +22,7 @@ from delta_jax.chips.topologies import TopologyError
         ("cpu:0", "no chips called 'cpu:0'"),
         ("v5e:2x2x1", "a slice of v5e has 2 sides, at most 16x16; such as v5e:"),
         ("v5p:4x4", "a slice of v5p has 3 sides"),
-        ("v5e:16x32", "at most 16x16"),  # libtpu would abort the process
+        ("v5e:16x32", "at most 16x16"),
         ("v5e:0x2", "at most 16x16"),
         ("v5e:3x3", "hosts have 2x2 chips, so the first two sides are even; such as v5e:2x2, or v5e:1x1 for a single"),
         ("v5p:1x2x4", "v5p:1x1x1 for a single chip"),
