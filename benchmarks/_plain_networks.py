@@ -1,7 +1,8 @@
 """The networks as a Flax user writes them, of nn.Conv, nn.BatchNorm and nn.Dense, and their training step.
 
-But for two tables of stages nothing here is of the library: it is what that measures itself against. Each network follows its paper's table of layers with
-the padding of the library's; parameters, their number and the feature maps that are compared are the same.
+But for two tables of stages nothing here is of the library: it is what that measures itself against. Each network
+follows its paper's table of layers with the padding of the library's; parameters, their number and the feature maps
+that are compared are the same.
 """
 
 from collections.abc import Callable
