@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from delta_jax.chips import target
 from delta_jax.models.resnet import ResNet
-from delta_jax.repeats import rolled
+from delta_jax.repeats import program_of, rolled
 from tests.reference import random_variables
 
 RNG = np.random.default_rng(0)
@@ -140,3 +141,15 @@ def test_a_loop_keeps_nothing_but_what_is_used_behind_it():
     for function, handed_on, kept in ((chain, 1, 0), (first_input_always, 1, 0), (results_on_the_way, 1, 1)):
         found = scan(function)
         assert (found.params["num_carry"], len(found.outvars)) == (handed_on, handed_on + kept), function
+
+
+@pytest.mark.parametrize(("platform", "primitive"), [("cpu", "add"), ("tpu", "mul"), ("cuda", "sub")])
+def test_of_what_depends_on_the_platform_the_targets_program_stands_for_it(platform, primitive):
+    def by_platform(x):
+        return lax.platform_dependent(x, cpu=lambda x: x + 2, tpu=lambda x: x * 2, default=lambda x: x - 2)
+
+    choice = next(one for one in jax.make_jaxpr(by_platform)(1.0).eqns if one.primitive.name == "cond")
+    with target.compiling_for(target.Target(platform, None)):
+        program, taken = program_of(choice)
+    assert [one.primitive.name for one in program.jaxpr.eqns] == [primitive]
+    assert taken == 1  # the number of the branch is none of its inputs

@@ -170,11 +170,11 @@ def test_other_images_and_other_networks(photos, tmp_path, changed):
 def test_a_run_has_the_form_of_its_platform(photos, monkeypatch):
     programs = planned(photos, arch="resnet18", taps=("layer4_1/conv2",), weights="")
     assert programs.platform == "cpu"
-    barriers = []
-    for platform, columns in (("tpu", 2), ("gpu", 1)):
+    barriers = {}
+    for platform, columns in (("tpu", 2), ("gpu", 1), ("cpu", 1)):
         monkeypatch.setattr(Programs, "platform", platform)
         assert programs.trained_network().columns == columns
         assert programs.network().columns == 1  # the attention's: filters are silenced in it
         function, arguments = works.step(programs, COUNTED, 1e9).make()
-        barriers.append(function.lower(*arguments).as_text().count("optimization_barrier"))
-    assert barriers[1] > barriers[0]  # jax.checkpoint's, on GPUs
+        barriers[platform] = function.lower(*arguments).as_text().count("optimization_barrier")
+    assert barriers["gpu"] > barriers["cpu"]  # the same network; what is more are those of jax.checkpoint
