@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
+from jax.ad_checkpoint import checkpoint_name
 
 from delta_jax import precision
 
@@ -16,6 +17,12 @@ Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
 _serial = itertools.count()
+_MARK = "tap: "  # a prefix: models name values for jax.checkpoint's policies, too
+
+
+def tap(x: jax.Array, name: str) -> jax.Array:
+    """The feature maps [B, ..., C] as they are, marked as a tap of that name for any model that jax can trace."""
+    return checkpoint_name(x, _MARK + name)
 
 
 def _name(path: Path) -> str:
