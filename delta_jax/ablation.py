@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from delta_jax import repeats, winograd
+from delta_jax import equations, repeats, winograd
 
 # Primitives whose output at a position depends on their inputs at that position alone.
 # fmt: off
@@ -137,7 +137,7 @@ class Ablation:
         # Behind a barrier: XLA would work out the pooling of a constant while it compiles, which takes it seconds.
         zeros = lax.optimization_barrier(jnp.zeros_like(maps))
         start = _Channelwise(maps, zeros, maps.ndim - 1, 0)
-        found = self._run(closed.jaxpr, closed.consts, [start])
+        found = self._run(closed, start)
         if len(found) != 1:
             raise ValueError(f"the model returns {len(found)} arrays, expected one: logits [B, K]")
         self._result = found[0]
@@ -168,30 +168,29 @@ class Ablation:
             found |= {id(value): array for value, array in zip(one.outputs, new, strict=True)}
         return now(self._result)
 
-    def _run(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[_Value]) -> list[_Value]:
-        known = dict(zip(jaxpr.constvars, map(_Value, consts), strict=True))
-        known |= dict(zip(jaxpr.invars, arguments, strict=True))
-        for equation in jaxpr.eqns:
-            inputs = [_Value(v.val) if isinstance(v, Literal) else known[v] for v in equation.invars]
-            known |= dict(zip(equation.outvars, self._step(equation, inputs), strict=True))
-        return [_Value(v.val) if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+    def _run(self, closed: ClosedJaxpr, argument: _Value) -> list[_Value]:
+        program = equations.flat(closed)
+        known = {name: _Value(constant) for name, constant in program.constants.items()}
+        known |= dict.fromkeys(program.arguments, argument)
+        for step in program.steps:
+            arrays = iter([known[name] for name in step.inputs])
+            inputs = [_Value(v.val) if isinstance(v, Literal) else next(arrays) for v in step.equation.invars]
+            known |= zip(step.outputs, self._step(step, inputs), strict=True)
+        return [known[name] for name in program.results]
 
-    def _step(self, equation: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
-        changed = [value for value in inputs if type(value) is not _Value]
-        if changed and (inner := repeats.program_of(equation)):
-            closed, taken = inner
-            return self._run(closed.jaxpr, closed.consts, inputs[taken:])
-        if not changed:
-            return [_Value(base) for base in repeats.bind(equation, [value.base for value in inputs])]
+    def _step(self, step: equations.Step, inputs: list[_Value]) -> list[_Value]:
+        equation = step.equation
+        run: Callable[[Sequence[Any]], list[Any]] = partial(_bind, step)
+        if all(type(value) is _Value for value in inputs):
+            return [_Value(base) for base in run([value.base for value in inputs])]
         axis = _channel_axis_after(equation, inputs)
-        run: Callable[[Sequence[Any]], list[Any]] = partial(repeats.bind, equation)
         if axis is not None:
             local = [value for value in inputs if isinstance(value, _Channelwise)]
             silenced = run([v.silenced if isinstance(v, _Channelwise) else v.base for v in inputs])
             bases = run([value.base for value in inputs])
             first = local[0].first + _channels_in_front(equation, inputs)
             return [_Channelwise(base, one, axis, first) for base, one in zip(bases, silenced, strict=True)]
-        run = _faster(equation, inputs) or run
+        run = _faster(step, inputs) or run
         term = _rank_one(equation, inputs)
         # By the same operations as without a filter: what they round alike cancels in the difference.
         known = [value.base for value in inputs]
@@ -245,11 +244,17 @@ def _product(equation: JaxprEqn, inputs: Sequence[_Value]) -> tuple[int, int] | 
     return None
 
 
-def _faster(equation: JaxprEqn, inputs: Sequence[_Value]) -> Callable[[Sequence[Any]], list[Any]] | None:
+def _bind(step: equations.Step, operands: Sequence[Any]) -> list[Any]:
+    """Outputs of a step from all its operands; those that are literals are so whatever is given."""
+    variables = zip(step.equation.invars, operands, strict=True)
+    return step.run([operand for v, operand in variables if not isinstance(v, Literal)])
+
+
+def _faster(step: equations.Step, inputs: Sequence[_Value]) -> Callable[[Sequence[Any]], list[Any]] | None:
     """Another way to run a 3x3 convolution with a kernel that all filters share; None where there is none."""
-    if equation.primitive.name != "conv_general_dilated" or type(inputs[1]) is not _Value:
+    if step.equation.primitive.name != "conv_general_dilated" or type(inputs[1]) is not _Value:
         return None
-    kernel, params = inputs[1].base, equation.params
+    kernel, params = inputs[1].base, step.equation.params
     if not winograd.suits(inputs[0].base, kernel, params):
         return None
     transformed = winograd.transform_kernel(kernel)  # here, once for all filters
@@ -262,7 +267,7 @@ def _faster(equation: JaxprEqn, inputs: Sequence[_Value]) -> Callable[[Sequence[
             kernel,
             transformed,
             cpu=lambda x, _, transformed: on_cpu(x, transformed),
-            default=lambda x, kernel, _: repeats.bind(equation, [x, kernel])[0],
+            default=lambda x, kernel, _: _bind(step, [x, kernel])[0],
         )
         return [by_platform]
 

@@ -118,7 +118,7 @@ def _gaps(model, variables, x, y, chosen, taps, estimator, exact_filters, chunk,
 
 
 def _warn_of_narrow_products(model, variables, x, apply) -> None:
-    if narrow := precision.narrow_products(partial(model.apply, **apply), variables, x):
+    if narrow := precision.narrow_products(partial(features.caller(model), **apply), variables, x):
         warnings.warn(
             f"gaps of filters are to be in float32, and {len(narrow)} of the model's convolutions and matrix products "
             f"are in {', '.join(sorted(set(narrow)))} because its layers ask for it; many gaps will have the wrong "

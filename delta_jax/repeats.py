@@ -14,17 +14,9 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from delta_jax.chips import target
+from delta_jax import equations
+from delta_jax.equations import Step
 
-# Calls whose inner program stands for them: {name of the primitive: parameter that holds it}.
-_CALLS = {
-    "jit": "jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
 _WORTH_A_LOOP = frozenset(["dot_general", "conv_general_dilated", "cond"])
 
 
@@ -59,52 +51,6 @@ def separated(function: Callable[..., Any], x: jax.Array) -> tuple[Callable[...,
         return jax.tree.unflatten(jax.tree.structure(shape), found)
 
     return run, list(known.values())
-
-
-def program_of(equation: core.JaxprEqn) -> tuple[core.ClosedJaxpr, int] | None:
-    """The program that stands for a call, or for `lax.platform_dependent` on the target's platform; None for others.
-
-    With it how many of the first inputs it does not take.
-    """
-    params = equation.params
-    if params.get("branches_platforms"):
-        platform = target.current().platform
-        branches = zip(params["branches"], params["branches_platforms"], strict=True)
-        return next(branch for branch, ones in branches if ones is None or platform in ones), 1
-    program = params[_CALLS[equation.primitive.name]] if equation.primitive.name in _CALLS else None
-    if program is None or isinstance(program, core.ClosedJaxpr):
-        return None if program is None else (program, 0)
-    return core.ClosedJaxpr(program, ()), 0
-
-
-def bind(equation: core.JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
-    """Runs one equation."""
-    with equation.ctx.manager:
-        out = equation.primitive.bind(*arguments, **equation.primitive.get_bind_params(equation.params))
-    return list(out) if equation.primitive.multiple_results else [out]
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """An equation; inputs and outputs are the names of arrays, numbers.
-
-    Attributes:
-      equation: with the literals among its inputs.
-      inputs: of its other inputs.
-      outputs: in its order.
-      signature: equal for equations that do the same to other arrays.
-    """
-
-    equation: core.JaxprEqn
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    signature: Hashable
-
-    def run(self, arrays: Sequence[Any]) -> list[Any]:
-        given = iter(arrays)
-        return bind(
-            self.equation, [v.val if isinstance(v, core.Literal) else next(given) for v in self.equation.invars]
-        )
 
 
 _Place = tuple[int, int]  # an output of a step of a loop's body: (which step, which output)
@@ -142,12 +88,13 @@ class _Loop:
 
 
 def _evaluate(closed: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
-    known: dict[int, Any] = {}
-    steps, results = _flat(closed, arguments, known)
-    steps = _needed(steps, set(results))
+    program = equations.flat(closed)
+    known = program.constants | dict(zip(program.arguments, arguments, strict=True))
+    results = program.results
+    steps = equations.needed(program.steps, results)
     last_use = {name: n for n, step in enumerate(steps) for name in step.inputs} | dict.fromkeys(results, len(steps))
     numbers: dict[Hashable, int] = {}
-    signatures = np.array([numbers.setdefault(step.signature, len(numbers)) for step in steps], np.int64)
+    signatures = np.array([numbers.setdefault(_signature(step.equation), len(numbers)) for step in steps], np.int64)
     at = 0
     for loop in _loops(steps, signatures, last_use, 0, len(steps)):
         _run(steps[at : loop.start], known)
@@ -157,50 +104,13 @@ def _evaluate(closed: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
     return [known[name] for name in results]
 
 
-def _flat(closed: core.ClosedJaxpr, arguments: Sequence[Any], known: dict[int, Any]) -> tuple[list[_Step], list[int]]:
-    """The program's steps without calls, and the names of its results; its own arrays are put into `known`."""
-    steps: list[_Step] = []
-    count = iter(range(2**62))
-
-    def name_of(array: Any) -> int:
-        name = next(count)
-        known[name] = array
-        return name
-
-    def walk(jaxpr: core.Jaxpr, consts: Sequence[int], given: Sequence[int]) -> list[int]:
-        names: dict[Any, int] = dict(zip(jaxpr.constvars, consts, strict=True))
-        names |= dict(zip(jaxpr.invars, given, strict=True))
-        for equation in jaxpr.eqns:
-            if inner := program_of(equation):
-                program, taken = inner
-                inputs = [name_of(v.val) if isinstance(v, core.Literal) else names[v] for v in equation.invars[taken:]]
-                outputs = walk(program.jaxpr, [name_of(const) for const in program.consts], inputs)
-            else:
-                inputs = [names[v] for v in equation.invars if not isinstance(v, core.Literal)]
-                outputs = [next(count) for _ in equation.outvars]
-                steps.append(_Step(equation, tuple(inputs), tuple(outputs), _signature(equation)))
-            names |= dict(zip(equation.outvars, outputs, strict=True))
-        return [name_of(v.val) if isinstance(v, core.Literal) else names[v] for v in jaxpr.outvars]
-
-    results = walk(closed.jaxpr, [name_of(const) for const in closed.consts], [name_of(a) for a in arguments])
-    return steps, results
-
-
-def _needed(steps: list[_Step], wanted: set[int]) -> list[_Step]:
-    """Those that the wanted arrays depend on."""
-    used, kept = set(wanted), []
-    for step in reversed(steps):
-        if step.equation.effects or not used.isdisjoint(step.outputs):
-            used.update(step.inputs)
-            kept.append(step)
-    return kept[::-1]
-
-
 def _signature(equation: core.JaxprEqn) -> Hashable:
     """Equal only for equations that do the same; what cannot be told apart safely equals nothing else."""
-    inner = [value for params in equation.params.values() for value in _programs(params)]
-    if equation.effects or any(not _is_told_by_its_text(program) for program in inner):
+    inner = equations.programs_within(equation)
+    if equation.effects or not all(map(_is_told_by_its_text, inner)):
         return object()
+    if equation.primitive.name == "name":
+        return "name", *(str(v.aval) for v in equation.invars)  # what it is called is nothing that it does
     literals = []
     for v in equation.invars:
         if isinstance(v, core.Literal) and np.ndim(v.val):
@@ -210,12 +120,6 @@ def _signature(equation: core.JaxprEqn) -> Hashable:
     return equation.primitive.name, params, tuple(literals), tuple(str(v.aval) for v in equation.outvars)
 
 
-def _programs(value: Any) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
-    for one in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(one, core.ClosedJaxpr | core.Jaxpr):
-            yield one
-
-
 def _is_told_by_its_text(program: core.ClosedJaxpr | core.Jaxpr) -> bool:
     """Whether the program has no arrays of its own: its text leaves them out."""
     jaxpr = program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
@@ -223,13 +127,13 @@ def _is_told_by_its_text(program: core.ClosedJaxpr | core.Jaxpr) -> bool:
         return False
     return all(
         not any(isinstance(v, core.Literal) and np.ndim(v.val) for v in equation.invars)
-        and all(_is_told_by_its_text(p) for params in equation.params.values() for p in _programs(params))
+        and all(map(_is_told_by_its_text, equations.programs_within(equation)))
         for equation in jaxpr.eqns
     )
 
 
 def _loops(
-    steps: list[_Step], signatures: np.ndarray, last_use: Mapping[int, int], low: int, high: int
+    steps: list[Step], signatures: np.ndarray, last_use: Mapping[int, int], low: int, high: int
 ) -> Iterator[_Loop]:
     """Loops among the steps low to high, in order and none within another; the one that saves most is taken first.
 
@@ -261,7 +165,7 @@ def _loops(
         yield from _loops(steps, signatures, last_use, best.end, high)
 
 
-def _loop(steps: list[_Step], start: int, period: int, times: int) -> _Loop | None:
+def _loop(steps: list[Step], start: int, period: int, times: int) -> _Loop | None:
     """The loop, for as long as each time takes its inputs from where the second did; None if that is not even twice."""
     if not any(step.equation.primitive.name in _WORTH_A_LOOP for step in steps[start : start + period]):
         return None
@@ -296,12 +200,12 @@ def _loop(steps: list[_Step], start: int, period: int, times: int) -> _Loop | No
     return _Loop(start, period, same, second)
 
 
-def _run(steps: Sequence[_Step], known: dict[int, Any]) -> None:
+def _run(steps: Sequence[Step], known: dict[int, Any]) -> None:
     for step in steps:
         known |= zip(step.outputs, step.run([known[name] for name in step.inputs]), strict=True)
 
 
-def _run_loop(steps: list[_Step], loop: _Loop, last_use: Mapping[int, int], known: dict[int, Any]) -> None:
+def _run_loop(steps: list[Step], loop: _Loop, last_use: Mapping[int, int], known: dict[int, Any]) -> None:
     """Runs a loop; those of its arrays that are used behind it are put into `known`."""
     times = [steps[i : i + loop.period] for i in range(loop.start, loop.end, loop.period)]
     carry: dict[_Place, Any] = {}

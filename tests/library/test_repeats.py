@@ -7,8 +7,9 @@ import pytest
 from jax import lax
 
 from delta_jax.chips import target
+from delta_jax.equations import program_of
 from delta_jax.models.resnet import ResNet
-from delta_jax.repeats import program_of, rolled
+from delta_jax.repeats import rolled
 from tests.reference import random_variables
 
 RNG = np.random.default_rng(0)

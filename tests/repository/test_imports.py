@@ -22,6 +22,7 @@ COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "expor
 # The rooms from the ground up: who imports stands above whom it imports. docs/design.md says what each is for.
 FLOORS = (
     ("processes", "chips", "precision", "regularizers", "winograd", "models", "downloads", "configs"),
+    ("equations",),
     ("repeats",),
     ("workdir", "features", "ablation", "chunks", "weights", "data"),
     ("attention",),
@@ -46,10 +47,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "precision": (),
     "chips": ("chips",),
     "regularizers": (),
-    "features": ("precision",),
+    "equations": ("chips.target",),
+    "features": ("precision", "equations", "features"),
     "winograd": (),
-    "repeats": ("chips.target",),
-    "ablation": ("winograd", "repeats"),
+    "repeats": ("equations",),
+    "ablation": ("winograd", "equations", "repeats"),
     "chunks": ("chips.target",),
     "attention": ("features", "ablation", "chunks", "repeats", "precision", "chips.target"),
     "methods": ("attention", "features", "regularizers"),
@@ -208,7 +210,7 @@ def test_the_ground_floor_knows_nothing_of_delta_jax_and_the_next_one_processes_
     [
         ("regularizers", "import flax.linen as nn", "jax only"),
         ("regularizers", "from delta_jax import features", "nothing of delta_jax"),
-        ("features", "from delta_jax.attention import filter_gaps", "precision of delta_jax"),
+        ("features", "from delta_jax.attention import filter_gaps", "precision, equations, features of delta_jax"),
         (
             "attention",
             "from delta_jax import methods",
