@@ -68,7 +68,8 @@ class Pass:
         self.has_paths = hasattr(model, "apply")
         run = _traceable(model, kwargs, mutable, recompute, self._calls)
         self.closed, shapes = jax.make_jaxpr(run, return_shape=True)(variables, x)
-        self._structures = tuple(map(jax.tree.structure, shapes))
+        self._structures: Any = tuple(map(jax.tree.structure, shapes))
+        self._outputs = len(jax.tree.leaves(shapes[0]))
         self._variables, self.arguments = variables, jax.tree.leaves((variables, x))
         self._names = _Names()
 
@@ -117,7 +118,7 @@ class Pass:
             "the path of a module that runs once per forward pass, outside nn.scan and nn.vmap, and returns an array "
             "[B, ..., C]"
             if self.by_path
-            else "what the model marks by features.tap, an array [B, ..., C], once per forward pass, outside loops and "
+            else "an array [B, ..., C] that the model marks by features.tap once per forward pass, outside loops and "
             "branches"
         )
         raise ValueError(f"{found} in the network{reasons}{instead} A tap is {kind}")
@@ -153,9 +154,10 @@ class Pass:
 
     def unflatten(self, results: Sequence[Any]) -> tuple[Any, Any]:
         """(output, updated collections) from the program's results."""
-        outputs = self._structures[0].num_leaves
-        parts = results[:outputs], results[outputs:]
-        return tuple(jax.tree.unflatten(*pair) for pair in zip(self._structures, parts, strict=True))  # type: ignore
+        of_output, of_updated = self._structures
+        return jax.tree.unflatten(of_output, results[: self._outputs]), jax.tree.unflatten(
+            of_updated, results[self._outputs :]
+        )
 
     def _evaluate(
         self,
@@ -176,7 +178,7 @@ class Pass:
         wanted = {name for step in steps if self._touches(step, changes) for name in step.outputs}
         if replay:
             steps, results = self._without_replayed(program, wanted, known, replay)
-        outputs = partial(self._outputs, changes=changes, found=found)
+        outputs = partial(self._run_step, changes=changes, found=found)
         run(equations.needed(steps, wanted | set(results)), known, results, outputs)
         return [known[name] for name in results]
 
@@ -192,7 +194,7 @@ class Pass:
         for step in program.steps:
             if (mark := mark_of(step.equation)) and mark.name in replay:
                 given[step.outputs[0]] = replay[mark.name] if mark.leaf is None else replay[mark.name][mark.leaf]
-        outputs = self._structures[0].num_leaves
+        outputs = self._outputs
         pure = [step for step in program.steps if step.outputs and step.outputs[0] not in given]
         ends = {*wanted, *program.results[:outputs]}
         used = ends.union(*(step.inputs for step in equations.needed(pure, ends)))
@@ -214,7 +216,7 @@ class Pass:
         ]
         return steps, [*program.results[:outputs], *after]
 
-    def _outputs(self, step: Step, arrays: Sequence[Any], changes: Changes, found: dict[str, Any]) -> Sequence[Any]:
+    def _run_step(self, step: Step, arrays: Sequence[Any], changes: Changes, found: dict[str, Any]) -> Sequence[Any]:
         equation = step.equation
         if mark := mark_of(equation):
             if mark.name not in changes:
@@ -303,7 +305,8 @@ class _Names:
     def of(self, jaxpr: Jaxpr) -> tuple[frozenset[str], frozenset[str]]:
         """(names that are reached through calls alone, names within loops and branches)."""
         if id(jaxpr) not in self._found:
-            reached, hidden = set(), set()
+            reached: set[str] = set()
+            hidden: set[str] = set()
             for equation in jaxpr.eqns:
                 if mark := mark_of(equation):
                     reached.add(mark.name)

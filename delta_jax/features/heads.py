@@ -79,7 +79,8 @@ def _multiplied(program: equations.Steps, variables: int, kernels: list[int]):
         for side, name in enumerate(step.inputs):
             if name not in of_images:
                 continue
-            shape = step.equation.invars[side].aval.shape
+            operand: Any = step.equation.invars[side].aval
+            shape = operand.shape
             axes = None
             if step.equation.primitive.name == "dot_general" and len(shape) == 2:
                 contracted, batch = step.equation.params["dimension_numbers"]
@@ -92,5 +93,6 @@ def _multiplied(program: equations.Steps, variables: int, kernels: list[int]):
 
 
 def _narrows(cast: equations.Step) -> bool:
-    before, after = cast.equation.invars[0].aval.dtype, cast.equation.outvars[0].aval.dtype
-    return before.itemsize > after.itemsize
+    before: Any = cast.equation.invars[0].aval
+    after: Any = cast.equation.outvars[0].aval
+    return before.dtype.itemsize > after.dtype.itemsize
