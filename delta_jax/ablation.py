@@ -33,7 +33,7 @@ _ELEMENTWISE = frozenset(
         "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le",
         "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "name", "ne", "neg", "nextafter", "not", "or",
         "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square",
-        "stop_gradient", "sub", "tan", "tanh", "xor",
+        "stop_gradient", "sub", "tan", "tap", "tanh", "xor",
     ]
 )
 # fmt: on

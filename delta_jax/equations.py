@@ -22,6 +22,20 @@ _CALLS = {
 }
 
 
+_CHECKPOINTS = ("checkpoint", "remat2")
+_WITH_RULES = ("custom_jvp_call", "custom_vjp_call")
+
+
+def is_checkpoint(equation: core.JaxprEqn) -> bool:
+    """Whether it is a call whose insides the backward pass computes again."""
+    return equation.primitive.name in _CHECKPOINTS
+
+
+def has_rule(equation: core.JaxprEqn) -> bool:
+    """Whether it is a call of a function that has a gradient rule of its own."""
+    return equation.primitive.name in _WITH_RULES
+
+
 def program_of(equation: core.JaxprEqn) -> tuple[core.ClosedJaxpr, int] | None:
     """The program that stands for a call, or for `lax.platform_dependent` on the target's platform; None for others.
 
@@ -150,3 +164,27 @@ def behind(steps: Sequence[Step], names: Collection[int]) -> tuple[list[Step], s
             reached.update(step.outputs)
             found.append(step)
     return found, reached
+
+
+def run(
+    steps: Sequence[Step],
+    known: dict[int, Any],
+    wanted: Collection[int] | None,
+    outputs: Callable[[Step, Sequence[Any]], Sequence[Any]] = Step.run,
+) -> None:
+    """Runs the steps on what is known.
+
+    Args:
+      steps: in order.
+      known: {name: array}; the outputs are put into it.
+      wanted: all others leave `known` after their last use; None to keep all.
+      outputs: how to run a step.
+    """
+    last_use = {name: number for number, step in enumerate(steps) for name in step.inputs}
+    kept = None if wanted is None else frozenset(wanted)
+    for number, step in enumerate(steps):
+        known |= zip(step.outputs, outputs(step, [known[name] for name in step.inputs]), strict=True)
+        if kept is not None:
+            for name in {*step.inputs, *step.outputs} - kept:
+                if last_use.get(name, -1) <= number:
+                    del known[name]

@@ -97,10 +97,10 @@ def _evaluate(closed: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
     signatures = np.array([numbers.setdefault(_signature(step.equation), len(numbers)) for step in steps], np.int64)
     at = 0
     for loop in _loops(steps, signatures, last_use, 0, len(steps)):
-        _run(steps[at : loop.start], known)
+        equations.run(steps[at : loop.start], known, None)
         _run_loop(steps, loop, last_use, known)
         at = loop.end
-    _run(steps[at:], known)
+    equations.run(steps[at:], known, None)
     return [known[name] for name in results]
 
 
@@ -109,7 +109,7 @@ def _signature(equation: core.JaxprEqn) -> Hashable:
     inner = equations.programs_within(equation)
     if equation.effects or not all(map(_is_told_by_its_text, inner)):
         return object()
-    if equation.primitive.name == "name":
+    if equation.primitive.name in ("name", "tap"):
         return "name", *(str(v.aval) for v in equation.invars)  # what it is called is nothing that it does
     literals = []
     for v in equation.invars:
@@ -198,11 +198,6 @@ def _loop(steps: list[Step], start: int, period: int, times: int) -> _Loop | Non
                 return None
     same = next((time for time in range(2, times) if sources(time) != second), times)
     return _Loop(start, period, same, second)
-
-
-def _run(steps: Sequence[Step], known: dict[int, Any]) -> None:
-    for step in steps:
-        known |= zip(step.outputs, step.run([known[name] for name in step.inputs]), strict=True)
 
 
 def _run_loop(steps: list[Step], loop: _Loop, last_use: Mapping[int, int], known: dict[int, Any]) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 
+from delta_jax.features import rerun
 from delta_jax.features.forward import Pass, caller
 from delta_jax.features.heads import head_inputs
-from delta_jax.features.marks import Path, tap
+from delta_jax.features.linen import blocks
+from delta_jax.features.marks import tap
 from delta_jax.features.prefix import Prefix
 
 __all__ = [
@@ -87,8 +89,8 @@ def apply_with_taps(
       ValueError: a tap does not exist (the closest names are given), is reached more than once or within a loop, or is
         no array [B, ..., C].
     """
-    done = Pass(model, variables, x, kwargs, mutable=mutable, recompute=set(recompute))
-    output, updated, maps = done.run(dict.fromkeys(taps), replay)
+    forward = Pass(model, variables, x, kwargs, mutable=mutable, recompute=set(recompute))
+    output, updated, maps = rerun.run(forward, dict.fromkeys(taps), replay)
     return (output, maps, updated) if mutable else (output, maps)
 
 
@@ -114,22 +116,5 @@ def apply_with_changes(
     Raises:
       ValueError: as `apply_with_taps`.
     """
-    output, _, maps = Pass(model, variables, x, kwargs).run(changes)
+    output, _, maps = rerun.run(Pass(model, variables, x, kwargs), changes)
     return output, maps
-
-
-def blocks(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """Paths of the smallest modules with two or more layers in them: residual blocks, say; never the model itself.
-
-    A layer is a module with a kernel. What to give to `recompute` of `apply_with_taps`.
-    """
-    found: list[str] = []
-
-    def layers(node: Mapping[str, Any], path: Path) -> int:
-        inside = [layers(child, (*path, name)) for name, child in node.items() if isinstance(child, Mapping)]
-        if path and sum(inside) > 1 and max(inside) == 1:
-            found.append("/".join(path))
-        return sum(inside) + ("kernel" in node)
-
-    layers(params, ())
-    return tuple(found)

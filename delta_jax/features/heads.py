@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from delta_jax import equations, precision
-from delta_jax.features.forward import Pass, ambiguous, run, with_rule
+from delta_jax.features.forward import Pass, ambiguous
 from delta_jax.features.marks import Path
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -40,7 +40,7 @@ def head_inputs(model: Any, variables: Any, x: Any, head: str, **kwargs: Any) ->
         raise ValueError(f"no module {head!r} in the parameters; did you mean {' or '.join(map(repr, close))}?")
     with precision.full():
         forward = Pass(model, variables, x, kwargs)
-    program = equations.flat(forward.closed, lambda equation: not with_rule(equation))
+    program = equations.flat(forward.closed, lambda equation: not equations.has_rule(equation))
     kernels = [n for path, n in leaves.items() if paths[0] in (path, path[:-1]) and forward.arguments[n].ndim > 1]
     seen = _multiplied(program, len(jax.tree.leaves(variables)), [program.arguments[n] for n in kernels])
     if len(seen) != 1 or not seen[0][2]:
@@ -51,7 +51,7 @@ def head_inputs(model: Any, variables: Any, x: Any, head: str, **kwargs: Any) ->
     name, _, axes = seen[0]
     known = program.constants | dict(zip(program.arguments, forward.arguments, strict=True))
     steps = [step for step in program.steps if not step.equation.effects]
-    run(equations.needed(steps, [name]), known, [name])
+    equations.run(equations.needed(steps, [name]), known, [name])
     return jnp.transpose(known[name], axes)
 
 

@@ -1,25 +1,22 @@
-"""Marks: the names that values of a traced program carry, by hand or from the paths of Linen modules."""
+"""Marks: what values of a traced program are called, so that they can be read and replaced there."""
 
-import json
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
-from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import JaxprEqn
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Primitive
+from jax.interpreters import ad, batching, mlir
+
+from delta_jax import equations
 
 Path = tuple[str, ...]
-
-_PREFIX = "tap: "  # models name values for jax.checkpoint's policies, too
 
 
 class Mark(NamedTuple):
     """What a value is called.
 
     Attributes:
-      path: of the module that returns it; of what was named by hand, that name alone.
+      path: of the module that returns it; of what was marked by hand, its name alone.
       leaf: which of the arrays of a module that returns a tree of them; None if it is all.
       shape: when it was marked, which nn.vmap does not show; None where any will do.
     """
@@ -34,70 +31,86 @@ class Mark(NamedTuple):
         return "/".join(self.path)
 
 
+_tap_p = Primitive("tap")
+_tap_p.def_impl(lambda x, *, mark: x)
+_tap_p.def_abstract_eval(lambda x, *, mark: x)
+ad.primitive_jvps[_tap_p] = lambda primals, tangents, *, mark: (_tap_p.bind(*primals, mark=mark), tangents[0])
+mlir.register_lowering(_tap_p, lambda context, x, *, mark: [x])
+
+
+def _batched(operands, axes, *, mark):
+    # jax puts the images' axis of a product last, say: a tap has it in front.
+    return _tap_p.bind(jnp.moveaxis(operands[0], axes[0], 0), mark=mark), 0
+
+
+batching.primitive_batchers[_tap_p] = _batched
+
+
 def tap(x: jax.Array, name: str) -> jax.Array:
     """The feature maps [B, ..., C] as they are, marked as a tap of that name for any model that jax can trace.
 
-    Within `jax.vmap` over images it is what one of them has, [..., C].
+    In a model of one image that runs under `jax.vmap` they are [..., C].
     """
-    return _marked(x, Mark((name,)))
+    return put(x, Mark((name,)))
 
 
-def _marked(x: jax.Array, mark: Mark) -> jax.Array:
-    return checkpoint_name(x, _PREFIX + json.dumps(mark))
+def put(x: jax.Array, mark: Mark) -> jax.Array:
+    """The array as it is, marked."""
+    return _tap_p.bind(x, mark=mark)
 
 
 def mark_of(equation: JaxprEqn) -> Mark | None:
     """The mark that the equation puts on its operand; None for other equations."""
-    if equation.primitive.name != "name" or not equation.params["name"].startswith(_PREFIX):
-        return None
-    path, leaf, shape = json.loads(equation.params["name"][len(_PREFIX) :])
-    return Mark(tuple(path), leaf, None if shape is None else tuple(shape))
+    return equation.params["mark"] if equation.primitive is _tap_p else None
 
 
-def of_modules(calls: Counter[Path], recompute: Collection[str] = ()) -> Callable[..., Any]:
-    """Interceptor of Linen's methods that marks what modules return with their paths.
+class Reached(NamedTuple):
+    """Names of the marks in a program.
 
-    Args:
-      calls: {path: how often it was called} is counted here.
-      recompute: names of modules, none within another, whose insides a backward pass computes again.
+    Attributes:
+      plainly: reached through calls alone.
+      ruled: those of them that lie within functions which have a gradient rule of their own.
+      hidden: within loops and branches.
     """
-    inside: set[Path] = set()
 
-    def interceptor(call, args, keywords, context):
-        path = context.module.path
-        if context.method_name != "__call__" or not path or path in inside:
-            return call(*args, **keywords)
-        calls[path] += 1
-        if "/".join(path) not in recompute:
-            return _all_marked(call(*args, **keywords), path)
-        inside.add(path)  # the call below comes through here again
-        try:
-            return _all_marked(_recomputed(context.module, args, keywords), path)
-        finally:
-            inside.discard(path)
-
-    return interceptor
+    plainly: frozenset[str]
+    ruled: frozenset[str]
+    hidden: frozenset[str]
 
 
-def _all_marked(out: Any, path: Path) -> Any:
-    if isinstance(out, jax.Array):
-        return _marked(out, Mark(path, None, out.shape))
-    leaves, structure = jax.tree.flatten(out)
-    if not all(isinstance(leaf, jax.Array) for leaf in leaves):
-        return out
-    marks = (Mark(path, number, leaf.shape) for number, leaf in enumerate(leaves))
-    return jax.tree.unflatten(structure, map(_marked, leaves, marks))
+class Names:
+    """Finds the names of the marks in programs, looking through each of them once."""
 
+    def __init__(self) -> None:
+        self._found: dict[int, Reached] = {}
 
-def _recomputed(module: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    """The module's call; its backward pass computes again what it needs, instead of keeping it."""
-    given, structure = jax.tree.flatten((tuple(args), dict(keywords)))
-    is_array = [isinstance(leaf, jax.Array) for leaf in given]
+    def of(self, jaxpr: Jaxpr) -> Reached:
+        """The names in a program, which has to be kept by somebody else."""
+        if id(jaxpr) in self._found:
+            return self._found[id(jaxpr)]
+        plainly: set[str] = set()
+        ruled: set[str] = set()
+        hidden: set[str] = set()
+        for equation in jaxpr.eqns:
+            if mark := mark_of(equation):
+                plainly.add(mark.name)
+            elif inner := equations.program_of(equation):
+                within = self.of(inner[0].jaxpr)
+                plainly |= within.plainly
+                ruled |= within.plainly if equations.has_rule(equation) else within.ruled
+                hidden |= within.hidden
+            else:
+                for one in equations.programs_within(equation):
+                    hidden.update(*self.of(one.jaxpr if isinstance(one, ClosedJaxpr) else one))
+        self._found[id(jaxpr)] = Reached(frozenset(plainly), frozenset(ruled), frozenset(hidden))
+        return self._found[id(jaxpr)]
 
-    def call(module: nn.Module, *arrays: jax.Array) -> Any:
-        remaining = iter(arrays)
-        leaves = [next(remaining) if array else leaf for leaf, array in zip(given, is_array, strict=True)]
-        args, keywords = jax.tree.unflatten(structure, leaves)
-        return type(module).__call__(module, *args, **keywords)
+    def of_call(self, equation: JaxprEqn) -> frozenset[str]:
+        """Names that are reached in a call; none for other equations."""
+        inner = equations.program_of(equation)
+        return self.of(inner[0].jaxpr).plainly if inner else frozenset()
 
-    return nn.remat(call)(module, *(leaf for leaf, array in zip(given, is_array, strict=True) if array))
+    def touched(self, equation: JaxprEqn) -> frozenset[str]:
+        """As `of_call`, or the name that the equation itself puts on a value."""
+        mark = mark_of(equation)
+        return frozenset([mark.name]) if mark else self.of_call(equation)

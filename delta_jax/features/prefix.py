@@ -7,9 +7,10 @@ import jax
 
 from delta_jax import equations
 from delta_jax.equations import Step
-from delta_jax.features.forward import Pass, ambiguous, changed
+from delta_jax.features.forward import Pass, ambiguous
 from delta_jax.features.heads import parameters
 from delta_jax.features.marks import Path, mark_of
+from delta_jax.features.rerun import changed, without_rule
 
 
 class Prefix:
@@ -34,7 +35,7 @@ class Prefix:
         self._known = program.constants | dict(zip(program.arguments, self._pass.arguments, strict=True))
         self._at = {mark: step.outputs[0] for step in program.steps if (mark := mark_of(step.equation))}
         self._needed = equations.needed(program.steps, [*program.results, *self._at.values()])
-        _run(self._needed, self._known)
+        equations.run(self._needed, self._known, None, _outputs)
 
     @property
     def output(self) -> Any:
@@ -42,11 +43,15 @@ class Prefix:
         return self._output(self._known)
 
     def _output(self, known: dict[int, Any]) -> Any:
-        return self._pass.unflatten([known[name] for name in self._pass.opened.results])[0]
+        return self._pass.results([self._guarded(known[name]) for name in self._pass.opened.results])[0]
+
+    def _guarded(self, array: Any) -> Any:
+        lost = self._pass.names.of(self._pass.closed.jaxpr).ruled
+        return without_rule(min(lost), array) if lost else array
 
     def feature_maps(self, tap: str) -> jax.Array:
         """The recorded output [B, ..., C] of the tap; ValueError when there is no such tap."""
-        return self._known[self._number(tap)]
+        return self._guarded(self._known[self._number(tap)])
 
     def _number(self, tap: str) -> int:
         self._pass.check((tap,))
@@ -57,7 +62,7 @@ class Prefix:
         number = self._number(tap)
         known = self._known | {number: changed(tap, self._known[number], lambda _: maps)}
         steps, _ = equations.behind(self._needed, [number])
-        _run(equations.needed(steps, self._pass.opened.results), known)
+        equations.run(equations.needed(steps, self._pass.opened.results), known, None, _outputs)
         return self._output(known)
 
     def outputs_until(self, tap: str) -> dict[str, Any]:
@@ -118,7 +123,5 @@ class Prefix:
                 )
 
 
-def _run(steps: Sequence[Step], known: dict[int, Any]) -> None:
-    for step in steps:
-        arrays = [known[name] for name in step.inputs]
-        known |= zip(step.outputs, arrays if mark_of(step.equation) else step.run(arrays), strict=True)
+def _outputs(step: Step, arrays: Sequence[Any]) -> Sequence[Any]:
+    return arrays if mark_of(step.equation) else step.run(arrays)
