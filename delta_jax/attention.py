@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +24,8 @@ _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
 def filter_gaps(
-    model: nn.Module,
-    variables: Mapping[str, Any],
+    model: Any,
+    variables: Any,
     x: jax.Array,
     y: jax.Array,
     *,
@@ -55,16 +54,17 @@ def filter_gaps(
     are never subtracted there.
 
     Args:
-      model: any Linen module that returns logits [B, K]; it is run as for prediction, not in training.
+      model: as of `features.apply_with_taps`, hashable; it returns logits [B, K] and is run as for prediction, not in
+        training.
       variables: of the source network with a head trained on the target ("L2-FE").
       x: images [B, H, W, 3], normalised.
       y: labels [B], integers.
-      taps: module paths; filter j of a tap is channel j of that module's output.
+      taps: names, of Linen modules their paths; filter j of a tap is channel j of its maps.
       estimator: one of the three.
       filters: {tap: integers [n], or [B, n] for each image its own} to restrict the exact gaps to.
       exact_filters: of "mixed", per image and tap; at least 1.
       chunk: filters that run together, at least 1; more need more memory. Not given: what fills the device, and fits.
-      apply_kwargs: passed on to `model.apply`, e.g. {"train": False}; hashable values.
+      apply_kwargs: passed on to the model, e.g. {"train": False}; hashable values.
 
     Returns:
       {tap: [B, C]}, or [B, n] for chosen filters.

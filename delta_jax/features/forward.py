@@ -103,8 +103,8 @@ class Pass:
             "the path of a module that runs once per forward pass, outside nn.scan and nn.vmap, and returns an array "
             "[B, ..., C]"
             if self._is_linen
-            else "an array [B, ..., C] that the model marks by features.tap once per forward pass, outside loops and "
-            "branches"
+            else "an array [B, ..., C] that the model marks by features.tap and reaches once per forward pass, outside "
+            "loops and branches"
         )
         raise ValueError(f"{found} in the network{reasons}{instead} A tap is {kind}")
 
@@ -118,11 +118,11 @@ class Pass:
                 "be told apart: take nn.jit out of the model and put jax.jit around the whole step"
             )
         own = [aval for mark, aval in self.marks if mark.name == name and mark.leaf is None]
-        if name in self.names.of(self.closed.jaxpr).hidden:
-            return f"{name} is reached within a loop or a branch"
+        if around := self.names.of(self.closed.jaxpr).hidden.get(name):
+            return f"{name!r} is reached within {around}"
         if len(own) > 1:
-            return f"{name} is reached {len(own)} times"
-        return f"{name} has the shape {own[0].shape}" if own else ""
+            return f"{name!r} is reached {len(own)} times"
+        return f"{name!r} has the shape {own[0].shape}" if own else ""
 
 
 def _forward(model: Any, kwargs: Mapping[str, Any], mutable: Sequence[str]) -> Callable[[Any, Any], tuple[Any, Any]]:

@@ -1,5 +1,6 @@
 """Marks: what values of a traced program are called, so that they can be read and replaced there."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -70,12 +71,12 @@ class Reached(NamedTuple):
     Attributes:
       plainly: reached through calls alone.
       ruled: those of them that lie within functions which have a gradient rule of their own.
-      hidden: within loops and branches.
+      hidden: {name: primitive} of those within loops, branches and other programs that are no plain calls.
     """
 
     plainly: frozenset[str]
     ruled: frozenset[str]
-    hidden: frozenset[str]
+    hidden: Mapping[str, str]
 
 
 class Names:
@@ -90,7 +91,7 @@ class Names:
             return self._found[id(jaxpr)]
         plainly: set[str] = set()
         ruled: set[str] = set()
-        hidden: set[str] = set()
+        hidden: dict[str, str] = {}
         for equation in jaxpr.eqns:
             if mark := mark_of(equation):
                 plainly.add(mark.name)
@@ -98,11 +99,12 @@ class Names:
                 within = self.of(inner[0].jaxpr)
                 plainly |= within.plainly
                 ruled |= within.plainly if equations.has_rule(equation) else within.ruled
-                hidden |= within.hidden
+                hidden |= dict(within.hidden)
             else:
                 for one in equations.programs_within(equation):
-                    hidden.update(*self.of(one.jaxpr if isinstance(one, ClosedJaxpr) else one))
-        self._found[id(jaxpr)] = Reached(frozenset(plainly), frozenset(ruled), frozenset(hidden))
+                    within = self.of(one.jaxpr if isinstance(one, ClosedJaxpr) else one)
+                    hidden |= dict.fromkeys(within.plainly, equation.primitive.name) | dict(within.hidden)
+        self._found[id(jaxpr)] = Reached(frozenset(plainly), frozenset(ruled), hidden)
         return self._found[id(jaxpr)]
 
     def of_call(self, equation: JaxprEqn) -> frozenset[str]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +43,8 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def make_loss(
-    model: nn.Module,
-    source_model: nn.Module,
+    model: Any,
+    source_model: Any,
     method: Method,
     *,
     taps: tuple[str, ...],
@@ -62,7 +61,7 @@ def make_loss(
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
 
     Args:
-      model: the network in training.
+      model: the network in training: a Linen module, or an object with `apply` as `features.apply_with_taps` takes it.
       source_model: the network of the source, run in evaluation mode.
       method: which penalties.
       taps: whose feature maps are compared.

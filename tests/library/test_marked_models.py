@@ -227,21 +227,24 @@ def chain(x, name):
 
 ONCE = lambda w, x: chain(x, "layer/one") * w  # noqa: E731
 UNREACHABLE = {
-    "twice": (lambda w, x: chain(chain(x, "one"), "one"), "one is reached 2 times"),
-    "twice by jit": (lambda w, x: (f := jax.jit(lambda x: chain(x, "one")))(f(x)), "one is reached 2 times"),
+    "twice": (lambda w, x: chain(chain(x, "one"), "one"), "'one' is reached 2 times"),
+    "twice by jit": (lambda w, x: (f := jax.jit(lambda x: chain(x, "one")))(f(x)), "'one' is reached 2 times"),
     "scan": (
         lambda w, x: lax.scan(lambda x, _: (chain(x, "one"), None), x, None, 2)[0],
-        "one is reached within a loop",
+        "'one' is reached within scan",
     ),
-    "while": (lambda w, x: lax.fori_loop(0, w.astype(int), lambda _, x: chain(x, "one"), x), "within a loop"),
-    "cond": (lambda w, x: lax.cond(w > 0, lambda x: chain(x, "one"), jnp.cos, x), "within a loop or a branch"),
+    "while": (
+        lambda w, x: lax.fori_loop(0, w.astype(int), lambda _, x: chain(x, "one"), x),
+        "'one' is reached within while",
+    ),
+    "cond": (lambda w, x: lax.cond(w > 0, lambda x: chain(x, "one"), jnp.cos, x), "'one' is reached within cond"),
     "once and in a loop": (
         lambda w, x: lax.scan(lambda x, _: (chain(x, "one"), None), chain(x, "one"), None, 2)[0],
-        "one is reached within a loop",
+        "'one' is reached within scan",
     ),
-    "no maps": (lambda w, x: features.tap(jnp.sum(x, (1, 2, 3)), "one") * w, r"one has the shape \(3,\)"),
+    "no maps": (lambda w, x: features.tap(jnp.sum(x, (1, 2, 3)), "one") * w, r"'one' has the shape \(3,\)"),
     "no taps": (lambda w, x: x * w, "; it has none. A tap is"),
-    "another name": (ONCE, r"did you mean layer/one\? A tap is an array \[B, ..., C\] that the model marks"),
+    "another name": (ONCE, r"did you mean layer/one\? A tap is an array \[B, ..., C\] that the model marks by"),
 }
 
 
