@@ -1,6 +1,6 @@
 """The part of a forward pass that ends at a tap, kept so that the rest can run again with other maps."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ class Prefix:
           x: images [B, H, W, 3].
           **kwargs: passed on to the model.
         """
-        self._model, self._variables = model, variables
+        self._variables = variables
         self._pass = Pass(model, variables, x, kwargs)
         program = self._pass.opened
         self._known = program.constants | dict(zip(program.arguments, self._pass.arguments, strict=True))
@@ -77,7 +77,8 @@ class Prefix:
         """
         last = self._number(tap)
         done = [mark for mark, number in self._at.items() if number <= last]
-        single = [mark for mark in done if mark in self._pass.arrays]
+        several = {mark.path for mark in done if mark not in self._pass.arrays}
+        single = [mark for mark in done if mark.path not in several]
         paths = {mark.path for mark in single}
         kept = [mark for mark in single if not any(mark.path[:n] in paths for n in range(1, len(mark.path)))]
         outputs: dict[str, Any] = {}
@@ -88,12 +89,12 @@ class Prefix:
             else:
                 outputs.setdefault(mark.name, []).append(array)
         for mark in done:
-            if mark not in single and len({one.path for one in self._at if one.name == mark.name}) > 1:
+            if mark.path in several and len({one.path for one in self._at if one.name == mark.name}) > 1:
                 raise ambiguous(mark.name)
-        self._check_parameters(tap, last, outputs, [self._at[mark] for mark in kept])
+        self._check_parameters(tap, last, outputs, {self._at[mark] for mark in kept})
         return outputs
 
-    def _check_parameters(self, tap: str, last: int, outputs: Mapping[str, Any], kept: Sequence[int]) -> None:
+    def _check_parameters(self, tap: str, last: int, outputs: Mapping[str, Any], kept: Collection[int]) -> None:
         """Raises ValueError where one that is used up to the tap is not replaced by the outputs, or used again."""
         program = self._pass.opened
         leaves = parameters(self._variables)
@@ -111,9 +112,10 @@ class Prefix:
         for step in self._needed:
             if not touches(step):
                 made_of |= dict.fromkeys(step.outputs, set().union(*(made_of.get(name, ()) for name in step.inputs)))
-        rest = [step for step in program.steps if step.outputs and step.outputs[0] not in kept]
+        pure = [step for step in self._needed if not step.equation.effects]
+        rest = [step for step in pure if step.outputs[0] not in kept]
         again = used(equations.needed(rest, program.results))
-        for path in sorted(used(step for step in self._needed if step.outputs and step.outputs[0] <= last)):
+        for path in sorted(used(step for step in pure if step.outputs[0] <= last)):
             name = "/".join(path)
             replayed = not self._pass.has_paths or any(name.startswith(f"{one}/") for one in outputs)
             if path in again or not replayed:
