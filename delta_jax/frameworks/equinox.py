@@ -1,10 +1,8 @@
 """Equinox modules: taps by path, such as "layers/0/conv", without a change to the module's code."""
 
-import contextvars
 import dataclasses
 import functools
 import inspect
-import itertools
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.custom_batching import custom_vmap
 
 from delta_jax.features import tap
 
 Path = tuple[str, ...]
 _NAME = "name_of_tap"
-_serial = itertools.count()
-# A number per image while a model is traced: what depends on it is mapped over the images.
-_image: contextvars.ContextVar[jax.Array] = contextvars.ContextVar("image")
 
 
 def _plain(model: Any, image: jax.Array, state: Any, *, key: Any, train: bool, **kwargs: Any) -> Any:
@@ -118,21 +112,16 @@ class Network:
           **kwargs: passed on to the call.
         """
         model, state = self.module(variables)
-        model = _marking(eqx.nn.inference_mode(model, value=not train), (), self.channels_first, next(_serial))
+        model = _marking(eqx.nn.inference_mode(model, value=not train), (), self.channels_first)
         key = next(iter((rngs or {}).values()), None)
         keys = None if key is None else jax.random.split(key, len(images))
 
-        def one_image(image: jax.Array, key: Any, number: jax.Array) -> Any:
-            token = _image.set(number)
-            try:
-                return self.call(model, image, state, key=key, train=train, **kwargs)
-            finally:
-                _image.reset(token)
+        def one_image(image: jax.Array, key: Any) -> Any:
+            return self.call(model, image, state, key=key, train=train, **kwargs)
 
-        given = jnp.moveaxis(images, -1, 1) if self.channels_first else images
-        axes = (0, None if key is None else 0, 0)
-        run = jax.vmap(one_image, axes, 0 if state is None else (0, None), axis_name=self.axis_name)
-        output = run(given, keys, jnp.arange(len(images)))
+        axes = (0, None if key is None else 0), 0 if state is None else (0, None)
+        run = jax.vmap(one_image, *axes, axis_name=self.axis_name)
+        output = run(jnp.moveaxis(images, -1, 1) if self.channels_first else images, keys)
         if state is not None:
             output, state = output
         if not mutable:
@@ -201,16 +190,15 @@ def _state_leaves(model: Any, state: eqx.nn.State | None) -> tuple[Any, tuple[Pa
     return structure, tuple(places[number] for number in range(len(leaves)))
 
 
-def _marking(node: Any, path: Path, channels_first: bool, serial: int) -> Any:
+def _marking(node: Any, path: Path, channels_first: bool) -> Any:
     """The module, with submodules that mark what they return."""
-    children = {name: _marking(child, (*path, name), channels_first, serial) for name, child in _children(node).items()}
+    children = {name: _marking(child, (*path, name), channels_first) for name, child in _children(node).items()}
     if isinstance(node, eqx.Module):
         marked = bool(path) and callable(node)
         kind: Any = type(node)
         new = object.__new__(_marking_class(kind, channels_first) if marked else kind)
-        # A field, which outlasts what takes modules apart, such as eqx.filter_checkpoint; another one in each pass,
-        # since eqx.filter_jit would go on with the trace of an earlier one, in which other images were marked.
-        name = {_NAME: ("/".join(path), serial)} if marked else {}
+        # A field, which outlasts what takes modules apart, such as eqx.filter_checkpoint.
+        name = {_NAME: "/".join(path)} if marked else {}
         for field, value in (vars(node) | children | name).items():
             object.__setattr__(new, field, value)
         return new
@@ -225,14 +213,14 @@ def _marking(node: Any, path: Path, channels_first: bool, serial: int) -> Any:
 def _marking_class(kind: Any, channels_first: bool) -> Any:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         out = kind.__call__(self, *args, **kwargs)
-        name, _ = getattr(self, _NAME)
+        name = getattr(self, _NAME)
         if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], eqx.nn.State):
             return _marked(out[0], name, channels_first), out[1]
         return _marked(out, name, channels_first)
 
     added = {
-        "__annotations__": {_NAME: tuple},
-        _NAME: eqx.field(static=True, default=("", 0)),
+        "__annotations__": {_NAME: str},
+        _NAME: eqx.field(static=True, default=""),
         "__call__": __call__,
         "__module__": kind.__module__,
     }
@@ -240,24 +228,8 @@ def _marking_class(kind: Any, channels_first: bool) -> Any:
 
 
 def _marked(out: Any, name: str, channels_first: bool) -> Any:
-    if not isinstance(out, jax.Array) or out.ndim == 0 or (image := _image.get(None)) is None:
+    if not isinstance(out, jax.Array) or out.ndim == 0:
         return out
-    return _mark(out, image, name, 0 if channels_first and out.ndim == 3 else out.ndim - 1)
-
-
-def _mark(out: jax.Array, image: jax.Array, name: str, channels: int) -> jax.Array:
-    """The array as it is, a tap of the axes [B, ..., C] once it is mapped over the images."""
-
-    @custom_vmap
-    def mark(out: jax.Array, image: jax.Array) -> jax.Array:
-        return out
-
-    @mark.def_vmap
-    def mapped(size: int, batched: Any, out: jax.Array, image: jax.Array) -> tuple[jax.Array, bool]:
-        if not batched[0]:
-            return out, False
-        if not batched[1]:  # mapped by the module itself, over positions, say
-            return _mark(out, image, name, channels + 1), True
-        return jnp.moveaxis(tap(jnp.moveaxis(out, channels + 1, -1), name), -1, channels + 1), True
-
-    return mark(out, image)
+    if channels_first and out.ndim == 3:
+        return jnp.moveaxis(tap(jnp.moveaxis(out, 0, -1), name), -1, 0)
+    return tap(out, name)  # of one image, or of one position where the module maps over them; jax puts those in front
