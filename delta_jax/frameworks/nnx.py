@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,17 +49,49 @@ def adapt(module: nnx.Module, *, call: Callable[..., Any] = _plain) -> tuple["Ne
 
 
 def from_function(
-    build: Callable[..., nnx.Module], *, call: Callable[..., Any] = _plain, frozen_norm: bool = False
+    build: Callable[..., nnx.Module],
+    *,
+    call: Callable[..., Any] | None = None,
+    argument: str = "train",
+    frozen_norm: bool = False,
 ) -> "Network":
     """The network that `build(rngs=nnx.Rngs(key))` returns; no array is made before `init(key, images)`.
 
     Args:
       build: a class of NNX modules or a function that returns one, called with `rngs` alone.
       call: as of `adapt`.
+      argument: without a `call`, the keyword of the module's call that says whether it is being trained, as
+        `ModelSpec.train_argument`; modules need none to follow `train`.
       frozen_norm: normalisation keeps to its running statistics in training.
+
+    Raises:
+      ValueError: it returns no NNX module, or one whose call has no such argument.
     """
-    structure, leaves, _ = _split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
-    return Network(structure, leaves, call, build, frozen_norm)
+    module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    if not isinstance(module, nnx.Module):
+        raise ValueError(f"a function of rngs is to return an NNX module, and this one returns {type(module).__name__}")
+    structure, leaves, _ = _split(module)
+    return Network(structure, leaves, call or _told(type(module), argument), build, frozen_norm)
+
+
+def _told(kind: type[nnx.Module], argument: str) -> Callable[..., Any]:
+    taken = inspect.signature(kind.__call__).parameters
+    if argument in taken:
+        return _by_keyword(argument)
+    if argument not in ("", "train"):
+        own = ", ".join(list(taken)[1:])
+        raise ValueError(f"{kind.__name__} is called with ({own}) and has no argument {argument!r} for training")
+    return _plain
+
+
+@functools.cache  # equal networks have the same call
+def _by_keyword(argument: str) -> Callable[..., Any]:
+    inverted = argument in ("deterministic", "use_running_average")
+
+    def call(module: Any, images: jax.Array, *, train: bool, rngs: Mapping[str, jax.Array], **kwargs: Any) -> Any:
+        return module(images, **{argument: train != inverted}, **kwargs)
+
+    return call
 
 
 class _Leaf(NamedTuple):
@@ -87,6 +120,12 @@ class Network:
     call: Callable[..., Any] = _plain
     build: Callable[..., nnx.Module] | None = None
     frozen_norm: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the module's class."""
+        root: Any = self.structure.nodes[0]
+        return root.type.__name__
 
     @functools.cached_property
     def _key(self) -> Any:
@@ -160,7 +199,8 @@ class Network:
         for number, part in parts.items():
             # An attribute of the module: so it outlasts nnx.remat and nnx.scan, which take modules apart.
             object.__setattr__(part, _NAMES, tuple(names[number]))
-            object.__setattr__(part, "__class__", _marking(type(part)))
+            frozen = self.frozen_norm and isinstance(part, nnx.BatchNorm)
+            object.__setattr__(part, "__class__", _marking(type(part), frozen))
         for _, node in nnx.iter_graph(module):
             if isinstance(node, nnx.RngStream) and not {node.tag, "default", "dropout"} & rngs.keys():
                 object.__setattr__(node, "__class__", _Lacking)
@@ -225,10 +265,12 @@ def _parts(node: Any, path: Path = (), above: tuple[int, ...] = ()) -> Iterator[
 
 
 @functools.cache
-def _marking(kind: type[nnx.Module]) -> type[nnx.Module]:
-    """The class, with outputs marked as taps."""
+def _marking(kind: Any, frozen: bool) -> Any:
+    """The class, with outputs marked as taps; BatchNorm that is frozen, whatever its caller asks for."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if frozen:
+            args, kwargs = args[:1], kwargs | {"use_running_average": True}
         out = kind.__call__(self, *args, **kwargs)
         for name in getattr(self, _NAMES):
             out = tap(out, name) if isinstance(out, jax.Array) else out

@@ -21,11 +21,12 @@ COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "expor
 
 # The rooms from the ground up: who imports stands above whom it imports. docs/design.md says what each is for.
 FLOORS = (
-    ("processes", "chips", "precision", "regularizers", "winograd", "models", "downloads", "configs"),
+    ("processes", "chips", "precision", "regularizers", "winograd", "downloads", "configs"),
     ("equations",),
-    ("repeats",),
-    ("workdir", "features", "ablation", "chunks", "weights", "data"),
-    ("attention",),
+    ("repeats", "features"),
+    ("frameworks", "ablation", "chunks"),
+    ("models", "attention"),
+    ("workdir", "weights", "data"),
     ("methods",),
     ("training",),
     ("exports", "analysis", "command_line"),
@@ -55,7 +56,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "chunks": ("chips.target",),
     "attention": ("features", "ablation", "chunks", "repeats", "precision", "chips.target"),
     "methods": ("attention", "features", "regularizers"),
-    "models": ("models",),
+    "frameworks": ("features",),
+    "models": ("models", "frameworks.nnx"),
     "models.layers": ("models.layers",),
     "models.__main__": (),
     "downloads": ("downloads",),
