@@ -1,7 +1,4 @@
-"""DELTA in a training loop on a module of Equinox; its head should be fitted first, as in examples/own_loop.py.
-
-python -m examples.equinox_loop
-"""
+"""DELTA in a loop on a module of Equinox: `python -m examples.equinox_loop`. Fit the head first, as own_loop.py."""
 
 import equinox as eqx
 import jax

@@ -1,7 +1,4 @@
-"""DELTA in a training loop on a transform of Haiku; its head should be fitted first, as in examples/own_loop.py.
-
-python -m examples.haiku_loop
-"""
+"""DELTA in a loop on a transform of Haiku: `python -m examples.haiku_loop`. Fit the head first, as own_loop.py does."""
 
 import haiku as hk
 import jax

@@ -1,7 +1,4 @@
-"""DELTA in a training loop on a model of Keras 3 on JAX; its head should be fitted first, as in examples/own_loop.py.
-
-python -m examples.keras_loop
-"""
+"""DELTA in a loop on a Keras model on JAX: `python -m examples.keras_loop`. Fit the head first, as own_loop.py does."""
 
 import os
 
@@ -20,8 +17,7 @@ TAPS = ("conv_0", "conv_1")
 
 def network() -> keras.Model:
     """Convolutions, BatchNorm, dropout: images [B, 32, 32, 3] -> logits [B, 3]."""
-    layers = keras.layers
-    inputs = keras.Input((32, 32, 3))
+    layers, inputs = keras.layers, keras.Input((32, 32, 3))
     x = layers.Conv2D(8, 3, 2, name="conv_0")(inputs)
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.Conv2D(16, 3, 2, activation="relu", name="conv_1")(x)
@@ -56,8 +52,7 @@ def main(steps: int = 20, alpha: float = 0.01) -> list[float]:
     for number in range(steps):
         variables, opt_state, entropy = step(variables, opt_state, jax.random.key(number))
         history.append(float(entropy))
-    model.assign(variables)  # to model.save and the like: the Keras model has what was trained
-    return history
+    return history  # model.assign(variables) puts them into the Keras model
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""DELTA in a training loop on a module of Flax NNX; its head should be fitted first, as in examples/own_loop.py.
-
-python -m examples.nnx_loop
-"""
+"""DELTA in a loop on a module of Flax NNX: `python -m examples.nnx_loop`. Fit the head first, as own_loop.py does."""
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +21,7 @@ class Net(nnx.Module):
         self.head = nnx.Linear(16, 3, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The logits."""
         x = nnx.relu(self.conv_1(nnx.relu(self.norm(self.conv_0(x)))))
         return self.head(self.dropout(jnp.mean(x, (1, 2))))
 
@@ -31,8 +29,7 @@ class Net(nnx.Module):
 def main(steps: int = 20, alpha: float = 0.01) -> list[float]:
     """Fine-tunes; returns the cross-entropy of every step."""
     images, labels = stripes(24)
-    net = Net(rngs=nnx.Rngs(0))  # your pretrained one
-    model, source = adapt(net)
+    model, source = adapt(Net(rngs=nnx.Rngs(0)))  # your pretrained one
     gaps = dj.attention.filter_gaps(model, source, images, labels, taps=TAPS)
     weights = dj.attention.normalize({tap: jnp.mean(gap, 0) for tap, gap in gaps.items()}, "standardized_softmax")
     source_maps = jax.jit(lambda v: dj.features.apply_with_taps(model, v, images, TAPS)[1])(source)
@@ -56,8 +53,7 @@ def main(steps: int = 20, alpha: float = 0.01) -> list[float]:
     for number in range(steps):
         variables, opt_state, entropy = step(variables, opt_state, jax.random.key(number))
         history.append(float(entropy))
-    net = model.module(variables)  # an NNX module again
-    return history
+    return history  # model.module(variables) is an NNX module again
 
 
 if __name__ == "__main__":
