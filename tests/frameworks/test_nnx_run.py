@@ -12,7 +12,7 @@ from delta_jax.exports import formats
 from delta_jax.training import trainer
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
-from tests import nnx_network
+from tests import nnx_network, small_run
 from tests.small_run import CLASSES, make_photos, small_config
 
 
@@ -37,7 +37,6 @@ def config(photos, **changed):
 
 @pytest.fixture(scope="module")
 def run(photos):
-    """Stopped after half of its steps, and gone on."""
     workdir = photos.parent / "run"
     return workdir, trainer.fit(config(photos), workdir).summary
 
@@ -57,6 +56,39 @@ def test_it_is_trained_and_used_as_a_linen_module(run, photos):
     files = [sorted((photos / name).iterdir())[0] for name in CLASSES]
     probabilities = classifier.probabilities([classifier.decode(file) for file in files])
     assert [classifier.class_names[k] for k in probabilities.argmax(-1)] == list(CLASSES)
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, photos, tmp_path, monkeypatch):
+    def until(step, fine_tune=trainer.fine_tune):
+        def stopped(loop, start, train_step, *rest):
+            def one(state, batch):
+                if int(state.step) == step:
+                    raise KeyboardInterrupt
+                return train_step(state, batch)
+
+            return fine_tune(loop, start, one, *rest)
+
+        return stopped
+
+    monkeypatch.setattr(trainer, "fine_tune", until(6))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(config(photos), tmp_path)
+    monkeypatch.undo()
+    trainer.fit(config(photos), tmp_path)
+    whole, resumed = (load_file(workdir / "model.safetensors") for workdir in (run[0], tmp_path))
+    assert whole.keys() == resumed.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(array, resumed[name])
+
+
+def test_commands_read_its_workdir(run, photos):
+    workdir, _ = run
+    found = small_run.run("evaluate", f"--workdir={workdir}")
+    assert found.returncode == 0, found.stderr
+    photo = sorted((photos / "green").iterdir())[0]
+    found = small_run.run("predict", f"--workdir={workdir}", photo)
+    assert found.returncode == 0, found.stderr
+    assert "green" in found.stdout
 
 
 def test_it_is_exported_and_created_again(run, photos, tmp_path):

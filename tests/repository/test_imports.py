@@ -218,7 +218,7 @@ def test_the_ground_floor_knows_nothing_of_delta_jax_and_the_next_one_processes_
             "from delta_jax import methods",
             "features, ablation, chunks, repeats, precision, chips.target of delta_jax",
         ),
-        ("models", "import delta_jax.weights", "models of delta_jax"),
+        ("models", "import delta_jax.weights", "models, frameworks.nnx of delta_jax"),
         ("data", "from delta_jax import models", "data, downloads of delta_jax"),
         ("weights.merging", "from ..models.resnet import ResNet", "inside of that package"),
         ("training.steps", "import delta_jax.training.trainer", "of delta_jax may be imported"),
