@@ -68,6 +68,8 @@ def haiku_case(name: str) -> Case:
     transformed = hk.transform_with_state(lambda x, is_training: getattr(hk.nets, name)(CLASSES)(x, is_training))
     model = adapt(transformed)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    head = variables["params"]["res_net50/~/logits"]  # zeros, with which every gap is 0
+    head["w"] = 0.02 * jax.random.normal(jax.random.key(1), head["w"].shape, head["w"].dtype)
     run = jax.jit(lambda v, x: transformed.apply(v["params"], v["state"], None, x, False)[0])
     tap = "res_net50/~/block_group_1/~/block_0/~/conv_1"
     return Case(model, variables, run, tap, (tap,), "state")
