@@ -67,8 +67,12 @@ def haiku_case(name: str) -> Case:
 
     transformed = hk.transform_with_state(lambda x, is_training: getattr(hk.nets, name)(CLASSES)(x, is_training))
     model = adapt(transformed)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
-    head = variables["params"]["res_net50/~/logits"]  # zeros, with which every gap is 0
+    images = jax.random.normal(jax.random.key(2), (8, SIZE, SIZE, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    # Haiku begins with variances of 0 and a head of zeros.
+    options = {"train": True, "mutable": ("state",)}
+    variables |= jax.jit(lambda v: model.apply(v, images, **options)[1])(variables)
+    head = variables["params"]["res_net50/~/logits"]
     head["w"] = 0.02 * jax.random.normal(jax.random.key(1), head["w"].shape, head["w"].dtype)
     run = jax.jit(lambda v, x: transformed.apply(v["params"], v["state"], None, x, False)[0])
     tap = "res_net50/~/block_group_1/~/block_0/~/conv_1"
@@ -112,7 +116,9 @@ def bonsai_case(name: str) -> Case:
     else:
         from bonsai.models.convnext import modeling
 
-        net = modeling.ConvNeXt(modeling.ModelConfig.convnext_tiny_224(num_classes=CLASSES), rngs=nnx.Rngs(0))
+        config = modeling.ModelConfig.convnext_tiny_224(num_classes=CLASSES)
+        config.layer_scale_init_value = 1.0  # with 1e-6 a block hardly does a thing
+        net = modeling.ConvNeXt(config, rngs=nnx.Rngs(0))
         # Its call wants a key of jax, for stochastic depth, and says `train`.
         options = {"rngs": jax.random.key(0)}
         model, variables = adapt(net, call=lambda net, x, train, rngs: net(x, train=train, **options))

@@ -96,7 +96,7 @@ def test_a_transform_without_state_with_a_layer_that_runs_twice():
     model = adapt(hk.transform(twice), call=lambda run, x, train: run(x))
     variables = model.init(jax.random.key(0), images)
     assert variables.keys() == {"params"}
-    with pytest.raises(ValueError, match="conv is reached 2 times"):
+    with pytest.raises(ValueError, match="'conv' is reached 2 times"):
         attention.filter_gaps(model, variables, images, labels, taps=("conv",))
     with pytest.raises(ValueError, match="function is no Haiku transform"):
         adapt(twice)

@@ -137,7 +137,7 @@ def test_models_that_cannot_be_taken():
     inputs = keras.Input((8, 8, 3))
     twice = keras.Model(inputs, layers.GlobalAveragePooling2D(name="pool")(shared(shared(inputs))))
     model, variables = adapt(twice)
-    with pytest.raises(ValueError, match="shared is reached 2 times"):
+    with pytest.raises(ValueError, match="'shared' is reached 2 times"):
         attention.filter_gaps(model, variables, images, labels, taps=("shared",))
     with pytest.raises(ValueError, match="did you mean pool"):
         attention.filter_gaps(model, variables, images, labels, taps=("pol",))
