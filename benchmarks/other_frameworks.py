@@ -69,11 +69,16 @@ def haiku_case(name: str) -> Case:
     model = adapt(transformed)
     images = jax.random.normal(jax.random.key(2), (8, SIZE, SIZE, 3))
     variables = jax.jit(model.init)(jax.random.key(0), images)
-    # Haiku begins with variances of 0 and a head of zeros.
+    # Haiku begins with blocks that add nothing and a head of zeros, so that every gap is 0, and with variances of 0.
+    params = {module: dict(leaves) for module, leaves in variables["params"].items()}
+    for leaves in params.values():
+        if "scale" in leaves:
+            leaves["scale"] = jnp.ones_like(leaves["scale"])
+    shape = params["res_net50/~/logits"]["w"].shape
+    params["res_net50/~/logits"]["w"] = 0.02 * jax.random.normal(jax.random.key(1), shape)
+    variables = {"params": params, "state": variables["state"]}
     options = {"train": True, "mutable": ("state",)}
     variables |= jax.jit(lambda v: model.apply(v, images, **options)[1])(variables)
-    head = variables["params"]["res_net50/~/logits"]
-    head["w"] = 0.02 * jax.random.normal(jax.random.key(1), head["w"].shape, head["w"].dtype)
     run = jax.jit(lambda v, x: transformed.apply(v["params"], v["state"], None, x, False)[0])
     tap = "res_net50/~/block_group_1/~/block_0/~/conv_1"
     return Case(model, variables, run, tap, (tap,), "state")

@@ -15,7 +15,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delta_jax.features import tap
 
 Path = tuple[str, ...]
-_NAMES = "names_of_taps"
 _STREAMS = ("rng_key", "rng_count")
 
 
@@ -173,37 +172,37 @@ class Network:
           images: [B, H, W, 3]; whatever the module takes first.
           train: whether it is in training or in evaluation mode.
           mutable: names of collections.
-          rngs: {stream: key}; a stream that is not named takes the key of "default", or of "dropout".
+          rngs: {stream: key}; a stream that is not named takes the key of "default", or of "dropout". In evaluation
+            mode none is needed: what draws nevertheless draws the same each time.
           **kwargs: passed on to the call.
 
         Raises:
-          ValueError: the module draws from a random stream, and there is no key for it.
+          ValueError: in training the module draws from a random stream, and there is no key for it.
         """
         rngs = dict(rngs or {})
         module = self._merged(variables, rngs)
         module.train() if train else module.eval()
         if train and self.frozen_norm:
             module.set_attributes(use_running_average=True, raise_if_not_found=False)
-        self._mark(module, rngs)
+        self._mark(module)
+        for _, node in nnx.iter_graph(module) if train else ():
+            if isinstance(node, nnx.RngStream) and not {node.tag, "default", "dropout"} & rngs.keys():
+                object.__setattr__(node, "__class__", _Lacking)
         output = self.call(module, images, train=train, rngs=rngs, **kwargs)
         if not mutable:
             return output
         after = _split(module)[2]
         return output, {name: after[name] for name in mutable if name in after}
 
-    def _mark(self, module: nnx.Module, rngs: Mapping[str, jax.Array]) -> None:
+    def _mark(self, module: nnx.Module) -> None:
         parts, names = {}, defaultdict(list)
         for name, part in _parts(module):
             parts[id(part)] = part
             names[id(part)].append(name)
         for number, part in parts.items():
-            # An attribute of the module: so it outlasts nnx.remat and nnx.scan, which take modules apart.
-            object.__setattr__(part, _NAMES, tuple(names[number]))
             frozen = self.frozen_norm and isinstance(part, nnx.BatchNorm)
-            object.__setattr__(part, "__class__", _marking(type(part), frozen))
-        for _, node in nnx.iter_graph(module):
-            if isinstance(node, nnx.RngStream) and not {node.tag, "default", "dropout"} & rngs.keys():
-                object.__setattr__(node, "__class__", _Lacking)
+            # A class outlasts nnx.remat and nnx.scan, which take modules apart.
+            object.__setattr__(part, "__class__", _marking(type(part), tuple(names[number]), frozen))
 
     def _merged(self, variables: Mapping[str, Any], rngs: Mapping[str, jax.Array]) -> nnx.Module:
         flat = {name: flatten_dict(dict(collection)) for name, collection in variables.items()}
@@ -227,7 +226,7 @@ def _split(module: nnx.Module) -> tuple[nnx.GraphDef, tuple[_Leaf, ...], dict[st
     collections: dict[str, dict[Path, Any]] = defaultdict(dict)
     for path, variable in nnx.to_flat_state(state):
         value = variable.get_value() if isinstance(variable, nnx.Variable) else variable
-        leaf = _Leaf(_collection(variable), path, getattr(variable, "tag", ""), jnp.shape(value))
+        leaf = _Leaf(_collection(variable), path, getattr(variable, "tag", ""), getattr(value, "shape", ()))
         leaves.append(leaf)
         if leaf.collection not in _STREAMS:
             collections[leaf.collection][_words(path)] = value
@@ -265,14 +264,14 @@ def _parts(node: Any, path: Path = (), above: tuple[int, ...] = ()) -> Iterator[
 
 
 @functools.cache
-def _marking(kind: Any, frozen: bool) -> Any:
-    """The class, with outputs marked as taps; BatchNorm that is frozen, whatever its caller asks for."""
+def _marking(kind: Any, taps: tuple[str, ...], frozen: bool) -> Any:
+    """The class, with outputs marked as these taps; BatchNorm that is frozen, whatever its caller asks for."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if frozen:
             args, kwargs = args[:1], kwargs | {"use_running_average": True}
         out = kind.__call__(self, *args, **kwargs)
-        for name in getattr(self, _NAMES):
+        for name in taps:
             out = tap(out, name) if isinstance(out, jax.Array) else out
         return out
 
