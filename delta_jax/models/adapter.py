@@ -1,7 +1,9 @@
 """Networks whose call has an argument of its own for training, as ones that are called like all networks here."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,16 +37,23 @@ class Adapter(nn.Module):
         return network(x, **{self.argument: train != (self.argument in INVERTED)})
 
 
-def adapt(network: nn.Module, argument: str) -> nn.Module:
+def adapt(network: Any, argument: str) -> Any:
     """The network as one that is called `network(images, train=False)`; parameters and taps keep their paths.
 
     Args:
-      network: any Linen module.
+      network: any Linen module; what `delta_jax.frameworks` makes of others is that already.
       argument: keyword of its `__call__` that says whether it is being trained, see `ModelSpec.train_argument`.
 
     Raises:
-      ValueError: its `__call__` has no such keyword.
+      ValueError: its `__call__` has no such keyword, or it is no network.
     """
+    if not isinstance(network, nn.Module):
+        if isinstance(network, type) or not (hasattr(network, "init") and hasattr(network, "apply")):
+            raise ValueError(
+                f"ModelSpec.module returns {type(network).__name__}; expected a Linen module, or an NNX module made "
+                "with the `rngs` that the class or function takes, or a model of delta_jax.frameworks"
+            )
+        return network
     taken = inspect.signature(type(network).__call__).parameters
     if argument == "train" and "train" in taken and taken["train"].default is False:
         return network
@@ -57,6 +66,15 @@ def adapt(network: nn.Module, argument: str) -> nn.Module:
     return Adapter(_Held(network), argument)
 
 
-def name_of(network: nn.Module) -> str:
+def from_rngs(build: Callable[..., Any], argument: str, *, frozen_norm: bool) -> Any:
+    """The NNX module that `build(rngs=...)` returns, as `adapt` does; see `delta_jax.frameworks.nnx`."""
+    from delta_jax.frameworks import nnx  # only where there is one
+
+    return nnx.from_function(build, argument=argument, frozen_norm=frozen_norm)
+
+
+def name_of(network: Any) -> str:
     """The name of its class, adapted or not."""
+    if not isinstance(network, nn.Module):
+        return str(getattr(network, "name", type(network).__name__))
     return type(network.held.network if isinstance(network, Adapter) else network).__name__

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
@@ -14,7 +13,7 @@ from delta_jax.models.adapter import name_of
 KEPT = ("params", "batch_stats")  # the collections that a training state holds
 
 
-def init_shapes(network: nn.Module, size: int) -> dict[str, Any]:
+def init_shapes(network: Any, size: int) -> dict[str, Any]:
     """Shapes and types of the network's variables for images of `size` pixels; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     key = jax.eval_shape(jax.random.key, 0)  # a real one would start the accelerator and take its memory
@@ -22,7 +21,7 @@ def init_shapes(network: nn.Module, size: int) -> dict[str, Any]:
 
 
 def check(
-    network: nn.Module, head: str, num_classes: int, *, size: int = 224, variables: Mapping[str, Any] | None = None
+    network: Any, head: str, num_classes: int, *, size: int = 224, variables: Mapping[str, Any] | None = None
 ) -> None:
     """Raises unless the network can be fine-tuned here, and `variables` are complete and have the right head.
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import flax.linen as nn
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -17,7 +15,9 @@ class ModelSpec:
       name: in this registry.
       family: which table of parameter names applies; any word for a network that has none.
       module: class of the Flax module, or a function that returns one. It takes num_classes; what it can take of
-        dropout, frozen_norm, dtype and auxiliary is given to it where it is asked for, see `create`.
+        dropout, frozen_norm, dtype and auxiliary is given to it where it is asked for, see `create`. An NNX module is
+        made with `rngs`, which the class or function takes, too. What other models `delta_jax.frameworks` makes are
+        taken where they can be initialised.
       arguments: its other arguments.
       head: path of the classifier's Dense layer, e.g. "fc" or "classifier/logits".
       torch_taps: {name of the module in PyTorch: module path here} of the default taps.
@@ -31,12 +31,13 @@ class ModelSpec:
         `torch_taps`.
       on_tpu: arguments that make the same network quicker on TPUs.
       train_argument: keyword of the module's call that is True in training. "deterministic" and
-        "use_running_average" are taken to mean the opposite; "" for a module that is the same in both.
+        "use_running_average" are taken to mean the opposite; "" for a module that is the same in both. NNX modules
+        need none: their layers are switched, as by `nnx.Module.train` and `eval`.
     """
 
     name: str
     family: str
-    module: Callable[..., nn.Module]
+    module: Callable[..., Any]
     arguments: Mapping[str, Any]
     head: str
     torch_taps: Mapping[str, str] = field(default_factory=dict)

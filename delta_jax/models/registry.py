@@ -3,11 +3,13 @@
 import difflib
 import importlib
 import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 
-from delta_jax.models.adapter import adapt
+from delta_jax.models.adapter import adapt, from_rngs
 from delta_jax.models.checks import init_shapes
 from delta_jax.models.elsewhere import named_elsewhere
 from delta_jax.models.model_spec import ModelSpec
@@ -91,6 +93,14 @@ def _imported(path: str) -> ModelSpec:
     return found
 
 
+def _parameters(module: Any) -> Mapping[str, inspect.Parameter]:
+    """Of the class or function that makes a network; the classes of NNX hide theirs."""
+    hidden = inspect.isclass(module) and not issubclass(module, nn.Module)
+    found = dict(inspect.signature(module.__init__ if hidden else module).parameters)
+    found.pop("self", None)
+    return found
+
+
 def create(
     name: str,
     *,
@@ -100,8 +110,8 @@ def create(
     dtype: Any = None,
     auxiliary: bool = False,
     platform: str = "",
-) -> nn.Module:
-    """The Flax module of the network `name`.
+) -> Any:
+    """The Flax module of the network `name`; of an NNX module, what `delta_jax.frameworks.nnx` makes of it.
 
     A module gets `num_classes` and, of the others, what is asked for; its own defaults hold for the rest.
 
@@ -132,14 +142,21 @@ def create(
     asked = {option: value for option, value in asked.items() if value}
     if dtype is not None:
         asked["dtype"] = dtype
-    takes = inspect.signature(found.module).parameters
+    takes = _parameters(found.module)
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    is_nnx = "rngs" in takes
     lacking = [option for option in ("num_classes", *asked) if option not in takes and not takes_all]
 
-    def build(options: dict[str, Any]) -> nn.Module:
+    if is_nnx and "frozen_norm" in lacking:
+        lacking.remove("frozen_norm")  # NNX has a switch for it in its layers
+        del asked["frozen_norm"]
+
+    def build(options: dict[str, Any]) -> Any:
         form = found.on_tpu if platform == "tpu" else {}
-        network = found.module(**{**found.arguments, **form, "num_classes": num_classes, **options})
-        return adapt(network, found.train_argument)
+        make = partial(found.module, **{**found.arguments, **form, "num_classes": num_classes, **options})
+        if is_nnx:
+            return from_rngs(make, found.train_argument, frozen_norm=frozen_norm)
+        return adapt(make(), found.train_argument)
 
     # Without running statistics there is nothing to freeze: GroupNorm and LayerNorm are the same in training.
     may_ignore = "frozen_norm" in lacking and "num_classes" not in lacking
@@ -150,7 +167,7 @@ def create(
         way_out = f"add it to the module, or set --config.{_WITHOUT.get(lacking[0])}"
         if lacking[0] == "num_classes":
             way_out = "let ModelSpec.module be a function of num_classes that returns the module"
-        own = ", ".join(option for option in takes if option not in ("parent", "name"))
+        own = ", ".join(option for option in takes if option not in ("parent", "name", "rngs"))
         raise ValueError(
             f"{getattr(found.module, '__name__', found.module)} takes {own}, but no {lacking[0]}; {way_out}"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
@@ -75,6 +76,11 @@ def network_trains(config: FrozenConfigDict, make: Callable[[], Any]) -> None:
         network = make()
     except ValueError as error:
         raise ConfigError(f"--config.arch={config.arch}: {error}") from error
+    if config.remat and not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"--config.remat=True: {config.arch} is no Linen module; put nnx.remat around its blocks, or try "
+            "--config.accumulate=2 to save memory"
+        )
     if config.auxiliary_weight == 0:
         return
     key = jax.eval_shape(jax.random.key, 0)

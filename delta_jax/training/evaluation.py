@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +23,7 @@ def make_views(
     return views
 
 
-def make_predict(
-    model: nn.Module, views: Callable[[data.Pixels], jax.Array]
-) -> Callable[[Any, data.Pixels], jax.Array]:
+def make_predict(model: Any, views: Callable[[data.Pixels], jax.Array]) -> Callable[[Any, data.Pixels], jax.Array]:
     """(variables, decoded images) -> probabilities [B, K], float32, averaged over the views.
 
     The images are uint8 [B, S, S, 3], or a Canvas. A float32 network is run in full float32 on every chip: what a run
