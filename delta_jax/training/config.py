@@ -331,6 +331,8 @@ _BEFORE: dict[str, Any] = {
     "matmul_precision": "default",
     "data.split_column": "",
     "data.group": "",
+    "data.image_column": "",
+    "data.label_column": "",
     "data.white": None,
     "data.near_doubles": False,
 }
