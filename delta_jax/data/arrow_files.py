@@ -196,9 +196,7 @@ def _card_features(card: Mapping[str, Any], config: Mapping[str, Any]) -> Mappin
     infos = card.get("dataset_info") or []
     infos = [info for info in (infos if isinstance(infos, list) else [infos]) if isinstance(info, dict)]
     wanted = config.get("config_name", "default")
-    info: Mapping[str, Any] = next(
-        (i for i in infos if i.get("config_name", "default") == wanted or len(infos) == 1), {}
-    )
+    info: Mapping[str, Any] = next((i for i in infos if i.get("config_name", wanted) == wanted), {})
     found: dict[str, Mapping[str, Any]] = {}
     for column in info.get("features") or []:
         if not isinstance(column, dict) or "name" not in column:
