@@ -131,7 +131,8 @@ class _Parquet:
             group = int(np.searchsorted(self._starts, row, "right")) - 1
             running, at, batches = self._running.get(name, (-1, 0, iter(())))
             if running != group or at > row:
-                at = int(self._starts[group])
+                at, batches = int(self._starts[group]), iter(())
+                self._running.pop(name, None)  # its pages, before others come into memory
                 batches = self._file.iter_batches(TOGETHER, row_groups=[group], columns=[name], use_threads=False)
             for batch in batches:
                 cells = batch.column(name)

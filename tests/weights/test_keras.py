@@ -41,7 +41,7 @@ def test_logits_are_those_of_keras(kind):
         seen = (golden.images(size) / 255 - np.array(spec.mean)) / np.array(spec.std)
         logits = jax.jit(network.apply)(variables, seen.astype(np.float32))
         wanted = expected[f"{kind}-{size}"]
-        np.testing.assert_allclose(logits, wanted, atol=2e-6 * abs(wanted).max() + 1e-6)
+        np.testing.assert_allclose(logits, wanted, atol=1e-5 * abs(wanted).max())
 
 
 def test_the_default_taps_are_there():
@@ -65,7 +65,7 @@ def test_a_head_of_another_size_and_other_layers():
         weights.from_torch(given, "mobilenet_v2", 3)
     with pytest.raises(WeightsError, match=r"they lack 5 arrays of Keras' network: .*Conv1/kernel"):
         weights.from_torch({k: v for k, v in given.items() if "Conv1/" not in k}, arch, 3)
-    with pytest.raises(WeightsError, match=r"fit .*resnet50: they lack .* conv1_conv/kernel"):
+    with pytest.raises(WeightsError, match=r"fit .*resnet50: they lack [0-9]+ arrays .*conv2_block1_1_bn"):
         weights.from_torch(given, CASES["ResNet50"], 3)
 
 
