@@ -220,10 +220,16 @@ def _info(folder: Path) -> tuple[Mapping[str, Mapping[str, Any]], str]:
 
 
 def features_of(info: Any) -> Mapping[str, Mapping[str, Any]]:
-    """Of what datasets keeps in dataset_info.json, and in the schema of each file; what is no feature is left out."""
+    """Of what datasets keeps in dataset_info.json, and in the schema of each file, "outer.inner" for those in objects;
+    what is no feature is left out."""
     features = info.get("features") if isinstance(info, dict) else None
-    kept = features.items() if isinstance(features, dict) else ()
-    return {str(name): feature for name, feature in kept if isinstance(feature, dict)}
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, feature in features.items() if isinstance(features, dict) else ():
+        if isinstance(feature, dict) and "_type" in feature:
+            found[str(name)] = feature
+        elif isinstance(feature, dict):
+            found |= {f"{name}.{inner}": one for inner, one in features_of({"features": feature}).items()}
+    return found
 
 
 def _json(path: Path) -> Mapping[str, Any]:

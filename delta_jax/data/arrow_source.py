@@ -72,6 +72,9 @@ def read(
         table.refuse(wrong, f"a label that is {reason}", "expected plain text", [*map(shown, texts)])
     read_there = (image.casefold(), label.casefold())
     said = said_by(table, texts, read_there, split_column=split_column, group=group, flags=flags, name=root.name)
+    kinds = tables[0].types.items()
+    if other := [column for column, kind in kinds if column not in (image, label) and not arrow_columns.is_plain(kind)]:
+        notes.append(f"columns of {root.name} that are no texts or numbers, not read: {listed(other)}")
     files, paths, records = _images(found.root, rows, places, image, table)
     if absent := [one for one in order if one not in set(texts)]:
         notes.append(f"{counted(len(absent), 'class', 'classes')} of {label} without images left out: {listed(absent)}")

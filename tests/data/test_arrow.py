@@ -255,6 +255,12 @@ def test_columns_of_a_table_are_those_of_a_manifest(tmp_path):
     meta = pa.array([{"site": "a", "kind": {"dx": "x" if i % 2 else "y"}} for i in range(24)])
     root = parquet(tmp_path / "a.parquet", table(24, meta=meta, **more))
     assert "may stand in fold (0, 1, 2); say so by --config.data.split_column=fold" in refusal("parquet", root=root)
+    nested = features(meta={"kind": {"dx": {"names": list(NAMES), "_type": "ClassLabel"}}})
+    of_objects = pa.array([{"kind": {"dx": i % 2}} for i in range(12)])
+    made = table(12, label=False, meta=of_objects, mask=pa.array([b"m"] * 12)).replace_schema_metadata(nested)
+    found = find("parquet", root=parquet(tmp_path / "b.parquet", made), label_column="meta.kind.dx")
+    assert found.class_names == NAMES
+    assert "columns of b.parquet that are no texts or numbers, not read: mask" in found.notes
     by_fold = {"root": root, "split_column": "fold:2=test,*=train", "validation_fraction": 0}
     assert counts(find("parquet", **by_fold)) == [16, 0, 8]
     found = find("parquet", root=root, split_column="none", group="patient_id")
