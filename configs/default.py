@@ -32,9 +32,13 @@ def get_config() -> ConfigDict:
 
     # Data.
     config.data = ConfigDict()
-    config.data.name = "folder"  # folder, manifest, elpv, elpv_4class, or tfds/NAME
-    config.data.root = ""  # folder of the images; the manifest, a .csv or .jsonl file; for tfds its data_dir
-    config.data.split_column = ""  # of a manifest, says train or test: COLUMN, COLUMN:VALUE=SPLIT,...; none for none
+    config.data.name = "folder"  # folder, manifest, parquet, hf/NAME, elpv, elpv_4class, or tfds/NAME
+    config.data.root = (
+        ""  # folder of the images; .csv or .jsonl file; .parquet or .arrow file or folder; tfds' data_dir
+    )
+    config.data.split_column = ""  # of a table, says train or test: COLUMN, COLUMN:VALUE=SPLIT,...; none for none
+    config.data.image_column = ""  # of parquet and hf/NAME, where types and names do not tell which it is
+    config.data.label_column = ""  # the same, of the classes
     config.data.group = ""  # what images share that stay together: a column, a feature; a regular expression on paths
     config.data.split_seed = 0  # of the splits that the data set does not bring along
     config.data.validation_fraction = 0.2  # of the training images, held out of training; 0 for none

@@ -27,13 +27,16 @@ _CROPS = flags.DEFINE_enum("crops", "", ["", "1", "10"], "Centre crop or ten cro
 _ROOT = flags.DEFINE_string(
     "root",
     "",
-    "Other images of the same classes, all for testing: a folder root/<class>/*, one with root/test/<class>/*, or a "
-    "manifest (.csv, .jsonl); for a run on tfds or elpv, where that data set lies. The run's own if not given. Images "
-    "that it was trained on are left out; of its own data, moved, its own split is measured.",
+    "Other images of the same classes, all for testing: a folder root/<class>/*, one with root/test/<class>/*, a "
+    "manifest (.csv, .jsonl), or Parquet or Arrow files; for a run on tfds or elpv, where that data set lies. The "
+    "run's own if not given. Images that it was trained on are left out; of its own data, moved, its own split is "
+    "measured.",
 )
 _SPLIT_COLUMN = flags.DEFINE_string(
-    "split_column", "", "Of a manifest, such as --root: which column says the split; as --config.data.split_column."
+    "split_column", "", "Of a table, such as --root: which column says the split; as --config.data.split_column."
 )
+_IMAGE_COLUMN = flags.DEFINE_string("image_column", "", "Of Parquet or Arrow files; as --config.data.image_column.")
+_LABEL_COLUMN = flags.DEFINE_string("label_column", "", "Of Parquet or Arrow files; as --config.data.label_column.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table; all else goes to stderr.")
 flags.adopt_module_key_flags(process_flags)
 
@@ -72,16 +75,21 @@ def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     if _CROPS.value:
         stored.eval_crops = int(_CROPS.value)
     stored.data.white = classifier.preprocessing.white
-    others = bool(_ROOT.value) and stored.data.name in ("folder", "manifest")
+    others = bool(_ROOT.value) and data.is_own(stored.data.name)
     if _ROOT.value and not others:
         stored.data.root = _ROOT.value
-    if _SPLIT_COLUMN.value and not others:
-        stored.data.split_column = _SPLIT_COLUMN.value
+    columns = {
+        "split_column": _SPLIT_COLUMN.value,
+        "image_column": _IMAGE_COLUMN.value,
+        "label_column": _LABEL_COLUMN.value,
+    }
+    if not others:
+        stored.data.update({field: column for field, column in columns.items() if column})
     resolved = configs.resolve(stored)
     agreement.on_config(resolved, split=_SPLIT.value)
     if others:
         catalogue = measured_images.others(
-            workdir, resolved, _ROOT.value, classifier.class_names, _SPLIT.value, split_column=_SPLIT_COLUMN.value
+            workdir, resolved, _ROOT.value, classifier.class_names, _SPLIT.value, **columns
         )
     else:
         catalogue = measured_images.own(workdir, resolved, _SPLIT.value)

@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from delta_jax import command_line, data, downloads, models, processes
-from delta_jax.weights import WeightsError, images
+from delta_jax.weights import WeightsError, images, timm_tags
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.sources import SOURCES, WeightsSource, is_here, locate, provenance
 from delta_jax.workdir import logs
@@ -114,7 +114,7 @@ def _parameters(source: WeightsSource) -> int:
 def _list_sources() -> None:
     columns = ["name", "network", "parameters", "input", "top-1", "trained on", "licence", "verified by", "here"]
     rows = []
-    for source in SOURCES.values():
+    for source in [*SOURCES.values(), *timm_tags.known()]:
         rows.append(
             [
                 source.name,
@@ -132,7 +132,9 @@ def _list_sources() -> None:
     logs.say(
         "top-1: %, as published. verified by: a sha256 (8 digits shown), a commit, or, where neither is on record, "
         "comparison with what the first fetch gave.\npip/...: packages to install; others are fetched when a run needs "
-        "them, or by --weights=NAME."
+        "them, or by --weights=NAME.\nAny other timm/ARCH.TAG whose ARCH is a network here works as well, such as "
+        "timm/resnet50.a1_in1k: preprocessing and licence are those of its config.json, and the commit of the first "
+        "fetch is noted; then it is listed here, too."
     )
 
 

@@ -27,7 +27,7 @@ from delta_jax.data.names import existing, nfc, shown
 from delta_jax.data.near_doubles import describe_near_doubles, find_near_doubles
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
-from delta_jax.data.sources import find, find_other
+from delta_jax.data.sources import find, find_other, is_own
 from delta_jax.data.splits import counted, listed
 from delta_jax.data.streaming import stream
 from delta_jax.data.survey import Look, describe_pages, look, survey
@@ -76,6 +76,7 @@ __all__ = [
     "find_other",
     "from_strip",
     "identified",
+    "is_own",
     "left_out",
     "listed",
     "look",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from delta_jax.data.errors import DataError
+from delta_jax.data.filling import UNUSED
 from delta_jax.data.split_words import WORDS, is_unclear, meaning
 from delta_jax.data.splits import listed
 
@@ -71,6 +72,16 @@ def says_group(name: str, values: Sequence[str], labels: Sequence[str]) -> bool:
     return bool(_GROUP_NAME.fullmatch(_squeezed(_last(name))) or _ANY_ID.fullmatch(name.casefold()))
 
 
+def is_label(name: str) -> bool:
+    """Whether a column is called like the classes of images."""
+    return bool(_LABEL_NAME.fullmatch(_squeezed(_last(name))))
+
+
+def is_image(name: str) -> bool:
+    """Whether a column is called like images, or like their paths."""
+    return bool(_PATH_NAME.fullmatch(_squeezed(_last(name))))
+
+
 def renaming(names: Sequence[str]) -> str:
     """What to rename in a header that lacks path or label; "" where nothing looks like it."""
     found = []
@@ -102,7 +113,7 @@ def chosen(given: str, names: Sequence[str], flag: str) -> tuple[str, Mapping[st
     table = {}
     for rule in filter(None, rules.split(",")):
         value, _, word = rule.rpartition("=")
-        split = meaning(word)
+        split = UNUSED if word.strip() == UNUSED else meaning(word)
         if not value or split is None:
             raise DataError(f"{flag}={given}: found {rule!r} behind the column, expected VALUE=SPLIT, such as 0=train")
         table[value.strip()] = split

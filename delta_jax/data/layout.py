@@ -65,7 +65,7 @@ def arrange(top: Folder, needed: str, known: Collection[str] = ()) -> Layout:
         return Layout(parts, tuple(others))
     _refuse_wrapping(top)
     _refuse_splits_below_classes(top)
-    worded = {folder: split for folder in top.filled if (split := _meaning_of_a_word(folder.name))}
+    worded = {folder: split for folder in top.filled if (split := split_words.of_a_word(folder.name))}
     wanted = [folder for folder, split in worded.items() if needed in (split, "")]
     if len(set(worded.values())) == len(worded) > 1 and wanted and len(_inner(wanted[0], known).filled) > 1:
         parts = _by_split(top, worded, known)
@@ -156,10 +156,10 @@ def _refuse_splits_in_names(top: Folder) -> None:
     """For train_cat, train_dog, test_cat, or trainA, trainB, testA: a split and a class in one name."""
     found: dict[str, dict[str, str]] = {}  # {rest of the name: {split: name}}
     for folder in top.filled:
-        words = _words(folder.name)
+        words = split_words.words(folder.name)
         splits = [split for word in words if (split := split_words.meaning(word))]
         rest = "".join(word for word in words if not split_words.meaning(word))
-        if len(splits) == 1 and rest and _meaning_of_a_word(folder.name):
+        if len(splits) == 1 and rest and split_words.of_a_word(folder.name):
             found.setdefault(look(rest), {})[splits[0]] = folder.name
     pair = next((names for names in found.values() if len(names) > 1), None)
     if pair:
@@ -194,17 +194,6 @@ def _names_below(folder: Folder) -> set[str]:
         folder = folder.filled[0]
         names |= {look(inside.name) for inside in folder.filled}
     return names
-
-
-def _meaning_of_a_word(name: str) -> str | None:
-    """The split that one word of several in a name speaks of, as in seg_train or train2017."""
-    meanings = {split_words.meaning(word) for word in _words(name)} - {None}
-    return meanings.pop() if len(meanings) == 1 else None
-
-
-def _words(name: str) -> list[str]:
-    """Of a name, and its numbers: "train", "A" of trainA."""
-    return re.findall(r"[^\W\d_]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
 
 
 def _unclear(top: Folder, alike: Sequence[Folder]) -> DataError:

@@ -1,8 +1,8 @@
-"""Image files of one's own, and what is said of each: its class, perhaps its split."""
+"""Images of one's own, files or rows of tables, and what is said of each: its class, perhaps its split."""
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,36 @@ from delta_jax.data.grouping import Groups
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """N encoded images that are no files of their own.
+
+    Attributes:
+      read: gives the bytes of image i.
+      sizes: int64 [N], bytes.
+      contents: SHA-256 of each.
+    """
+
+    read: Callable[[int], bytes]
+    sizes: np.ndarray
+    contents: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Listing:
-    """N image files.
+    """N images.
 
     Attributes:
       name: of the data set, in logs and cache files.
-      files: how each file is called in messages and tables.
-      paths: where each one lies.
+      files: how each one is called in messages and tables.
+      paths: where each one lies; () where they are `records`.
       classes: object [N], the name of each one's class.
       split: str [N], "train", "validation" or "test"; "" for all of them where nothing is said.
       notes: what was left out or taken for something else, a line each; the catalogue has them, too.
       group: which images are to be kept together where splits are drawn; None for none.
       alike: what looks like such groups.
+      records: the images where they are no files.
+      order: names of classes in the order that the data set has for them; () for none.
+      licence: of the images.
     """
 
     name: str
@@ -36,6 +54,38 @@ class Listing:
     notes: tuple[str, ...] = ()
     group: Groups | None = None
     alike: tuple[Groups, ...] = ()
+    records: Records | None = None
+    order: tuple[str, ...] = ()
+    licence: str = "your own images"
+
+    def classes_to_train_on(self, where: str) -> list[str]:
+        """The classes of the training images: in the order of the data set, else sorted; by value where all of them are
+        whole numbers.
+
+        Args:
+          where: the data set as its user gave it, for messages.
+
+        Raises:
+          DataError: there are none, or only one, or other splits have more.
+        """
+        train = set(self.classes[np.isin(self.split, ("", "train"))])
+        if not train:
+            raise DataError(
+                f"{where}: no image is of the split train, expected some; or leave out the column that says so"
+            )
+        if lacking := sorted(set(self.classes) - train):
+            hint = names.alike([*lacking, *train])
+            raise DataError(
+                f"{where}: no training images of the classes {splits.listed(lacking)}, which other splits have; "
+                f"{f'{hint}; ' if hint else ''}add some, or leave out these classes"
+            )
+        if len(train) < 2:
+            raise DataError(f"{where}: all images have the label {min(train)!r}, need two classes")
+        if self.order:
+            return [name for name in self.order if name in train]
+        if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in train):
+            return sorted(train, key=lambda name: (int(name), name))
+        return sorted(train)
 
     def to_train_on(self, class_names: Sequence[str], how: splits.Splitting) -> Catalogue:
         """The catalogue with the splits that are missing drawn from train, or from all."""
@@ -95,16 +145,20 @@ class Listing:
         self, class_names: Sequence[str], labels: np.ndarray, split: np.ndarray, notes: tuple[str, ...] = ()
     ) -> Catalogue:
         twins = names.alike(class_names)
+        records = self.records or Records(
+            lambda i: self.paths[i].read_bytes(), np.array([_size(path) for path in self.paths], np.int64), ()
+        )
         return Catalogue(
             name=self.name,
             files=self.files,
             labels=labels,
             split=split,
             class_names=tuple(class_names),
-            licence="your own images",
-            read=lambda i: self.paths[i].read_bytes(),
-            sizes=np.array([_size(path) for path in self.paths], np.int64),
+            licence=self.licence,
+            read=records.read,
+            sizes=records.sizes,
             paths=self.paths,
+            contents=records.contents,
             notes=(*self.notes, *([f"two classes, or one written in two ways? {twins}"] if twins else []), *notes),
         )
 

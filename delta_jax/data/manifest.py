@@ -2,19 +2,18 @@
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from delta_jax.data import columns, tables
+from delta_jax.data import tables
 from delta_jax.data.catalogue import Catalogue
 from delta_jax.data.errors import DataError
-from delta_jax.data.grouping import Groups
 from delta_jax.data.listing import Listing
-from delta_jax.data.names import alike, existing, nfc, problem, shown
-from delta_jax.data.splits import Splitting, counted, listed
+from delta_jax.data.names import existing, nfc, problem, shown
+from delta_jax.data.splits import Splitting, counted
+from delta_jax.data.table_columns import said_by
 from delta_jax.data.tables import Table
 
 
@@ -24,19 +23,7 @@ def find(root: str, how: Splitting, *, split_column: str = "", group: str = "") 
     The classes are the texts of the column label, sorted; by value where all of them are whole numbers.
     """
     found = read(root, split_column=split_column, group=group)
-    train = sorted(set(found.classes[np.isin(found.split, ("", "train"))]), key=_order(found.classes))
-    if not train:
-        raise DataError(f"{root}: no image is of the split train, expected some; or leave out the column that says so")
-    lacking = sorted(set(found.classes) - set(train))
-    if lacking:
-        hint = alike([*lacking, *train])
-        raise DataError(
-            f"{root}: no training images of the classes {listed(lacking)}, which other splits have; "
-            f"{f'{hint}; ' if hint else ''}add some, or leave out these classes"
-        )
-    if len(train) < 2:
-        raise DataError(f"{root}: all images have the label {train[0]!r}, need two classes")
-    return found.to_train_on(train, how)
+    return found.to_train_on(found.classes_to_train_on(root), how)
 
 
 def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--config.data.") -> Listing:
@@ -77,15 +64,9 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
     for reason in {problem(label) for label in set(labels)} - {""}:
         wrong = [problem(label) == reason for label in labels]
         table.refuse(wrong, f"a label that is {reason}", "expected plain text", [*map(shown, labels)])
-    by, split, notes = _splits(table, split_column, f"{flags}split_column")
-    shared = _groups(table, group, f"{flags}group")
-    unread = [name for name in names if name not in ("path", "label", by, *([shared.field] if shared else []))]
-    others = {name: table.texts(name) for name in unread}
-    if unread:
-        too = [name for name in unread if by and columns.says_split(name, others[name])]
-        said = f"; {listed(too)} may say a split, too, which is not followed" if too else ""
-        columns_there = listed([name or "(no name)" for name in unread])
-        notes.append(f"columns of {path.name} that are not read: {columns_there}{said}")
+    columns_say = said_by(
+        table, labels, ("path", "label"), split_column=split_column, group=group, flags=flags, name=path.name
+    )
     folders: dict[Path, dict[str, str]] = {}
     paths = [existing(Path(os.path.normpath(path.parent / file)), folders) for file in files]
     _refuse_duplicates(table, paths, files, labels)
@@ -99,60 +80,11 @@ def read(root: str, *, split_column: str = "", group: str = "", flags: str = "--
         files=tuple(files),
         paths=tuple(paths),
         classes=np.array(labels, object),
-        split=np.array(split),
-        notes=tuple(notes),
-        group=shared,
-        alike=tuple(
-            Groups.of(name, cells) for name, cells in others.items() if columns.says_group(name, cells, labels)
-        ),
+        split=np.array(columns_say.split),
+        notes=columns_say.notes,
+        group=columns_say.group,
+        alike=columns_say.alike,
     )
-
-
-def _splits(table: Table, given: str, flag: str) -> tuple[str, list[str], list[str]]:
-    """Which column says the split ("" for none), what it says of each image, and what is to be said of it."""
-
-    def values_of(name: str) -> list[str]:
-        return [columns.part_of(text) for text in table.texts(name)] if name == "path" else table.texts(name)
-
-    names, nothing = table.names, [""] * len(table.numbers)
-    if given.strip().casefold() == columns.IGNORE:
-        return "", nothing, []
-    name, told = columns.chosen(given, names, flag) if given else ("split", {})
-    values = values_of(name)
-    if not given and not any(values):
-        near = [n for n in names if n != "label" and columns.says_split(n, values_of(n))]
-        near.sort(key="path".__eq__)
-        if near:
-            shown = [f"{n} ({listed([v or 'nothing' for v in sorted(set(values_of(n)))])})" for n in near]
-            raise DataError(
-                f"{table.path}: no column is called split, but which images are for training and which for testing may "
-                f"stand in {listed(shown)}; say so by {flag}={near[0]}, or {flag}={columns.IGNORE} if no column says it"
-            )
-        return "", nothing, []
-    found = [columns.as_split(name, value, told) for value in values]
-    unclear = [value for value, split in zip(values, found, strict=True) if split is None]
-    meant = columns.example(unclear, [split for split in found if split])
-    or_so = f'or say what is meant, as by {flag}="{name}:{meant}"'
-    empty = [not value and split is None for value, split in zip(values, found, strict=True)]
-    table.refuse(empty, f"no {name}", f"expected one in every line, or no column {name} at all; {or_so}")
-    unknown = [split is None for split in found]
-    table.refuse(unknown, f"an unknown {name}", f"expected train, val or test; {or_so}", values)
-    split = [one or "" for one in found]
-    pairs = sorted(set(zip(values, split, strict=True)))
-    said = [f"{value or 'nothing'} is {one} ({values.count(value)})" for value, one in pairs]
-    return name, split, [f"the splits are those of the column {name}: {listed(said)}"] if given else []
-
-
-def _groups(table: Table, given: str, flag: str) -> Groups | None:
-    name = given.strip().casefold()
-    if not name:
-        return None
-    if name not in table.names:
-        raise DataError(f"{flag}={given}: {table.path} has no column {name}; it has {listed(table.names)}")
-    values = table.texts(name)
-    expected = "expected one in every line; an image on its own needs a name of its own"
-    table.refuse([not value for value in values], f"no {name}", expected)
-    return Groups.of(name, values)
 
 
 def _text(path: Path, number: int, name: str, value: Any) -> str:
@@ -172,12 +104,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that is too long, a folder that may not be looked into
         return False
-
-
-def _order(labels: np.ndarray) -> Any:
-    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in set(labels)):
-        return lambda label: (int(label), label)
-    return None
 
 
 def _refuse_duplicates(table: Table, paths: list[Path], files: list[str], labels: list[str]) -> None:

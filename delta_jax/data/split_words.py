@@ -25,6 +25,17 @@ def is_unclear(text: str) -> bool:
     return any(stem in UNCLEAR for stem in _stems(text))
 
 
+def of_a_word(name: str) -> str | None:
+    """The split that one word of several in a name speaks of, as in seg_train or train2017."""
+    meanings = {meaning(word) for word in words(name)} - {None}
+    return meanings.pop() if len(meanings) == 1 else None
+
+
+def words(name: str) -> list[str]:
+    """Of a name, and its numbers: "train", "A" of trainA."""
+    return re.findall(r"[^\W\d_]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
+
+
 def _stems(text: str) -> list[str]:
     word = re.sub(r"[\W_]+", "", text.casefold())
     tails = [word.removesuffix(content) for content in _CONTENTS if word.endswith(content)]

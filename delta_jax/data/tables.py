@@ -28,11 +28,15 @@ class Table:
       path: of the file.
       numbers: of each of the N lines, from 1.
       cells: what stands in each line, by column; of CSV texts, of JSON anything.
+      unit: what a line is called.
+      places: of each line, for messages, where its number does not say it.
     """
 
     path: Path
     numbers: tuple[int, ...]
     cells: tuple[Mapping[str, Any], ...]
+    unit: str = "line"
+    places: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -48,13 +52,14 @@ class Table:
     def refuse(self, wrong: Sequence[bool], what: str, expected: str, shown: Sequence[str] = ()) -> None:
         """One error for all lines of which something is wrong, with their numbers and what stands there."""
         places = [
-            f"line {number}" + (f": {shown[i]}" if shown else "")
+            (self.places[i] if self.places else f"{self.unit} {number}") + (f": {shown[i]}" if shown else "")
             for i, (number, bad) in enumerate(zip(self.numbers, wrong, strict=True))
             if bad
         ]
         if places:
             raise DataError(
-                f"{self.path}: {what} in {len(places)} of {len(self.numbers)} lines; {expected}\n  {lines(places)}"
+                f"{self.path}: {what} in {len(places)} of {len(self.numbers)} {self.unit}s; {expected}\n"
+                f"  {lines(places)}"
             )
 
 

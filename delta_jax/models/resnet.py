@@ -25,6 +25,7 @@ class Block(nn.Module):
     stride: int = 1
     bottleneck: bool = False
     downsample: bool = False
+    stride_first: bool = False
     frozen_norm: bool = False
     columns: int = 1
     dtype: Any = None
@@ -39,6 +40,8 @@ class Block(nn.Module):
             layers = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
         else:
             layers = [(self.width, 3, self.stride), (out, 3, 1)]
+        if self.stride_first:
+            layers = [(width, size, 1 if i else self.stride) for i, (width, size, _) in enumerate(layers)]
         y, columns = x, self.columns
         for i, (features, kernel_size, stride) in enumerate(layers, 1):
             y = conv(features, kernel_size, stride, columns=columns, name=f"conv{i}")(y)
@@ -57,6 +60,7 @@ class ResNet(nn.Module):
     Attributes:
       depths: blocks in each of the four stages.
       bottleneck: 1x1, 3x3, 1x1 blocks (ResNet-50 and deeper).
+      stride_first: blocks halve the map in their first convolution, as published, and as in Caffe and Keras.
       num_classes: outputs of the head `fc`.
       dropout: rate in front of the head; needs an rng called "dropout" in training.
       frozen_norm: BatchNorm uses its running statistics in training, too.
@@ -67,6 +71,7 @@ class ResNet(nn.Module):
 
     depths: tuple[int, int, int, int]
     bottleneck: bool
+    stride_first: bool = False
     num_classes: int = 1000
     dropout: float = 0.0
     frozen_norm: bool = False
@@ -93,6 +98,7 @@ class ResNet(nn.Module):
                     stride=2 if first and stage > 0 else 1,
                     bottleneck=self.bottleneck,
                     downsample=first and (stage > 0 or self.bottleneck),
+                    stride_first=self.stride_first,
                     frozen_norm=self.frozen_norm,
                     columns=columns,
                     dtype=self.dtype,

@@ -10,7 +10,7 @@ from delta_jax import methods
 from delta_jax.workdir import logs
 
 SWEEP, RESULTS, COMPARISONS = "sweep.json", "results.jsonl", "comparisons.json"
-_OWN = ("folder", "manifest")
+_OWN = ("folder", "manifest", "parquet")
 SUMMARY, CONFIG = "summary.json", "config.json"
 
 

@@ -37,7 +37,7 @@ def show(fitted: Fitted) -> None:
             logs.say(f"  {path}")
     logs.say(f"All of it on one page, for a browser: {written}")
     logs.say(f"Licence of the images: {fitted.setup.catalogue.licence}")
-    if fitted.summary["data"] not in ("folder", "manifest"):
+    if not data.is_own(fitted.summary["data"]):
         logs.say(
             "Your own images, one folder per class: "
             "python -m delta_jax.train --config=folder --workdir=runs/mine --config.data.root=FOLDER"

@@ -140,7 +140,10 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
 def _fill_preprocessing(values: dict[str, Any]) -> None:
     """What `data` leaves open: as the weights were trained, or the network for weights of unknown origin."""
-    settings, spec, source = values["data"], models.spec(values["arch"]), weights.SOURCES.get(values["weights"])
+    settings, spec = values["data"], models.spec(values["arch"])
+    # Where all is said, as in the config of a run, nobody has to ask a network for the rest.
+    complete = None not in [settings.get(field) for field in ("interpolation", "crop", "resize", "mean", "std")]
+    source = (weights.SOURCES.get if complete else weights.named)(values["weights"])
     beside = None if source else weights.images(values["weights"])
     known = source or spec
     crop, resize = (source.crop, source.resize) if source else (spec.input_size, spec.resize)
@@ -163,7 +166,7 @@ def _fill_preprocessing(values: dict[str, Any]) -> None:
 
 def origin_of_preprocessing(config: FrozenConfigDict) -> str:
     """A line on how images are normalised where that is not as a named source of weights says; "" where it is."""
-    settings, spec, source = config.data, models.spec(config.arch), weights.SOURCES.get(config.weights)
+    settings, spec, source = config.data, models.spec(config.arch), weights.named(config.weights)
     beside = None if source else weights.images(config.weights)
     reasons = []
     for field in ("mean", "std"):
@@ -331,6 +334,8 @@ _BEFORE: dict[str, Any] = {
     "matmul_precision": "default",
     "data.split_column": "",
     "data.group": "",
+    "data.image_column": "",
+    "data.label_column": "",
     "data.white": None,
     "data.near_doubles": False,
 }

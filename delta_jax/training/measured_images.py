@@ -69,14 +69,13 @@ def others(
     root: str,
     class_names: Sequence[str],
     split: str,
-    *,
-    split_column: str = "",
+    **columns: str,
 ) -> data.Catalogue:
-    """The images in `root`, a folder or a manifest, that may be measured as `split`.
+    """The images in `root`, a folder or a table, that may be measured as `split`.
 
     What has the content of an image that the run was trained on, or validated on where `split` is "test", is left out.
     Where most are images of the run, they are its data moved: then its own split says what is measured, and images that
-    it does not know are only taken where folder or manifest say themselves that they are of that split.
+    it does not know are only taken where folder or table say themselves that they are of that split.
 
     Args:
       workdir: of the run.
@@ -84,12 +83,14 @@ def others(
       root: where the images are.
       class_names: of the network.
       split: the one that is to be measured.
-      split_column: of a manifest, as of `data.find`.
+      columns: split_column, image_column and label_column, as of `data.find`; those of the run where not given.
 
     Raises:
       DataError: nothing is left, or there are images of other classes.
     """
-    look = partial(data.find_other, root, class_names, split="", unsaid="unused", split_column=split_column)
+    own = {field: config.data.get(field, "") for field in ("image_column", "label_column")}
+    given = own | {field: column for field, column in columns.items() if column}
+    look = partial(data.find_other, root, class_names, split="", unsaid="unused", **given)
     catalogue = identified(look(more_classes=True), config)
     recorded, notes = _split_of(workdir, config, root)
     known = recorded.splits_of(catalogue.contents) if recorded else [set[str]()] * len(catalogue)

@@ -199,6 +199,8 @@ def found(config: FrozenConfigDict) -> data.Catalogue:
         # Runs of earlier versions have no such fields in their workdir.
         split_column=settings.get("split_column", ""),
         group=settings.get("group", ""),
+        image_column=settings.get("image_column", ""),
+        label_column=settings.get("label_column", ""),
     )
 
 
@@ -211,14 +213,17 @@ def found_again(config: FrozenConfigDict, class_names: Sequence[str], *, more_cl
       more_classes: whether other classes of one's own images come behind these, instead of an error.
     """
     settings = config.data
-    if settings.name in ("folder", "manifest"):
+    if data.is_own(settings.name):
         again = data.find_other(
             settings.root,
             class_names,
             split="",
             unsaid="unused",
+            name=settings.name,
             # A column that was added since is no reason to stop: the split is known.
-            split_column=settings.get("split_column", "") or ("none" if settings.name == "manifest" else ""),
+            split_column=settings.get("split_column", "") or ("" if settings.name == "folder" else "none"),
+            image_column=settings.get("image_column", ""),
+            label_column=settings.get("label_column", ""),
             more_classes=more_classes,
         )
         return identified(again, config)

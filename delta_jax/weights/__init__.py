@@ -9,7 +9,7 @@ from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.exporting import to_torch
 from delta_jax.weights.merging import Variables, fitted, from_torch
 from delta_jax.weights.reading import read, read_content, split_choice
-from delta_jax.weights.sources import SOURCES, locate
+from delta_jax.weights.sources import SOURCES, locate, named
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def load(
     Raises:
       WeightsError: the file is missing, damaged, unsafe, of another network, or says that it is.
     """
-    source = SOURCES.get(str(name_or_path))
+    source = named(str(name_or_path))
     if source is not None and source.arch != arch:
         others = [other.name for other in SOURCES.values() if other.arch == arch]
         raise WeightsError(
@@ -71,6 +71,7 @@ __all__ = [
     "images",
     "load",
     "locate",
+    "named",
     "problem_of_channels",
     "read",
     "to_torch",

@@ -52,7 +52,7 @@ def images(name_or_path: str | Path) -> Images | None:
     path, _ = split_choice(name_or_path)
     if not path.is_file():
         return None
-    for file, reader in ((OURS, _ours), (TIMM, _timm), (PROCESSOR, _processor)):
+    for file, reader in ((OURS, _ours), (TIMM, of_timm), (PROCESSOR, _processor)):
         place = path.parent / file
         try:
             found = reader(_content(place))
@@ -112,7 +112,12 @@ def statements(path: Path) -> list[tuple[str, str]]:
 
 def changes(path: Path) -> dict[str, Any]:
     """Arguments with which config.json says that the network was made, and which make it another one."""
-    given = _content(path.parent / TIMM).get("model_args")
+    return altered(_content(path.parent / TIMM))
+
+
+def altered(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of what a config.json holds."""
+    given = content.get("model_args")
     given = given if isinstance(given, dict) else {}
     return {
         key: value for key, value in given.items() if key not in _HARMLESS and (key, value) != ("global_pool", "avg")
@@ -134,7 +139,8 @@ def _ours(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(seen[key]) if key in ("mean", "std") else seen[key] for key in keys if key in seen}
 
 
-def _timm(content: Mapping[str, Any]) -> dict[str, Any]:
+def of_timm(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Images` that a config.json of timm states."""
     if "preprocessing" in content:  # an export of a run here
         return _ours(content)
     given = content.get("pretrained_cfg", content if "mean" in content else {})

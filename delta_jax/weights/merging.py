@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delta_jax import models
 from delta_jax.models import Elsewhere
-from delta_jax.weights import hallmarks, name_tables, prefixes
+from delta_jax.weights import hallmarks, keras_names, name_tables, prefixes
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.name_tables import FLAX, Path, to_flax_layout
 
@@ -91,6 +91,9 @@ def fitted(
     """As `from_torch`, with what was left out; for the error, `said` are the networks that `file` is said to hold."""
     spec = models.spec(arch)
     shapes = variable_shapes(arch, num_classes, auxiliary)
+    left_out = ""
+    if keras_names.are_keras(tensors):
+        tensors, left_out = keras_names.to_flax(tensors, spec, shapes)
     part = prefixes.part(tensors, spec, shapes)
     tensors = part.tensors
     scheme, names = name_tables.detect(tensors, spec, shapes)
@@ -145,7 +148,7 @@ def fitted(
             hint = _without(unexpected, names, arch, part.prefix, file)
         raise WeightsError(f"these weights do not fit {arch}:{text}{hint}")
     variables = unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
-    remarks = tuple(filter(None, (part.remark, _remark_on_head(spec.head, other_head))))
+    remarks = tuple(filter(None, (left_out, part.remark, _remark_on_head(spec.head, other_head))))
     return Fitted(variables, scheme, remarks)
 
 

@@ -1,4 +1,4 @@
-"""Weights files into arrays: safetensors, .npz and PyTorch's .pth, told apart by their content."""
+"""Weights files into arrays: safetensors, .npz, PyTorch's .pth and Keras' .h5 and .keras, told apart by content."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from delta_jax.weights import checkpoint_states, torch_file
+from delta_jax.weights import checkpoint_states, keras_file, torch_file
 from delta_jax.weights.errors import WeightsError
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ EXPANSION, EXPANSION_BASE = 8, 16 * 2**20  # times, bytes
 _STRANGERS = {
     b"version https://git-lfs": "Git LFS's note of where the file is: fetch it with git lfs pull",
     b"\x80": "a pickle, which is never run: where it was made, save with numpy.savez('weights.npz', **arrays)",
-    b"\x89HDF": "an HDF5 file, as Keras writes them",
     b"\x1f\x8b": "packed by gzip: unpack it",
     b"<": "a page of a website, or an error of a server: fetch the file itself",
 }
@@ -61,9 +60,10 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every named tensor of a weights file; runs nothing that lies in it.
 
     Args:
-      path: a safetensors file, an .npz without pickled objects, or a .pth of torch.save: a state_dict, or a checkpoint
-        that keeps it under one of `checkpoint_states.NESTED_UNDER`. What follows a # says which state of a checkpoint
-        is meant, or what the names of the tensors that are meant begin with.
+      path: a safetensors file, an .npz without pickled objects, an .h5 or .keras of Keras (its names are
+        "LAYER/VARIABLE"), or a .pth of torch.save: a state_dict, or a checkpoint that keeps it under one of
+        `checkpoint_states.NESTED_UNDER`. What follows a # says which state of a checkpoint is meant, or what the names
+        of the tensors that are meant begin with.
 
     Returns:
       {name: array} of C-contiguous arrays in the file's layouts. Half precision becomes float32, other types stay. A
@@ -110,6 +110,8 @@ def _read(path: Path, choice: str) -> Content:
             # Others make no weights files, and their unpackers take memory by what the file claims.
             if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
                 raise WeightsError("is a zip archive packed by another method than deflate; unpack and save it again")
+            if keras_file.MEMBER in members:
+                return Content(_beginning_with(choice, keras_file.read_zip(archive, budget)))
             if any(map(torch_file.is_program, members)):
                 return _of_checkpoint(*torch_file.read_zip(archive, choice=choice, budget=budget), choice)
             if all(name.endswith(".npy") for name in members):
@@ -120,8 +122,10 @@ def _read(path: Path, choice: str) -> Content:
                 "torch.save(torch.export.load(FILE).state_dict, 'weights.pth')"
             )
         raise WeightsError(
-            "is a zip archive, but neither of torch.save nor of numpy.savez; name the weights file in it"
+            "is a zip archive, but none of torch.save, numpy.savez or Keras; name the weights file in it"
         )
+    if head.startswith(keras_file.MAGIC):
+        return Content(_beginning_with(choice, keras_file.read(path, budget)))
     if torch_file.is_legacy(head):
         return _of_checkpoint(*torch_file.read_legacy(path.read_bytes(), choice=choice, budget=budget), choice)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
@@ -129,7 +133,7 @@ def _read(path: Path, choice: str) -> Content:
     if path.name.endswith(".index.json"):
         return _read_parts(path, choice)
     what = next((f"; that is {known}" for start, known in _STRANGERS.items() if head.startswith(start)), "")
-    raise WeightsError(f"is no safetensors, .npz or .pth file: it begins with {head[:24]!r}{what}")
+    raise WeightsError(f"is no safetensors, .npz, .pth or .h5 file: it begins with {head[:24]!r}{what}")
 
 
 def _of_checkpoint(tensors: dict[str, np.ndarray], state: checkpoint_states.State, choice: str) -> Content:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
 from delta_jax import downloads, models
+from delta_jax.weights import timm_tags
 from delta_jax.weights.catalogue import SOURCES
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.kinds import FetchedSource, PipSource, WeightsSource
@@ -16,11 +17,20 @@ from delta_jax.weights.prepared import Record, converted_path, prepared, record
 from delta_jax.weights.reading import split_choice
 
 
+def named(name: str) -> WeightsSource | None:
+    """The source of this name: of `SOURCES`, or any other timm/ARCH.TAG of a network that is here; else None.
+
+    Raises:
+      WeightsError: the repository of such a tag cannot be asked, or holds something else.
+    """
+    return SOURCES.get(name) or timm_tags.find(name)
+
+
 def locate(name_or_path: str | Path, progress: downloads.Progress | None = None) -> tuple[Path, WeightsSource | None]:
     """Finds the file of a named source, fetching and converting it if that is still to be done.
 
     Args:
-      name_or_path: a name of `SOURCES`, which goes first; the path of a weights file, which may end in #STATE, see
+      name_or_path: a name, see `named`, which goes first; the path of a weights file, which may end in #STATE, see
         `reading.read`; or an address of HTTP or HTTPS, which may end in #sha256=DIGITS, #STATE or #sha256=DIGITS&STATE.
       progress: called with the bytes fetched so far and in all.
 
@@ -34,7 +44,7 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
     name = str(name_or_path)
     if not name.strip():
         raise WeightsError("no weights are given; expected a named source, such as torchvision/resnet50-v1, or a file")
-    source = SOURCES.get(name)
+    source = named(name)
     if isinstance(source, PipSource):
         return _installed(source), source
     if isinstance(source, FetchedSource):
@@ -52,17 +62,13 @@ def _way_out(name: str) -> str:
     """What to give in place of a name that is no source's."""
     repository = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
     meant = models.named_elsewhere(repository)
-    if repository in SOURCES:
+    if repository != name and (repository in SOURCES or (meant and meant.arch and repository.startswith("timm/"))):
         return f"its name here is {repository}"
     if meant and repository.startswith("timm/"):
         if not meant.arch:
             return f"{meant.name} is not supported here (python -m delta_jax.describe lists what is)"
         # The closest name would be that of other weights, with another preprocessing perhaps.
-        return (
-            f"it is a network that is here: set arch to {meant.arch}, and weights to "
-            f"https://huggingface.co/{repository}/resolve/main/model.safetensors; or fetch that file and the "
-            "config.json beside it, which says how its images were normalised, and give its path"
-        )
+        return f"of {meant.arch} there are several weights: the name ends in a tag, as in {repository}.a1_in1k"
     close = sorted(difflib.get_close_matches(name, SOURCES, n=3))
     return f"did you mean {' or '.join(close)}?" if close else f"named sources: {', '.join(sorted(SOURCES))}"
 
@@ -123,4 +129,4 @@ def _installed(source: PipSource) -> Path:
     return path
 
 
-__all__ = ["SOURCES", "FetchedSource", "PipSource", "WeightsSource", "is_here", "locate", "provenance"]
+__all__ = ["SOURCES", "FetchedSource", "PipSource", "WeightsSource", "is_here", "locate", "named", "provenance"]

@@ -95,6 +95,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "orbax": ("workdir.checkpoints",),
     "tensorflow_datasets": ("data",),
     "grain": ("data",),
+    "pyarrow": ("data.arrow_tables", "data.arrow_columns", "data.arrow_source"),
+    "h5py": ("weights.keras_file",),
     "fsspec": ("workdir.storage",),
     "jinja2": ("page.rendering",),
     "jax.distributed": ("processes.group",),
@@ -284,5 +286,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "sklearn",
         "requests",
         "huggingface_hub",
+        "pyarrow",
+        "h5py",
     )
     assert [name for name in added if within(name, heavy)] == []

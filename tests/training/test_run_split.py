@@ -317,3 +317,34 @@ def test_a_run_of_an_older_version_has_its_split_drawn_anew(workdir, root, tmp_p
     images = measured_images.others(workdir, config_of(root), str(tmp_path / "other"), CLASSES, "test")
     assert held(images) == {"other"}
     assert "whether it was trained on some of these images is not known" in images.notes[0]
+
+
+def test_rows_of_a_table_are_the_same_images_in_other_files(root, tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="reads Parquet files: pip install 'delta_jax[parquet]'")
+    import pyarrow.parquet as pq
+
+    files = sorted(root.rglob("*.png"))
+    rows = {
+        "image": pa.array([file.read_bytes() for file in files]),
+        "species": pa.array([f.parent.name for f in files]),
+    }
+    table = pa.table(rows)
+    (tmp_path / "rows").mkdir()
+    pq.write_table(table, tmp_path / "rows" / "pets.parquet")
+    config = config_of(tmp_path / "rows" / "pets.parquet", data__name="parquet")
+    begun = identified(found(config), config)
+    assert begun.fingerprint() == identified(found(config_of(root)), config_of(root)).fingerprint()
+    (tmp_path / "run").mkdir()
+    run_split.write(tmp_path / "run", run_split.of(begun), begun.fingerprint())
+    turned = table.take(pa.array(range(len(table)))[::-1])
+    (tmp_path / "moved").mkdir()
+    for part in range(2):
+        pq.write_table(turned.slice(12 * part, 12), tmp_path / "moved" / f"rows-{part}.parquet")
+    moved = config_of(tmp_path / "moved", data__name="parquet")
+    measured = measured_images.own(tmp_path / "run", moved, "test")
+    assert measured.split.tolist() == begun.split.tolist()
+    assert measured.contents == begun.contents
+    for images in (tmp_path / "moved", root):  # rows or files: the content counts
+        others = measured_images.others(tmp_path / "run", config, str(images), CLASSES, "test")
+        assert sorted(others.contents) == sorted(begun.contents)
+        assert any("images of the run (13 train, 5 validation, 6 test)" in note for note in others.notes)

@@ -1,0 +1,58 @@
+"""Networks of keras.applications, which differ from those of the same names here.
+
+As `--config.arch=delta_jax.models.keras_networks:resnet50`.
+
+Facts: Keras 3.15.1, keras/src/applications/resnet.py and mobilenet_v2.py. Their ResNets have the stride in the first
+convolution of a block, as published, and see images as Caffe did: blue first, means subtracted, not scaled. MobileNetV2
+is padded as TensorFlow pads.
+"""
+
+from delta_jax.models.inverted_residual import MOBILENET_V2_STAGES, InvertedResidualNet
+from delta_jax.models.model_spec import ModelSpec
+from delta_jax.models.resnet import ResNet
+
+# keras.applications.imagenet_utils, mode "caffe": of images from 0 to 255; here red first.
+CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+
+
+def resnet50() -> ModelSpec:
+    """ResNet-50 of keras.applications, not its V2."""
+    return _resnet(50, (3, 4, 6, 3))
+
+
+def resnet101() -> ModelSpec:
+    """ResNet-101 of keras.applications, not its V2."""
+    return _resnet(101, (3, 4, 23, 3))
+
+
+def resnet152() -> ModelSpec:
+    """ResNet-152 of keras.applications, not its V2."""
+    return _resnet(152, (3, 8, 36, 3))
+
+
+def mobilenet_v2() -> ModelSpec:
+    """MobileNetV2 of keras.applications, of width 1. Padded as Keras pads images of 224 pixels, whatever their size."""
+    return ModelSpec(
+        f"{__name__}:mobilenet_v2",
+        "keras_mobilenet_v2",
+        InvertedResidualNet,
+        {"stages": MOBILENET_V2_STAGES, "same_at": 224, "epsilon": 1e-3},
+        "classifier",
+        taps=("block_2/project_conv", "block_5/project_conv", "block_12/project_conv", "head_conv"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        on_tpu={"columns": 4},
+    )
+
+
+def _resnet(number: int, depths: tuple[int, int, int, int]) -> ModelSpec:
+    return ModelSpec(
+        f"{__name__}:resnet{number}",
+        "keras_resnet",
+        ResNet,
+        {"depths": depths, "bottleneck": True, "stride_first": True},
+        "fc",
+        taps=tuple(f"layer{stage}_{depth - 1}/conv3" for stage, depth in enumerate(depths, 1)),
+        # Their deviation is folded into the first convolution: weights/keras_names.py.
+        mean=CAFFE_MEAN,
+    )

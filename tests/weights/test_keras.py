@@ -1,0 +1,176 @@
+"""Files and networks of Keras: what keras.applications 3.15.1 computes (tests/golden), and its layouts of files."""
+
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+from delta_jax import models, weights
+from delta_jax.weights import WeightsError, keras_names, read
+from delta_jax.weights.merging import variable_shapes
+from tests.golden import keras_networks as golden
+
+HERE = "delta_jax.models.keras_networks"
+CASES = {"ResNet50": f"{HERE}:resnet50", "MobileNetV2": f"{HERE}:mobilenet_v2"}
+
+
+def of_keras(arch, classes=golden.CLASSES):
+    """The arrays of Keras' network, by its names and in its layouts."""
+    spec, found = models.spec(arch), {}
+    layer_of = keras_names._TABLES[spec.family][0]
+    for path, shape in variable_shapes(arch, classes).items():
+        module = "/".join(path[1:-1])
+        variable = "bias" if (module, path[-1]) == (spec.head, "bias") else keras_names._LEAVES[path[-1]]
+        name = f"{layer_of(module)}/{variable}"
+        shape = (*shape[:2], shape[3], 1) if "depthwise_conv" in path else shape
+        found[name] = golden.array_of(name, shape)
+        if spec.family == "keras_resnet" and variable == "kernel" and len(shape) == 4:
+            bias = f"{layer_of(module)}/bias"
+            found[bias] = golden.array_of(bias, shape[-1:])
+    return found
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_logits_are_those_of_keras(kind):
+    arch = CASES[kind]
+    spec, network = models.spec(arch), models.create(arch, num_classes=golden.CLASSES)
+    variables = weights.from_torch(of_keras(arch), arch, golden.CLASSES)
+    expected = np.load(golden.FILE)
+    for size in golden.SIZES[kind]:
+        seen = (golden.images(size) / 255 - np.array(spec.mean)) / np.array(spec.std)
+        logits = jax.jit(network.apply)(variables, seen.astype(np.float32))
+        wanted = expected[f"{kind}-{size}"]
+        np.testing.assert_allclose(logits, wanted, atol=1e-5 * abs(wanted).max())
+
+
+def test_the_default_taps_are_there():
+    for arch in (*CASES.values(), f"{HERE}:resnet101", f"{HERE}:resnet152"):
+        modules = {"/".join(path[1:-1]) for path in variable_shapes(arch, 3)}
+        assert len(models.spec(arch).taps) == 4
+        assert set(models.spec(arch).taps) <= modules
+
+
+def test_a_head_of_another_size_and_other_layers():
+    arch = CASES["MobileNetV2"]
+    given = of_keras(arch) | {"dense/kernel": np.ones((1280, 2), np.float32), "dense/bias": np.ones(2, np.float32)}
+    _, remark = keras_names.to_flax(given, models.spec(arch), variable_shapes(arch, 3))
+    assert remark == "left out, no layers of the network: dense"
+    loaded = weights.from_torch(given, arch, 3)
+    assert not np.asarray(loaded["params"]["classifier"]["kernel"]).any()
+    np.testing.assert_array_equal(
+        loaded["params"]["block_3"]["depthwise_conv"]["kernel"][1, 2, 0], given["block_3_depthwise/kernel"][1, 2, :, 0]
+    )
+    with pytest.raises(WeightsError, match=r"of Keras, which mobilenet_v2 does not take: .*keras_networks:resnet50"):
+        weights.from_torch(given, "mobilenet_v2", 3)
+    with pytest.raises(WeightsError, match=r"they lack 5 arrays of Keras' network: .*Conv1/kernel"):
+        weights.from_torch({k: v for k, v in given.items() if "Conv1/" not in k}, arch, 3)
+    with pytest.raises(WeightsError, match=r"fit .*resnet50: they lack [0-9]+ arrays .*conv2_block1_1_bn"):
+        weights.from_torch(given, CASES["ResNet50"], 3)
+
+
+# Layers of a network of a convolution, its BatchNorm and a classifier.
+LAYERS = {
+    "conv2d_3": ("Conv1", {"kernel": (3, 3, 3, 4)}),
+    "batch_normalization": ("bn_Conv1", dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), (4,))),
+    "depthwise_conv2d": ("block_1_depthwise", {"kernel": (3, 3, 4, 1)}),
+    "dense_1": ("predictions", {"kernel": (4, 2), "bias": (2,)}),
+}
+ARRAYS = {
+    f"{name}/{v}": golden.array_of(f"{name}/{v}", shape) for name, vs in LAYERS.values() for v, shape in vs.items()
+}
+
+
+def of_keras_3(file, above="layers", named=True):
+    for place, (name, variables) in LAYERS.items():
+        group = file.create_group(f"{above}/{place}/vars")
+        if named:
+            group.attrs["name"] = name
+        for number, variable in enumerate(variables):
+            group[str(number)] = ARRAYS[f"{name}/{variable}"]
+    file[f"{above}/dropout/seed_generator/vars/0"] = np.zeros(2, np.uint32)
+    file["optimizer/vars/0"] = np.zeros(3, np.float32)
+
+
+def of_keras_2(file, above="", old=True):
+    for name, variables in LAYERS.values():
+        for variable in variables:
+            called = "depthwise_kernel" if old and "depthwise" in name else variable
+            file[f"{above}{name}/{name}/{called}{':0' if old else ''}"] = ARRAYS[f"{name}/{variable}"]
+    file["optimizer_weights/Adam/m:0"] = np.zeros(3, np.float32)
+
+
+@pytest.fixture
+def h5py():
+    return pytest.importorskip("h5py", reason="reads files of Keras: pip install 'delta_jax[keras]'")
+
+
+def same(path):
+    found = read(path)
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        of_keras_3,
+        lambda file: of_keras_3(file, "layers/functional/layers"),
+        of_keras_2,
+        lambda file: of_keras_2(file, "model_weights/mobilenetv2_1.00_224/"),
+        lambda file: of_keras_2(file, "model_weights/", old=False),
+    ],
+)
+def test_every_layout(tmp_path, h5py, write):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write(file)
+    same(tmp_path / "a.h5")
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.writestr("config.json", '{"class_name": "Lambda", "config": "never built"}')
+        archive.write(tmp_path / "a.h5", "model.weights.h5")
+    same(tmp_path / "a.keras")
+
+
+def refusal(path):
+    with pytest.raises(WeightsError) as caught:
+        read(path)
+    return str(caught.value)
+
+
+def test_what_leads_out_of_a_file_or_claims_too_much(tmp_path, h5py):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        of_keras_3(file, named=False)
+    assert "does not say what the layer" in refusal(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a/kernel", (1 << 40,), "f4", chunks=(1 << 20,))
+    assert "claim more bytes" in refusal(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a/kernel", (8,), "f4", external=[("/etc/passwd", 0, 32)])
+    assert "in another file" in refusal(path)
+    with h5py.File(path, "w") as file:
+        layout = h5py.VirtualLayout((8,), "f4")
+        layout[:] = h5py.VirtualSource("other.h5", "a", (8,))
+        file.create_virtual_dataset("a/kernel", layout)
+    assert "in another file" in refusal(path)
+    with h5py.File(path, "w") as file:
+        file["a/kernel"] = h5py.ExternalLink("other.h5", "a")
+    assert "without the weights of layers" in refusal(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a/kernel", data=np.ones(8, np.float32), compression="lzf")
+    assert "packed by filter" in refusal(path)
+    with h5py.File(path, "w") as file:
+        for nested in ("one", "two"):
+            file[f"{nested}/Conv1/kernel"] = np.ones(8, np.float32)
+    assert "two arrays Conv1/kernel" in refusal(path)
+    whole = path.read_bytes()
+    for end in (9, 100, len(whole) // 2):
+        path.write_bytes(whole[:end])
+        assert "damaged or cut off" in refusal(path)
+
+
+def test_without_h5py_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    assert "pip install 'delta_jax[keras]'" in refusal(tmp_path / "a.h5")
