@@ -4,8 +4,9 @@
     python -m delta_jax.export --workdir=runs/elpv --format=onnx [--input=pixels|images] [--opset=18]
     python -m delta_jax.export --workdir=runs/elpv --format=hub [--push=USER/NAME]
 
-A folder with the weights, the classes and the preprocessing; the last lines printed are Python that loads them. Programs
-(onnx, stablehlo, litert) are tried on the run's test photos by the runtime they are for before they get their name.
+A folder with the weights, the classes and the preprocessing; the last lines printed are Python that loads them.
+Programs (onnx, stablehlo, litert) are tried on the run's test photos, by the runtime that they are for, before they get
+their name.
 """
 
 import sys
@@ -27,8 +28,8 @@ _FORMAT = flags.DEFINE_enum(
     "format",
     None,
     formats.FORMATS,
-    "Who is to load it: delta_jax and others of JAX (safetensors, orbax), PyTorch (torchvision, timm), the Hugging Face "
-    "Hub (hub: as timm, with a model card), or a runtime that knows no Python network (onnx, stablehlo, litert).",
+    "Who is to load it: delta_jax and others of JAX (safetensors, orbax), PyTorch (torchvision, timm), the Hugging "
+    "Face Hub (hub: as timm, with a card), or a runtime that needs no code of the network (onnx, stablehlo, litert).",
     required=True,
 )
 _OUT = flags.DEFINE_string("out", "", "Folder to write; WORKDIR/export_FORMAT if not given.")

@@ -18,6 +18,7 @@ from delta_jax.exports.errors import ExportError
 from delta_jax.training import classifier
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
+from delta_jax.weights import name_tables
 from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.checkpoints import save_orbax
 from delta_jax.workdir.stored_trees import CheckpointError, reason
@@ -28,15 +29,6 @@ FORMATS = ("safetensors", "torchvision", "timm", "orbax", "hub", *PROGRAMS)
 CONFIG, ORBAX = "config.json", instructions.WEIGHTS_FOLDER
 # All that an export may hold.
 _ENTRIES = {classifier.MODEL, classifier.FACTS, CONFIG, ORBAX, hub.CARD, *(one.FILE for one in PROGRAMS.values())}
-
-# Per family: names in timm of the first convolution and of the classifier.
-_TIMM_ENDS = {
-    "resnet": ("conv1", "fc"),
-    "inception": ("Conv2d_1a_3x3.conv", "fc"),
-    "mobilenet_v2": ("conv_stem", "classifier"),
-    "efficientnet_lite": ("conv_stem", "classifier"),
-    "timm_efficientnet_lite": ("conv_stem", "classifier"),
-}
 
 
 def export(
@@ -165,7 +157,7 @@ def _write_program(
     say(str(trial.tried(trained, module.reader(folder), photos, pixels=pixels)))
     weights_alone = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trained.variables))
     size = (folder / module.FILE).stat().st_size
-    say(f"{module.FILE}: {size / 1e6:.1f} MB, the run's weights {weights_alone / 1e6:.1f} MB")
+    say(f"{module.FILE}: {size / 1e6:,.2f} MB, the run's weights {weights_alone / 1e6:,.2f} MB")
 
 
 def _classes(trained: Classifier) -> dict[str, Any]:
@@ -175,7 +167,9 @@ def _classes(trained: Classifier) -> dict[str, Any]:
 def _timm_config(trained: Classifier) -> dict[str, Any]:
     """What timm makes a model and its preprocessing from: config.json beside model.safetensors."""
     spec, seen = models.spec(trained.arch), trained.preprocessing
-    first, last = _TIMM_ENDS[spec.family]
+    kernels = {path: leaf for path, leaf in flatten_dict(trained.variables).items() if path[-1] == "kernel"}
+    names = name_tables.torch_names(spec, kernels, "timm")
+    modules = {path: name.removesuffix(".weight") for name, path in names.items()}
     pretrained = {
         **_classes(trained),
         "input_size": [3, seen.crop, seen.crop],
@@ -185,8 +179,8 @@ def _timm_config(trained: Classifier) -> dict[str, Any]:
         "crop_mode": {"squash": "squash", "keep": "center"}[seen.aspect],
         "mean": seen.mean,
         "std": seen.std,
-        "first_conv": first,
-        "classifier": last,
+        "first_conv": next(modules[path] for path, kernel in kernels.items() if kernel.shape[2:3] == (3,)),
+        "classifier": modules["params", *spec.head.split("/"), "kernel"],
     }
     made_with = {"model_args": {"aux_logits": True}} if trained.auxiliary else {}
     return {

@@ -72,18 +72,19 @@ def card(trained: Classifier, run: About, repo: str, with_timm: Sequence[str], w
         [
             f"---\n{_header(trained, run, repo)}\n---\n",
             f"# {repo.partition('/')[2]}\n",
-            f"{trained.arch}, fine-tuned to tell {len(trained.class_names)} classes: {', '.join(trained.class_names)}.\n",
+            f"{trained.arch}, fine-tuned for {len(trained.class_names)} classes: {', '.join(trained.class_names)}.\n",
             "## Data\n",
             *(_data(run) or ["Not known: the run was not at hand.\n"]),
-            f"A photo is scaled, {sides} to {seen.resize} pixels ({seen.interpolation}), cut to {seen.crop} x {seen.crop} "
-            f"in the middle, and normalised by mean {_numbers(seen.mean)} and std {_numbers(seen.std)} of values in [0, 1].\n",
+            f"A photo is scaled, {sides} to {seen.resize} pixels ({seen.interpolation}), cut to {seen.crop} x "
+            f"{seen.crop} in the middle, and normalised by mean {_numbers(seen.mean)} and std {_numbers(seen.std)} of "
+            "values in [0, 1].\n",
             "## Method\n",
             *(_method(run) or ["Not known: the run was not at hand.\n"]),
             "## Accuracy\n",
             *_accuracy(run),
             "## Licence\n",
-            f"Weights it was fine-tuned from: {run.weights_licence}. Images it was fine-tuned on: {run.data_licence}. Both "
-            "may limit what these weights may be used for.\n",
+            f"Weights it was fine-tuned from: {run.weights_licence}. Images it was fine-tuned on: {run.data_licence}. "
+            "Both may limit what these weights may be used for.\n",
             "## Load it\n",
             "With timm:\n",
             "```python",
@@ -142,8 +143,8 @@ def _method(run: About) -> list[str]:
         source = Path(source).name  # where it lies is nobody's business
     return [
         f"`{config['method']}` ({config['preset']} preset) from the weights `{source}`, {config['steps']:,} steps "
-        f"of {config['batch_size']} images, learning rate {config['learning_rate']:g}, seed {config['seed']}; with delta_jax, "
-        "after DELTA (Li et al., ICLR 2019, arXiv:1901.09229).\n"
+        f"of {config['batch_size']} images, learning rate {config['learning_rate']:g}, seed {config['seed']}; with "
+        "delta_jax, after DELTA (Li et al., ICLR 2019, arXiv:1901.09229).\n"
     ]
 
 

@@ -135,7 +135,8 @@ def _images(seen: Preprocessing, pixels: bool) -> list[str]:
         *_photo_in_rgb(seen),
         f"photo = photo.resize({size[seen.aspect]}, Image.Resampling.{seen.interpolation.upper()})",
         f"left, top = (round((side - {seen.crop}) / 2) for side in photo.size)",
-        f"images = np.array(photo.crop((left, top, left + {seen.crop}, top + {seen.crop})))[None]  # uint8 [B, H, W, 3]",
+        f"photo = photo.crop((left, top, left + {seen.crop}, top + {seen.crop}))",
+        "images = np.array(photo)[None]  # uint8 [B, H, W, 3]",
     ]
     if not pixels:
         lines.append(f"images = ((images / 255 - {list(seen.mean)}) / {list(seen.std)}).astype(np.float32)")

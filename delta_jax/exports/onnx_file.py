@@ -15,7 +15,13 @@ from delta_jax.training.classifier import Classifier
 FILE = "model.onnx"
 OPSET = 18  # read by every onnxruntime since 1.14 (February 2023)
 IMAGES, PROBABILITIES = "images", "probabilities"  # names of input and output
-_RULES = dict.fromkeys(("reduce_window_max", "reduce_window_sum"), programs.pooling_of_flax)
+# What jax2onnx 0.17.1 makes of these by themselves: an error where the size of a batch is not known, and pools over four
+# axes, which onnxruntime does not run. numpy's and flax's it knows.
+_RULES = {
+    "pad": programs.padding_of_numpy,
+    "reduce_window_max": programs.pooling_of_flax,
+    "reduce_window_sum": programs.pooling_of_flax,
+}
 
 
 def missing() -> str:

@@ -1,12 +1,13 @@
 """The network of a run as one program, images in and probabilities out, also in operations that other programs know."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 from jax.extend import core
 
 from delta_jax import data, models, precision, repeats
@@ -98,6 +99,14 @@ def _evaluated(equation: core.JaxprEqn, inputs: Sequence[Any], rules: Mapping[st
     return repeats.bind(equation, inputs) if changed is None else [changed]
 
 
+def padding_of_numpy(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:
+    """A rule for pad: `jax.numpy.pad`, for programs that know this one."""
+    (x, value), config = inputs, equation.params["padding_config"]
+    if isinstance(value, jax.core.Tracer) or any(low < 0 or high < 0 or between for low, high, between in config):
+        return None
+    return jnp.pad(x, [(low, high) for low, high, _ in config], constant_values=np.asarray(value).item())
+
+
 def pooling_of_flax(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:
     """A rule for reduce_window_max and reduce_window_sum: flax's pooling, for programs that know this one.
 
@@ -111,14 +120,10 @@ def pooling_of_flax(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:
         return None
     largest = equation.primitive.name == "reduce_window_max"
     if any(low or high for low, high in padding):
-        nothing = jnp.array(-jnp.inf if largest else 0, x.dtype)
-        x = lax.pad(x, nothing, [(low, high, 0) for low, high in padding])
+        x = jnp.pad(x, padding, constant_values=-np.inf if largest else 0)
     inside = tuple(window[1:-1])
     # By keyword, and no padding of its own: that much is what jax2onnx knows of them.
     where = {"window_shape": inside, "strides": tuple(strides[1:-1]), "padding": "VALID"}
     if largest:
         return nn.max_pool(x, **where)
-    count = 1
-    for n in inside:
-        count *= n
-    return nn.avg_pool(x, **where) * jnp.array(count, x.dtype)
+    return nn.avg_pool(x, **where) * jnp.array(math.prod(inside), x.dtype)

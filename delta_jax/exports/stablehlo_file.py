@@ -15,7 +15,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def missing() -> str:
-    """What to install: nothing."""
+    """What to install, "" if all is there."""
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:  # jax.export says it in the middle of its work
+        return f"stablehlo needs {error.name}; run: pip install flatbuffers (or delta_jax[stablehlo])"
     return ""
 
 
