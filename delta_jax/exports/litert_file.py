@@ -15,6 +15,8 @@ from delta_jax.training.classifier import Classifier
 FILE = "model.tflite"
 IMAGES, PROBABILITIES = "images", "probabilities"  # names of input and output
 _SIGNATURE = "serving_default"
+# litert-converter 0.5.0 makes of a Dense layer on [B, H, W, C] a product of batches whose shape it then refuses.
+_RULES = {"dot_general": programs.dense_as_convolution}
 
 
 def missing() -> str:
@@ -37,7 +39,7 @@ def write(trained: Classifier, folder: Path, *, pixels: bool) -> None:
     from litert_converter.mlir._mlir_libs import converter_api_ext as converter
 
     one = programs.images_of(trained, 1, pixels=pixels)
-    plain = programs.plain(programs.program(trained, pixels=pixels), one)
+    plain = programs.plain(programs.program(trained, pixels=pixels), one, _RULES)
     bytecode = io.BytesIO()
     lowered: Any = jax.jit(plain).lower(one).compiler_ir("stablehlo")
     lowered.operation.write_bytecode(bytecode)

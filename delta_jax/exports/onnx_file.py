@@ -15,8 +15,8 @@ from delta_jax.training.classifier import Classifier
 FILE = "model.onnx"
 OPSET = 18  # read by every onnxruntime since 1.14 (February 2023)
 IMAGES, PROBABILITIES = "images", "probabilities"  # names of input and output
-# What jax2onnx 0.17.1 makes of these by themselves: an error where the size of a batch is not known, and pools over four
-# axes, which onnxruntime does not run. numpy's and flax's it knows.
+# jax2onnx 0.17.1 cannot pad where the size of a batch is not known, and makes of other pools some over four axes, which
+# onnxruntime does not run. numpy's padding and flax's pools it knows.
 _RULES = {
     "pad": programs.padding_of_numpy,
     "reduce_window_max": programs.pooling_of_flax,
@@ -46,9 +46,11 @@ def write(trained: Classifier, folder: Path, *, pixels: bool, facts: Mapping[str
     images = programs.images_of(trained, count, pixels=pixels)
     plain = programs.plain(programs.program(trained, pixels=pixels), images, _RULES)
     try:
-        model: Any = jax2onnx.to_onnx(
-            plain, [images], model_name="network", opset=opset, input_names=[IMAGES], output_names=[PROBABILITIES]
-        )
+        # What it traces in place of flax and numpy adds integers to floats, whatever the process has said of that.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            model: Any = jax2onnx.to_onnx(
+                plain, [images], model_name="network", opset=opset, input_names=[IMAGES], output_names=[PROBABILITIES]
+            )
     except Exception as error:  # it raises what it likes
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"jax2onnx cannot write {trained.arch} with opset {opset}: {line}") from error

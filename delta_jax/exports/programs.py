@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core
 
 from delta_jax import data, models, precision, repeats
@@ -97,6 +98,23 @@ def _evaluated(equation: core.JaxprEqn, inputs: Sequence[Any], rules: Mapping[st
             return repeats.bind(equation, inputs)
     changed = rules[name](equation, inputs) if name in rules else None
     return repeats.bind(equation, inputs) if changed is None else [changed]
+
+
+def dense_as_convolution(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:
+    """A rule for dot_general: a Dense layer on [B, ..., C] as a convolution of 1 x 1."""
+    (x, kernel), params = inputs, equation.params
+    if params["dimension_numbers"] != (((x.ndim - 1,), (0,)), ((), ())) or x.ndim < 3 or kernel.ndim != 2:
+        return None
+    found = lax.conv_general_dilated(
+        x.reshape(x.shape[0], math.prod(x.shape[1:-1]), 1, x.shape[-1]),
+        kernel[None, None],
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=params["precision"],
+        preferred_element_type=params["preferred_element_type"],
+    )
+    return found.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def padding_of_numpy(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:
