@@ -154,7 +154,13 @@ def _write_program(
         {"stablehlo": stablehlo_file, "litert": litert_file}[form].write(trained, folder, pixels=pixels)
     json_files.write(folder / classifier.FACTS, facts)
     photos = trial.photos_of(workdir, trained) if workdir else trial.made_up(trained, "no run")
-    say(str(trial.tried(trained, module.reader(folder), photos, pixels=pixels)))
+    try:
+        found = trial.tried(trained, module.reader(folder), photos, pixels=pixels)
+    except ExportError:
+        raise
+    except Exception as error:  # each runtime has its own
+        raise ExportError(f"the runtime of {form} does not run what was written: {reason(error)}") from error
+    say(str(found))
     weights_alone = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trained.variables))
     size = (folder / module.FILE).stat().st_size
     say(f"{module.FILE}: {size / 1e6:,.2f} MB, the run's weights {weights_alone / 1e6:,.2f} MB")

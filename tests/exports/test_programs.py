@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
+from PIL import Image
 
-from delta_jax import features
+from delta_jax import data, features
 from delta_jax.exports import formats, instructions, onnx_file, programs, stablehlo_file, trial
 from delta_jax.exports.errors import ExportError
 from delta_jax.training import trainer
@@ -134,8 +136,6 @@ def test_the_printed_lines_prepare_a_photo_as_the_run_did(trained, tmp_path, asp
     names = executed(usage, tmp_path)  # a photo of 120 x 90
     assert names["images"].dtype == np.float32
     photo = trained.decode(tmp_path / instructions.PHOTO)
-    from delta_jax import data
-
     given = photo[None] if aspect == "squash" else data.to_canvas([photo])
     np.testing.assert_allclose(names["images"], seen.views(given)[0], atol=1e-5)
     assert names["probabilities"].shape == (1, 3)
@@ -169,6 +169,19 @@ def test_what_computes_something_else_is_not_kept(trained, workdir, tmp_path, mo
     monkeypatch.setattr(stablehlo_file, "reader", lambda folder: lambda images: change(reader(folder)(images)))
     with pytest.raises(ExportError, match=said):
         formats.export(trained, "stablehlo", tmp_path / "out", workdir=workdir)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_flatbuffers
+def test_what_the_runtime_refuses_is_not_kept(trained, tmp_path, monkeypatch):
+    def refuses(folder):
+        raise RuntimeError("opset 99 is unknown\nand more")
+
+    monkeypatch.setattr(stablehlo_file, "reader", refuses)
+    with pytest.raises(
+        ExportError, match="the runtime of stablehlo does not run what was written: opset 99 is unknown$"
+    ):
+        formats.export(trained, "stablehlo", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -289,6 +302,28 @@ def test_onnx_runs_in_its_own_runtime(trained, workdir, tmp_path):
     images = what_the_network_sees(trained, tmp_path / instructions.PHOTO)
     found = onnx_file.reader(normalised)(np.repeat(images, 7, 0))
     np.testing.assert_allclose(found, np.repeat(expected, 7, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("aspect", ["squash", "keep"])
+def test_the_example_of_onnxruntime(trained, tmp_path, monkeypatch, capsys, aspect):
+    if problem := onnx_file.missing():
+        pytest.skip(problem)
+    from examples import onnx_batch
+
+    monkeypatch.setattr(trained, "preprocessing", dataclasses.replace(trained.preprocessing, aspect=aspect))
+    monkeypatch.setattr(onnx_batch, "BATCH", 2)
+    formats.export(trained, "onnx", tmp_path / "out", say=lambda _: None)
+    rng = np.random.default_rng(0)
+    names = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for name, size in zip(names, [(50, 60), (90, 60), (40, 40)], strict=True):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(name)
+    onnx_batch.main(str(tmp_path / "out" / "model.onnx"), *names)
+    seen = trained.preprocessing
+    for line, name in zip(capsys.readouterr().out.splitlines()[-3:], names, strict=True):
+        photo = trained.decode(Path(name))
+        views = seen.views(photo[None] if aspect == "squash" else data.to_canvas([photo]))
+        (expected,) = np.asarray(programs.program(trained, pixels=False)(views[0]))
+        assert line == f"{name}  {trained.class_names[expected.argmax()]}  {expected.max():.2%}"
 
 
 def test_litert_runs_in_its_own_runtime(trained, workdir, tmp_path):
