@@ -17,6 +17,8 @@ from delta_jax.training.classifier import Classifier
 Program = Callable[[jax.Array], jax.Array]
 Rule = Callable[[core.JaxprEqn, Sequence[Any]], Any]  # returns None where it does not apply
 
+# Repeats of a lax.scan that are written out; onnxruntime's loops are slow, and LiteRT's converter has none for weights.
+_LONGEST_SCAN = 64
 # Equations that only say something to compilers.
 _MARKS = frozenset(["name", "optimization_barrier"])
 
@@ -69,7 +71,9 @@ def plain(function: Program, images: jax.ShapeDtypeStruct, rules: Mapping[str, R
             if equation.primitive.name == "platform_index":  # says which branch; `_inner` has chosen
                 known[equation.outvars[0]] = None
                 continue
-            if inner := _inner(equation):
+            if equation.primitive.name == "scan" and equation.params["length"] <= _LONGEST_SCAN:
+                found = _written_out(equation, [read(v) for v in equation.invars], walk)
+            elif inner := _inner(equation):
                 called, left_out = inner
                 found = walk(called.jaxpr, called.consts, [read(v) for v in equation.invars[left_out:]])
             else:
@@ -87,6 +91,27 @@ def _inner(equation: core.JaxprEqn) -> tuple[core.ClosedJaxpr, int] | None:
     branches = zip(equation.params["branches"], platforms, strict=True)
     # In order: the branch for no platform in particular, that for CPUs, and whatever there is.
     return min(branches, key=lambda branch: (branch[1] is not None, branch[1] and "cpu" not in branch[1]))[0], 1
+
+
+def _written_out(equation: core.JaxprEqn, inputs: Sequence[Any], walk: Callable[..., list[Any]]) -> list[Any]:
+    """A lax.scan as its steps, one after the other."""
+    params, times = equation.params, range(equation.params["length"])
+    body, first, carried = params["jaxpr"], params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, stacked = inputs[:first], inputs[first:carried], inputs[carried:]
+    outputs: dict[int, list[Any]] = {}
+    for time in reversed(times) if params["reverse"] else times:
+        found = walk(body.jaxpr, body.consts, [*consts, *carry, *(_of_time(array, time) for array in stacked)])
+        carry, outputs[time] = found[: params["num_carry"]], found[params["num_carry"] :]
+    used = [type(v).__name__ != "DropVar" for v in equation.outvars[params["num_carry"] :]]
+    stacks = zip(used, zip(*(outputs[time] for time in times), strict=True), strict=True)
+    return [*carry, *(jnp.stack(arrays) if wanted else None for wanted, arrays in stacks)]
+
+
+def _of_time(array: Any, time: int) -> Any:
+    if isinstance(array, jax.core.Tracer):
+        return array[time]
+    with jax.ensure_compile_time_eval():  # weights: else each step would hold those of all
+        return jnp.asarray(array)[time]
 
 
 def _evaluated(equation: core.JaxprEqn, inputs: Sequence[Any], rules: Mapping[str, Rule]) -> list[Any]:

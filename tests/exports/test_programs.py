@@ -70,6 +70,27 @@ def test_a_plain_program_has_no_calls_and_what_is_known_is_computed():
     assert primitives(images, x) <= {"mul", "sin", "add", "max", "min", "convert_element_type", "broadcast_in_dim"}
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_is_written_out(reverse):
+    weights = np.array([1.0, 2, 3], np.float32)
+
+    def function(x):
+        def step(carry, w):
+            return carry * w + x, (carry, x - w)
+
+        last, (before, _) = lax.scan(step, x, jnp.asarray(weights), reverse=reverse)
+        return last[None] + before
+
+    x = jnp.array([0.5, -2], jnp.float32)
+    plain = jax.jit(programs.plain(function, x))
+    assert "scan" not in primitives(programs.plain(function, x), x)
+    carry, seen = np.asarray(x), []
+    for w in weights[::-1] if reverse else weights:
+        seen.append(carry)
+        carry = carry * w + np.asarray(x)
+    np.testing.assert_allclose(plain(x), carry + np.array(seen[::-1] if reverse else seen), rtol=1e-6)
+
+
 @pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 0), (2, 1))])
 def test_windows_as_flax_has_them(padding):
     # Expected: a loop over the windows.
@@ -179,7 +200,7 @@ def test_what_the_runtime_refuses_is_not_kept(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stablehlo_file, "reader", refuses)
     with pytest.raises(
-        ExportError, match="the runtime of stablehlo does not run what was written: opset 99 is unknown$"
+        ExportError, match=r"the runtime of stablehlo does not run what was written: opset 99 is unknown$"
     ):
         formats.export(trained, "stablehlo", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
