@@ -18,10 +18,24 @@ def timm_name(arch: str) -> str:
     return {"mobilenet_v2": "mobilenetv2_100"}.get(arch, arch.removeprefix("timm_"))
 
 
-def usage(trained: Classifier, form: str, out: Path) -> str:
+def usage(trained: Classifier, form: str, out: Path, *, pixels: bool = True) -> str:
     """The lines to print: they run as they are where PHOTO is a file."""
-    lines = {"safetensors": _safetensors, "torchvision": _torchvision, "timm": _timm, "orbax": _orbax}[form]
-    return "\n".join(f"    {line}" for line in lines(trained, out))
+    if form in _PROGRAMS:
+        found = [*_images(trained.preprocessing, pixels), *_PROGRAMS[form](out), *_differences(trained.preprocessing)]
+    else:
+        lines = {"safetensors": _safetensors, "torchvision": _torchvision, "orbax": _orbax}
+        found = lines.get(form, _timm)(trained, out)
+    return "\n".join(f"    {line}" for line in found)
+
+
+def of_repository(trained: Classifier, repo: str) -> tuple[list[str], list[str]]:
+    """The same for a repository "user/name" of the Hugging Face Hub: in timm, and in JAX."""
+    file = f"huggingface_hub.hf_hub_download({repo!r}, {classifier.MODEL!r})"
+    load = f"variables = dj.weights.load({file}, {_made_with(trained)})"
+    return (
+        _with_timm(trained, f"hf-hub:{repo}"),
+        _with_delta_jax(trained, ["import huggingface_hub", "import delta_jax as dj"], load),
+    )
 
 
 def _made_with(trained: Classifier) -> str:
@@ -75,20 +89,26 @@ def _torchvision(trained: Classifier, out: Path) -> list[str]:
 
 
 def _timm(trained: Classifier, out: Path) -> list[str]:
-    seen, path = trained.preprocessing, str(out / classifier.MODEL)
+    path, name, count = str(out / classifier.MODEL), timm_name(trained.arch), len(trained.class_names)
+    return [
+        *_with_timm(trained, f"local-dir:{out}"),
+        f"# The weights alone: timm.create_model({name!r}, num_classes={count}{_auxiliary(trained)}, "
+        f"checkpoint_path={path!r})",
+    ]
+
+
+def _with_timm(trained: Classifier, source: str) -> list[str]:
+    seen = trained.preprocessing
     # timm runs the auxiliary classifier in evaluation, too.
     logits = "logits, auxiliary" if trained.auxiliary else "logits"
-    name, count = timm_name(trained.arch), len(trained.class_names)
     lines = [
         "import numpy as np, timm",
         "from PIL import Image, ImageOps",
-        f"model = timm.create_model({f'local-dir:{out}'!r}, pretrained=True).eval()",
+        f"model = timm.create_model({source!r}, pretrained=True).eval()",
         "preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         *_photo_in_rgb(seen),
         f"{logits} = model(preprocess(photo)[None])",
         *_differences(seen),
-        f"# The weights alone: timm.create_model({name!r}, num_classes={count}{_auxiliary(trained)}, "
-        f"checkpoint_path={path!r})",
     ]
     padded_for = models.spec(trained.arch).arguments.get("same_at")
     if padded_for and not padded_alike(seen.crop, padded_for):
@@ -101,6 +121,53 @@ def _timm(trained: Classifier, out: Path) -> list[str]:
 
 def _auxiliary(trained: Classifier) -> str:
     return f", aux_logits={trained.auxiliary}" if models.spec(trained.arch).family == "inception" else ""
+
+
+def _images(seen: Preprocessing, pixels: bool) -> list[str]:
+    """A photo as the programs take it, by numpy and Pillow."""
+    size = {
+        "squash": f"({seen.resize}, {seen.resize})",
+        "keep": f"[{seen.resize} * side // min(photo.size) for side in photo.size]",
+    }
+    lines = [
+        "import numpy as np",
+        "from PIL import Image, ImageOps",
+        *_photo_in_rgb(seen),
+        f"photo = photo.resize({size[seen.aspect]}, Image.Resampling.{seen.interpolation.upper()})",
+        f"left, top = (round((side - {seen.crop}) / 2) for side in photo.size)",
+        f"photo = photo.crop((left, top, left + {seen.crop}, top + {seen.crop}))",
+        "images = np.array(photo)[None]  # uint8 [B, H, W, 3]",
+    ]
+    if not pixels:
+        lines.append(f"images = ((images / 255 - {list(seen.mean)}) / {list(seen.std)}).astype(np.float32)")
+    return lines
+
+
+def _onnx(out: Path) -> list[str]:
+    return [
+        "import onnxruntime",
+        f"session = onnxruntime.InferenceSession({str(out / 'model.onnx')!r})",
+        "probabilities = session.run(None, {'images': images})[0]",
+    ]
+
+
+def _stablehlo(out: Path) -> list[str]:
+    return [
+        "import jax, pathlib",
+        f"written = pathlib.Path({str(out / 'model.stablehlo')!r}).read_bytes()",
+        "probabilities = jax.export.deserialize(bytearray(written)).call(images)",
+    ]
+
+
+def _litert(out: Path) -> list[str]:
+    return [
+        "from ai_edge_litert.interpreter import Interpreter",
+        f"run = Interpreter({str(out / 'model.tflite')!r}).get_signature_runner()",
+        "probabilities = run(images=images)['probabilities']",
+    ]
+
+
+_PROGRAMS = {"onnx": _onnx, "stablehlo": _stablehlo, "litert": _litert}
 
 
 def _photo_in_rgb(seen: Preprocessing) -> list[str]:
