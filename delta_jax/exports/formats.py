@@ -26,6 +26,11 @@ _ENTRIES = {classifier.MODEL, classifier.FACTS, CONFIG, ORBAX}  # all that an ex
 # Per family: names in timm of the first convolution and of the classifier.
 _TIMM_ENDS = {
     "resnet": ("conv1", "fc"),
+    "timm_resnet": ("conv1", "fc"),
+    "vgg": ("features.0", "head.fc"),
+    "densenet": ("features.conv0", "classifier"),
+    "regnet": ("stem.conv", "head.fc"),
+    "timm_regnet": ("stem.conv", "head.fc"),
     "inception": ("Conv2d_1a_3x3.conv", "fc"),
     "mobilenet_v2": ("conv_stem", "classifier"),
     "efficientnet_lite": ("conv_stem", "classifier"),
@@ -115,6 +120,8 @@ def _timm_config(trained: Classifier) -> dict[str, Any]:
     """What timm makes a model and its preprocessing from: config.json beside model.safetensors."""
     spec, seen = models.spec(trained.arch), trained.preprocessing
     first, last = _TIMM_ENDS[spec.family]
+    if spec.family == "timm_resnet" and "stem" in spec.arguments:
+        first = "conv1.0"  # of three
     pretrained = {
         **_classes(trained),
         "input_size": [3, seen.crop, seen.crop],
