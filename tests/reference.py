@@ -1,6 +1,7 @@
 """Weights of the golden files, made from names by the recipe that made the reference's."""
 
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,16 @@ from delta_jax import models, weights
 from delta_jax.weights.merging import variable_shapes
 from delta_jax.weights.name_tables import to_torch_layout, torch_names, torch_schemes, trailing_axes
 from tests.golden import recipe
+
+# Without networks that differ from one of these in widths and depths alone: to trace them all takes minutes.
+_OF_MANY = re.compile(
+    r"(wide_)?(se)?resne(t|xt)\d+(c|d|_\d+x\dd|d_\d+x\dd|_2)|resnet26|seresnet50|vgg|alexnet|densenet|regnet"
+)
+_FEW = (
+    *("resnext50_32x4d", "wide_resnet50_2", "resnet18d", "seresnext26d_32x4d", "vgg11", "vgg11_gap"),
+    *("alexnet", "densenet121", "regnetx_002", "regnety_004"),
+)
+NETWORKS = tuple(name for name in models.names() if name in _FEW or not _OF_MANY.match(name))
 
 
 def state_dict(

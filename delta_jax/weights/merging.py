@@ -193,13 +193,16 @@ def _other_network(tensors: Mapping[str, np.ndarray], arch: str, said: Sequence[
         if not meant.arch:
             return f"\nThey are said to be of {meant.name} ({where}): that network is not supported here."
     for name in models.names():
-        spec, shapes = models.spec(name), variable_shapes(name, 1)
+        spec = models.spec(name)
+        if name == arch or not name_tables.may_hold(tensors, spec):
+            continue
+        shapes = variable_shapes(name, 1)
         scheme, names = name_tables.detect(tensors, spec, shapes)
         apart = name_tables.auxiliary_prefixes(spec, scheme)
         given = {name for name in _tensors_of_networks(tensors) if not name.startswith(apart)}
         body = {n: path for n, path in names.items() if _module(path) != spec.head}
         # No name left over, either: everything of ResNet-18 is in the file of a ResNet-34, too.
-        if name == arch or not body.keys() <= given <= names.keys():
+        if not body.keys() <= given <= names.keys():
             continue
         arrays = {path: np.asarray(tensors[n]) for n, path in body.items()}
         if scheme != FLAX:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
@@ -137,6 +138,15 @@ def detect(given: Iterable[str], spec: ModelSpec, paths: Iterable[Path]) -> tupl
     flax = [{"/".join(path): path for path in paths}, network_names.flax_names(spec, paths)]
     known[FLAX] = max(flax, key=lambda names: len(names.keys() & given))
     return max(known.items(), key=lambda item: len(item[1].keys() & given))  # of equals the first
+
+
+def may_hold(given: Iterable[str], spec: ModelSpec) -> bool:
+    """Whether the names `given` have, in any scheme, the default taps of a network among them; nothing is traced."""
+    given = tuple(given)
+    tables: list[Callable[[str], str]] = [partial(table, spec) for table in _tables(spec).values()]
+    places = [[f"{table(tap)}." for tap in spec.taps] for table in tables]
+    places.append([f"params/{tap}/" for tap in spec.taps])
+    return any(all(any(name.startswith(place) for name in given) for place in taps) for taps in places)
 
 
 def auxiliary_prefixes(spec: ModelSpec, scheme: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ DTYPE = "numpy.dtype"
 EMPTY = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")}
 BUFFERS = {f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")}
 JAX = {"jax._src.array._reconstruct_array", "jax._src.device_array.reconstruct_device_array"}
-BYTES = "_codecs.encode"  # how protocols below 3 keep bytes
+BYTES, NO_BYTES = "_codecs.encode", "__builtin__.bytes"  # how protocols below 3 keep bytes, and none
 
 
 class Type:
@@ -73,6 +73,8 @@ def made(function: str, arguments: Any) -> Any:
         return found
     if function == BYTES and arguments[1] in ("latin1", "latin-1"):
         return arguments[0].encode("latin-1")
+    if function == NO_BYTES and not arguments:
+        return b""
     return None
 
 

@@ -126,10 +126,10 @@ def _read(path: Path, choice: str) -> Content:
         )
     if torch_file.is_legacy(head):
         return _of_checkpoint(*torch_file.read_legacy(path.read_bytes(), choice=choice, budget=budget), choice)
-    if head.startswith(b"\x80"):
-        return _read_pickle(path, choice)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return _read_safetensors(path, choice)
+    if head.startswith(b"\x80"):
+        return _read_pickle(path, choice)
     if path.name.endswith(".index.json"):
         return _read_parts(path, choice)
     what = next((f"; that is {known}" for start, known in _STRANGERS.items() if head.startswith(start)), "")
