@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delta_jax import models, weights
 from delta_jax.models import ModelSpec, registry
 from delta_jax.weights import merging
-from delta_jax.weights.name_tables import torch_names, torch_schemes
+from delta_jax.weights.name_tables import to_flax_layout, to_torch_layout, torch_names, torch_schemes
 from delta_jax.workdir.variable_files import save_variables
 from tests.reference import NETWORKS
 
@@ -310,3 +310,34 @@ def test_a_file_with_an_auxiliary_classifier_is_recognised_as_its_networks(tiny)
     named = flatten_dict(random_variables(tiny, 5, auxiliary=True), sep="/")
     with pytest.raises(weights.WeightsError, match=r"They are the weights of tiny\.$"):
         weights.from_torch(named, "resnet18", 5)
+
+
+def test_densenets_of_torchvisions_own_files_have_older_names():
+    # denselayer1.norm.1.weight, as in densenet121-a639ec97.pth; torchvision renames them when it loads that file.
+    variables = random_variables("densenet121", 10)
+    tensors = weights.to_torch(variables, "densenet121", "torchvision_0.2")
+    assert tensors["features.denseblock1.denselayer1.norm.1.weight"].shape == (64,)
+    assert tensors["features.denseblock4.denselayer16.conv.2.weight"].shape == (32, 128, 3, 3)
+    assert_equal(weights.from_torch(tensors, "densenet121", 10), variables)
+
+
+def test_a_whole_vgg_is_loaded_without_its_dense_layers(caplog):
+    variables = random_variables("vgg11_gap", 10)
+    tensors = weights.to_torch(variables, "vgg11_gap", "torchvision")
+    del tensors["classifier.weight"], tensors["classifier.bias"]
+    shapes = {"0": (4096, 25088), "3": (4096, 4096), "6": (1000, 4096)}  # torchvision's vgg11
+    for place, shape in shapes.items():
+        tensors[f"classifier.{place}.weight"] = np.broadcast_to(np.float32(1), shape)
+        tensors[f"classifier.{place}.bias"] = np.ones(shape[0], np.float32)
+    found = weights.from_torch(tensors, "vgg11_gap", 10)
+    assert "fc begins as zeros" in caplog.text
+    variables["params"]["fc"] = {"kernel": np.zeros((512, 10)), "bias": np.zeros(10)}
+    assert_equal(found, variables)
+
+
+def test_dense_layers_that_are_convolutions_in_timm():
+    kernel = np.arange(4 * 3 * 2).reshape(12, 2)  # [height * width * channels in torch's order, features]
+    torch = to_torch_layout(kernel, "kernel", (2, 2))
+    assert torch.shape == (2, 3, 2, 2)
+    np.testing.assert_array_equal(torch.reshape(2, 12), kernel.T)
+    np.testing.assert_array_equal(to_flax_layout(torch, "kernel", 2), kernel)
