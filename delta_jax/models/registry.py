@@ -55,7 +55,8 @@ def spec(name: str) -> ModelSpec:
     if ":" in name:
         return _imported(name)
     if name not in _SPECS:
-        known = f"{len(_SPECS)} are known, see python -m delta_jax.describe; one of your own: package.module:function"
+        listed = f"{len(_SPECS)} are known, see python -m delta_jax.describe"
+        known = f"{listed}; a network of your own: package.module:function"
         if elsewhere := named_elsewhere(name):
             if elsewhere.arch in _SPECS:
                 raise ValueError(f"no network called {name!r}; here it is called {elsewhere.arch}. {known}")
