@@ -107,7 +107,7 @@ def _facts(source: WeightsSource) -> list[tuple[str, str]]:
 
 
 def _parameters(source: WeightsSource) -> int:
-    shapes = variable_shapes(source.arch, source.classes)
+    shapes = variable_shapes(source.arch, source.classes or 1)
     return sum(int(np.prod(shape)) for path, shape in shapes.items() if path[0] == "params")
 
 

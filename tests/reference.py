@@ -1,6 +1,7 @@
 """Weights of the golden files, made from names by the recipe that made the reference's."""
 
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -9,17 +10,30 @@ import numpy as np
 
 from delta_jax import models, weights
 from delta_jax.weights.merging import variable_shapes
-from delta_jax.weights.name_tables import to_torch_layout, torch_names
+from delta_jax.weights.name_tables import to_torch_layout, torch_names, torch_schemes, trailing_axes
 from tests.golden import recipe
+
+# Without networks that differ from one of these in widths and depths alone: to trace them all takes minutes.
+_OF_MANY = re.compile(
+    r"(wide_)?(se)?resne(t|xt)\d+(c|d|_\d+x\dd|d_\d+x\dd|_2)|resnet26|seresnet50|vgg|alexnet|densenet|regnet"
+)
+_FEW = (
+    *("resnext50_32x4d", "wide_resnet50_2", "resnet18d", "seresnext26d_32x4d", "vgg11", "vgg11_gap"),
+    *("alexnet", "densenet121", "regnetx_002", "regnety_004"),
+)
+NETWORKS = tuple(name for name in models.names() if name in _FEW or not _OF_MANY.match(name))
 
 
 def state_dict(
     arch: str, num_classes: int = 1000, salt: str = "delta", auxiliary: bool = False
 ) -> dict[str, np.ndarray]:
     """What torchvision's state_dict held when the golden file of `arch` was made."""
-    shapes = variable_shapes(arch, num_classes, auxiliary)
-    names = torch_names(models.spec(arch), shapes)
-    torch_shapes = {name: to_torch_layout(np.empty(shapes[path]), path[-1]).shape for name, path in names.items()}
+    shapes, spec = variable_shapes(arch, num_classes, auxiliary), models.spec(arch)
+    scheme = torch_schemes(spec)[0]
+    torch_shapes = {
+        name: to_torch_layout(np.empty(shapes[path]), path[-1], trailing_axes(spec, scheme, path)).shape
+        for name, path in torch_names(spec, shapes, scheme).items()
+    }
     return {name: recipe.fill(salt, arch, name, shape) for name, shape in torch_shapes.items()}
 
 

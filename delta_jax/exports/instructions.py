@@ -4,6 +4,7 @@ from pathlib import Path
 
 from delta_jax import models
 from delta_jax.models.layers.windows import padded_alike
+from delta_jax.models.regnet import TORCHVISION
 from delta_jax.training import classifier
 from delta_jax.training.classifier import Classifier, Preprocessing
 
@@ -16,6 +17,11 @@ def timm_name(arch: str) -> str:
     if arch.startswith("efficientnet_lite"):
         return f"tf_{arch}"
     return {"mobilenet_v2": "mobilenetv2_100"}.get(arch, arch.removeprefix("timm_"))
+
+
+def torchvision_name(arch: str) -> str:
+    """What torchvision calls a network."""
+    return TORCHVISION.get(arch, arch)
 
 
 def usage(trained: Classifier, form: str, out: Path, *, pixels: bool = True) -> str:
@@ -73,18 +79,31 @@ def _with_delta_jax(trained: Classifier, imports: list[str], load: str) -> list[
 def _torchvision(trained: Classifier, out: Path) -> list[str]:
     seen, path = trained.preprocessing, str(out / classifier.MODEL)
     auxiliary = _auxiliary(trained)
+    name, classes = torchvision_name(trained.arch.removesuffix("_gap")), len(trained.class_names)
     sides = [seen.resize] * {"squash": 2, "keep": 1}[seen.aspect]  # one: the shorter
     return [
-        "import numpy as np, safetensors.torch, torchvision",
+        "import numpy as np, safetensors.torch, torch, torchvision",
         "from PIL import Image, ImageOps",
         "from torchvision.transforms import InterpolationMode, functional as F",
-        f"model = torchvision.models.get_model({_made_with(trained)}{auxiliary}).eval()",
+        f"model = torchvision.models.get_model({name!r}, num_classes={classes}{auxiliary}).eval()",
+        *_headless(trained),
         f"model.load_state_dict(safetensors.torch.load_file({path!r}), strict=True)",
         *_photo_in_rgb(seen),
         f"photo = F.resize(photo, {sides}, InterpolationMode.{seen.interpolation.upper()})",
         f"image = F.normalize(F.to_tensor(F.center_crop(photo, [{seen.crop}])), {seen.mean}, {seen.std})",
         "logits = model(image[None])",
         *_differences(seen),
+    ]
+
+
+def _headless(trained: Classifier) -> list[str]:
+    """What makes a VGG end behind its convolutions."""
+    if models.spec(trained.arch).family != "vgg_gap":
+        return []
+    features = trained.variables["params"][models.spec(trained.arch).head]["kernel"].shape[0]
+    return [
+        "model.avgpool = torch.nn.AdaptiveAvgPool2d(1)",
+        f"model.classifier = torch.nn.Linear({features}, {len(trained.class_names)})",
     ]
 
 

@@ -7,6 +7,8 @@ another one here, and compute something else: `efficientnet_lite0` to 2, `resnet
 import re
 from dataclasses import dataclass
 
+from delta_jax.models import regnet
+
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -31,11 +33,21 @@ _SUPPORTED = (
     (r"tf_efficientnet_lite([012])", r"efficientnet_lite\1"),
     (r"efficientnet_lite([012])", r"timm_efficientnet_lite\1"),
     (r"(?:tf_|tv_|gluon_|adv_)?inception_?v3()", r"inception_v3\1"),
+    (r"(?:tv_|gluon_|ssl_|swsl_|ig_)?(resnext(?:50_32x4d|101_(?:32x[48]d|64x4d))|wide_resnet(?:50|101)_2)", r"\1"),
+    (r"(resnext50d_32x4d|resnet26)", r"\1"),
+    (r"(?:gluon_)?resnet(50|101|152)(?:_v1)?(c)", r"resnet\1\2"),
+    (r"resnet((?:18|26|34|200)d)", r"resnet\1"),
+    (r"(?:gluon_)?resnet(50|101|152)(?:_v1)?(d)", r"resnet\1\2"),
+    (r"(?:gluon_)?(seresnet(?:50|152d)|seresnext(?:26d_32x4d|50_32x4d|101d?_32x8d|101_(?:32|64)x4d))", r"\1"),
+    (r"(?:tv_)?(vgg1[1369](?:_bn)?|alexnet|densenet(?:121|161|169|201))", r"\1"),
+    *((theirs, arch) for arch, theirs in regnet.TORCHVISION.items()),
+    *((f"({arch})", r"\1") for arch in regnet.SIZES),
 )
 _PLAIN_LITE = "pads every side alike, with 1e-5 in its BatchNorms, where the other pads as TensorFlow does, with 1e-3"
 _LOOKALIKES = (
-    (r"resnetblur(18|50)", r"resnet\1", "blurs the maps in front of each halving"),
-    (r"resnetaa(50)", r"resnet\1", "averages the maps where the other takes every second value"),
+    (r"resnetblur(18|50|50d|101d)", r"resnet\1", "blurs the maps in front of each halving"),
+    (r"resnetaa(50|34d|50d|101d)", r"resnet\1", "averages the maps where the other takes every second value"),
+    (r"seresnextaa(101d_32x8d)", r"seresnext\1", "averages the maps where the other takes every second value"),
     (r"resnet(50|101|152)_(?:caffe|msra)", r"resnet\1", "halves the maps in the 1x1 convolutions of its blocks"),
 )
 # Other networks: how their names begin, behind tf_ and the like. Narrow where a name here could have been mistyped.
@@ -51,6 +63,15 @@ _OTHERS = re.compile(
     r"\w*senet|squeezenet|\w*swin|tinynet|twins|vgg\d|visformer|volo|\w*vovnet|\w*xception|xcit|focalnet)"
 )
 _LIKE = {f"timm_efficientnet_lite{number}": f"efficientnet_lite{number}" for number in range(3)}
+# Of timm alone.
+_ALIKE_IN_TIMM = {
+    "resnet18": ("resnetblur18",),
+    "resnet50": ("resnetaa50", "resnetblur50"),
+    "resnet34d": ("resnetaa34d",),
+    "resnet50d": ("resnetaa50d", "resnetblur50d"),
+    "resnet101d": ("resnetaa101d", "resnetblur101d"),
+    "seresnext101d_32x8d": ("seresnextaa101d_32x8d",),
+}
 
 
 def like(arch: str) -> str:
@@ -64,9 +85,7 @@ def lookalikes(arch: str) -> tuple[str, ...]:
         return (f"timm's tf_{_LIKE[arch]}",)
     if arch in _LIKE.values():
         return (f"timm's {arch}",)
-    return {"resnet18": ("timm's resnetblur18",), "resnet50": ("timm's resnetaa50", "timm's resnetblur50")}.get(
-        arch, ()
-    )
+    return tuple(f"timm's {name}" for name in _ALIKE_IN_TIMM.get(arch, ()))
 
 
 def named_elsewhere(text: str) -> Elsewhere | None:

@@ -7,24 +7,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from delta_jax.models.layers.activation import relu
 from delta_jax.models.layers.convolution import Conv
 from delta_jax.models.layers.normalization import BatchNorm
-from delta_jax.models.layers.pooling import max_pool
+from delta_jax.models.layers.pooling import average_pool, max_pool
 from delta_jax.models.layers.windows import Padding
 
 NO_PADDING = ((0, 0), (0, 0))
 SMALLEST_IMAGE = 75  # pixels; leaves one position in front of the head
 # The auxiliary classifier's pooling and its 5x5 convolution need this map of Mixed_6e, and it this image, in pixels.
 AUXILIARY_MAP, SMALLEST_AUXILIARY_IMAGE = 17, 299
-
-
-def _average_pool(x: jax.Array, size: int, stride: int, edge: int = 0) -> jax.Array:
-    """Mean over size x size windows of x [B, H, W, C]; the zeros of the edge count, as in torch."""
-    # flax's nn.avg_pool divides by an integer array, which strict dtype promotion refuses.
-    return nn.pool(x, 0.0, lax.add, (size, size), (stride, stride), ((edge, edge), (edge, edge))) / size**2
 
 
 class ConvNormReLU(nn.Module):
@@ -91,7 +84,7 @@ class Mixed(nn.Module):
                 elif isinstance(step, tuple):
                     y = jnp.concatenate([run(layer, y) for layer in step], axis=-1)
                 elif step == AVERAGE:
-                    y = _average_pool(y, 3, 1, edge=1)
+                    y = average_pool(y, 3, 1, edge=1)
                 else:
                     y = max_pool(y, 3, 2, NO_PADDING)
             outputs.append(y)
@@ -109,7 +102,7 @@ class AuxiliaryHead(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C], H and W 17 or more -> logits [B, num_classes]."""
         conv = partial(ConvNormReLU, padding=NO_PADDING, frozen_norm=self.frozen_norm, dtype=self.dtype)
-        x = _average_pool(x, 5, 3)
+        x = average_pool(x, 5, 3)
         x = conv(128, name="conv0")(x, train)
         x = conv(768, (5, 5), name="conv1")(x, train)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(jnp.mean(x, axis=(1, 2)))

@@ -1,11 +1,18 @@
 """The networks that come with the library, as data."""
 
+import dataclasses
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
+from delta_jax.models import regnet
+from delta_jax.models.densenet import DenseNet
 from delta_jax.models.inception import InceptionV3
 from delta_jax.models.inverted_residual import MOBILENET_V2_STAGES, InvertedResidualNet, efficientnet_lite_stages
 from delta_jax.models.model_spec import ModelSpec
+from delta_jax.models.regnet import RegNet
 from delta_jax.models.resnet import ResNet
+from delta_jax.models.vgg import ALEXNET, DEPTHS, VGG, vgg
 
 
 def _resnet(name: str, depths: tuple[int, int, int, int], bottleneck: bool) -> ModelSpec:
@@ -15,6 +22,110 @@ def _resnet(name: str, depths: tuple[int, int, int, int], bottleneck: bool) -> M
     torch_taps = {f"{layer}.{i}.{conv}": f"{layer}_{i}/{conv}" for layer, i in last}
     arguments = {"depths": depths, "bottleneck": bottleneck}
     return ModelSpec(name, "resnet", ResNet, arguments, "fc", torch_taps, on_tpu={"columns": 2})
+
+
+def _resnet_variant(
+    name: str,
+    depths: tuple[int, int, int, int],
+    bottleneck: bool = True,
+    *,
+    interpolation: str = "bicubic",
+    input_size: int = 224,
+    **arguments: Any,
+) -> ModelSpec:
+    plain = _resnet(name, depths, bottleneck)
+    return dataclasses.replace(
+        plain,
+        family="timm_resnet" if interpolation == "bicubic" else "resnet",
+        arguments={**plain.arguments, **arguments},
+        input_size=input_size,
+        interpolation=interpolation,
+        on_tpu={},
+    )
+
+
+_C: dict[str, Any] = {"stem": (32, 32, 64)}
+_D: dict[str, Any] = {**_C, "average_shortcut": True}
+_SE: dict[str, Any] = {"squeeze": True}
+_RESNET_VARIANTS = (
+    *(
+        _resnet_variant(name, depths, groups=groups, group_width=width, interpolation="bilinear")  # torchvision's
+        for name, depths, groups, width in (
+            ("resnext50_32x4d", (3, 4, 6, 3), 32, 4),
+            ("resnext101_32x8d", (3, 4, 23, 3), 32, 8),
+            ("resnext101_64x4d", (3, 4, 23, 3), 64, 4),
+            ("wide_resnet50_2", (3, 4, 6, 3), 1, 128),
+            ("wide_resnet101_2", (3, 4, 23, 3), 1, 128),
+        )
+    ),
+    _resnet_variant("resnext101_32x4d", (3, 4, 23, 3), groups=32, group_width=4),
+    _resnet_variant("resnext50d_32x4d", (3, 4, 6, 3), groups=32, group_width=4, **_D),
+    _resnet_variant("resnet26", (2, 2, 2, 2)),
+    _resnet_variant("resnet50c", (3, 4, 6, 3), **_C),
+    _resnet_variant("resnet101c", (3, 4, 23, 3), **_C),
+    _resnet_variant("resnet152c", (3, 8, 36, 3), **_C),
+    _resnet_variant("resnet18d", (2, 2, 2, 2), False, **_D),
+    _resnet_variant("resnet26d", (2, 2, 2, 2), **_D),
+    _resnet_variant("resnet34d", (3, 4, 6, 3), False, **_D),
+    _resnet_variant("resnet50d", (3, 4, 6, 3), **_D),
+    _resnet_variant("resnet101d", (3, 4, 23, 3), input_size=256, **_D),
+    _resnet_variant("resnet152d", (3, 8, 36, 3), input_size=256, **_D),
+    _resnet_variant("resnet200d", (3, 24, 36, 3), input_size=256, **_D),
+    _resnet_variant("seresnet50", (3, 4, 6, 3), **_SE),
+    _resnet_variant("seresnet152d", (3, 8, 36, 3), input_size=256, **_SE, **_D),
+    _resnet_variant("seresnext26d_32x4d", (2, 2, 2, 2), groups=32, group_width=4, **_SE, **_D),
+    _resnet_variant("seresnext50_32x4d", (3, 4, 6, 3), groups=32, group_width=4, **_SE),
+    _resnet_variant("seresnext101_32x4d", (3, 4, 23, 3), groups=32, group_width=4, **_SE),
+    _resnet_variant("seresnext101_32x8d", (3, 4, 23, 3), groups=32, group_width=8, **_SE),
+    _resnet_variant("seresnext101_64x4d", (3, 4, 23, 3), groups=64, group_width=4, **_SE),
+    _resnet_variant("seresnext101d_32x8d", (3, 4, 23, 3), groups=32, group_width=8, **_SE, **_D),
+)
+
+
+def _vgg(name: str, arguments: Mapping[str, Any], stages: tuple[int, ...]) -> tuple[ModelSpec, ModelSpec]:
+    """The network, and the one that ends behind its convolutions; stages: those whose last convolution is a tap."""
+    # Not VGG's first stage: its 64 maps of the images' size would take more memory than all others together.
+    taps = tuple(f"conv{stage}_{len(arguments['stages'][stage - 1])}" for stage in stages)
+    headless = {**arguments, "hidden": 0}
+    return (
+        ModelSpec(name, name.partition("_")[0].rstrip("0123456789"), VGG, arguments, "fc", taps=taps),
+        ModelSpec(f"{name}_gap", "vgg_gap", VGG, headless, "fc", taps=taps),
+    )
+
+
+def _densenet(name: str, depths: tuple[int, int, int, int], growth: int = 32, stem: int = 64) -> ModelSpec:
+    # Of the first three blocks the convolution behind them, which reads all of their maps; of the last, which has none,
+    # all maps: the last convolution of a block has no more than `growth`.
+    torch_taps = {f"features.transition{i}.conv": f"transition{i}_conv" for i in (1, 2, 3)} | {
+        "features.norm5": "norm5"
+    }
+    arguments = {"depths": depths, "growth": growth, "stem": stem}
+    return ModelSpec(name, "densenet", DenseNet, arguments, "classifier", torch_taps)
+
+
+def _regnet(name: str) -> ModelSpec:
+    depths, widths, group_width = regnet.SIZES[name]
+    arguments = {"depths": depths, "widths": widths, "group_width": group_width, "squeeze": name.startswith("regnety")}
+    family = "regnet" if name in regnet.TORCHVISION else "timm_regnet"
+    torch_taps = {f"s{i}.b{depth}.conv3.conv": f"s{i}_{depth}/conv3" for i, depth in enumerate(depths, 1)}
+    return ModelSpec(name, family, RegNet, arguments, "fc", torch_taps, interpolation="bicubic")
+
+
+_CHAINS = (
+    *itertools.chain(
+        *(
+            _vgg(f"vgg{depth}{'_bn' if norm else ''}", vgg(depth) | {"norm": norm}, (2, 3, 4, 5))
+            for depth in DEPTHS
+            for norm in (False, True)
+        ),
+        _vgg("alexnet", ALEXNET, (1, 2, 5)),  # in front of each pooling
+    ),
+    _densenet("densenet121", (6, 12, 24, 16)),
+    _densenet("densenet161", (6, 12, 36, 24), growth=48, stem=96),
+    _densenet("densenet169", (6, 12, 32, 32)),
+    _densenet("densenet201", (6, 12, 48, 32)),
+    *map(_regnet, regnet.SIZES),
+)
 
 
 def _efficientnet_lite(name: str, *, width: float, depth: float, input_size: int) -> ModelSpec:
@@ -99,4 +210,6 @@ NETWORKS = (
         std=(0.5, 0.5, 0.5),
         auxiliary="AuxLogits/fc",
     ),
+    *_RESNET_VARIANTS,
+    *_CHAINS,
 )

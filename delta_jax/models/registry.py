@@ -57,14 +57,16 @@ def spec(name: str) -> ModelSpec:
     if ":" in name:
         return _imported(name)
     if name not in _SPECS:
-        known = f"Known: {', '.join(sorted(_SPECS))}; a network of your own: package.module:function"
+        listed = f"{len(_SPECS)} are known, see python -m delta_jax.describe"
+        known = f"{listed}; a network of your own: package.module:function"
         if elsewhere := named_elsewhere(name):
             if elsewhere.arch in _SPECS:
                 raise ValueError(f"no network called {name!r}; here it is called {elsewhere.arch}. {known}")
             # The closest name would be that of another network, which may even load its weights.
             raise ValueError(f"{name} is not supported here. {known}")
-        close = difflib.get_close_matches(name, _SPECS, n=2) or sorted(_SPECS)
-        raise ValueError(f"no network called {name!r}; did you mean {' or '.join(close)}? {known}")
+        close = difflib.get_close_matches(name, _SPECS, n=2)
+        meant = f"; did you mean {' or '.join(close)}?" if close else "."
+        raise ValueError(f"no network called {name!r}{meant} {known}")
     return _SPECS[name]
 
 

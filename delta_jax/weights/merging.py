@@ -108,7 +108,7 @@ def fitted(
                 missing.append(name)
             continue
         array = np.asarray(tensors[name])
-        array = array if scheme == FLAX else to_flax_layout(array, path[-1])
+        array = array if scheme == FLAX else to_flax_layout(array, path[-1], len(shapes[path]))
         if array.shape == shapes[path]:
             found[path] = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
             if not np.isfinite(found[path]).all():
@@ -196,17 +196,20 @@ def _other_network(tensors: Mapping[str, np.ndarray], arch: str, said: Sequence[
         if not meant.arch:
             return f"\nThey are said to be of {meant.name} ({where}): that network is not supported here."
     for name in models.names():
-        spec, shapes = models.spec(name), variable_shapes(name, 1)
+        spec = models.spec(name)
+        if name == arch or not name_tables.may_hold(tensors, spec):
+            continue
+        shapes = variable_shapes(name, 1)
         scheme, names = name_tables.detect(tensors, spec, shapes)
         apart = name_tables.auxiliary_prefixes(spec, scheme)
         given = {name for name in _tensors_of_networks(tensors) if not name.startswith(apart)}
         body = {n: path for n, path in names.items() if _module(path) != spec.head}
         # No name left over, either: everything of ResNet-18 is in the file of a ResNet-34, too.
-        if name == arch or not body.keys() <= given <= names.keys():
+        if not body.keys() <= given <= names.keys():
             continue
         arrays = {path: np.asarray(tensors[n]) for n, path in body.items()}
         if scheme != FLAX:
-            arrays = {path: to_flax_layout(array, path[-1]) for path, array in arrays.items()}
+            arrays = {path: to_flax_layout(a, path[-1], len(shapes[path])) for path, a in arrays.items()}
         if all(array.shape == shapes[path] for path, array in arrays.items()):
             return f"\nThey are the weights of {name}."
     if what := hallmarks.foreign(tensors):

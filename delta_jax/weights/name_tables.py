@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
 from delta_jax.models import ModelSpec
+from delta_jax.weights import network_names
 
 Path = tuple[str, ...]  # ("params", "layer1_0", "conv1", "kernel")
 
@@ -13,6 +15,8 @@ FLAX = "flax"  # "params/layer1_0/conv1/kernel": what delta_jax itself writes, i
 OWN = "own"  # names by `ModelSpec.torch_name`
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+_Table = Callable[[ModelSpec, str], str]
 
 
 def _resnet(_: ModelSpec, module: str) -> str:
@@ -78,7 +82,6 @@ def _inception(_: ModelSpec, module: str) -> str:
     return module.replace("/", ".")
 
 
-_Table = Callable[[ModelSpec, str], str]
 _TABLES: dict[str, dict[str, _Table]] = {
     "resnet": {"torchvision": _resnet, "timm": _resnet},
     "mobilenet_v2": {"torchvision": _torchvision_mobilenet_v2, "timm": _timm_inverted_residuals},
@@ -88,6 +91,7 @@ _TABLES: dict[str, dict[str, _Table]] = {
     },
     "timm_efficientnet_lite": {"timm": _timm_inverted_residuals},
     "inception": {"torchvision": _inception, "timm": _inception},
+    **network_names.TABLES,
 }
 
 
@@ -131,8 +135,18 @@ def detect(given: Iterable[str], spec: ModelSpec, paths: Iterable[Path]) -> tupl
     """The scheme, FLAX or one of `torch_schemes(spec)`, that most of the names `given` belong to, and its names."""
     given, paths = set(given), tuple(paths)
     known = {scheme: torch_names(spec, paths, scheme) for scheme in torch_schemes(spec)}
-    known[FLAX] = {"/".join(path): path for path in paths}
+    flax = [{"/".join(path): path for path in paths}, network_names.flax_names(spec, paths)]
+    known[FLAX] = max(flax, key=lambda names: len(names.keys() & given))
     return max(known.items(), key=lambda item: len(item[1].keys() & given))  # of equals the first
+
+
+def may_hold(given: Iterable[str], spec: ModelSpec) -> bool:
+    """Whether the names `given` have, in any scheme, the default taps of a network among them; nothing is traced."""
+    given = tuple(given)
+    tables: list[Callable[[str], str]] = [partial(table, spec) for table in _tables(spec).values()]
+    places = [[f"{table(tap)}." for tap in spec.taps] for table in tables]
+    places.append([f"params/{tap}/" for tap in spec.taps])
+    return any(all(any(name.startswith(place) for name in given) for place in taps) for taps in places)
 
 
 def auxiliary_prefixes(spec: ModelSpec, scheme: str) -> tuple[str, ...]:
@@ -146,15 +160,26 @@ def auxiliary_prefixes(spec: ModelSpec, scheme: str) -> tuple[str, ...]:
     return (f"{dense.rpartition('.')[0] or dense}.",)
 
 
-def to_flax_layout(tensor: np.ndarray, leaf: str) -> np.ndarray:
-    """OIHW -> HWIO and [out, in] -> [in, out] for a `kernel`, with any number of axes; all else as it is."""
+def trailing_axes(spec: ModelSpec, scheme: str, path: Path) -> tuple[int, ...]:
+    """Sizes of the axes that PyTorch's tensor has where the variable has them as one: what `to_torch_layout` takes."""
+    windows = network_names.WINDOWS.get((spec.family, scheme), {}) if spec.torch_name is None else {}
+    return windows.get("/".join(path[1:-1]), ()) if path[-1] == "kernel" else ()
+
+
+def to_flax_layout(tensor: np.ndarray, leaf: str, axes: int | None = None) -> np.ndarray:
+    """OIHW -> HWIO and [out, in] -> [in, out] for a `kernel`, with any number of axes; all else as it is.
+
+    Where there are more than `axes`, the last ones become one before.
+    """
+    if axes and tensor.ndim > axes:
+        tensor = tensor.reshape(*tensor.shape[: axes - 1], -1)
     if leaf == "kernel" and tensor.ndim >= 2:
         return tensor.transpose(*range(2, tensor.ndim), 1, 0)
     return tensor
 
 
-def to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
-    """The inverse of `to_flax_layout`."""
+def to_torch_layout(array: np.ndarray, leaf: str, trailing: tuple[int, ...] = ()) -> np.ndarray:
+    """The inverse of `to_flax_layout`; the last axis becomes several, the last of them of the sizes `trailing`."""
     if leaf == "kernel" and array.ndim >= 2:
-        return array.transpose(-1, -2, *range(array.ndim - 2))
-    return array
+        array = array.transpose(-1, -2, *range(array.ndim - 2))
+    return array.reshape(*array.shape[:-1], -1, *trailing) if trailing else array

@@ -1,16 +1,18 @@
-"""The pickles inside files of torch.save, read without running them.
+"""Pickles, those inside files of torch.save and of arrays alone, read without running them.
 
 A pickle is a program: loading one with `pickle` may run whatever its author liked. Here the program is not run but
-read, operation by operation (`pickletools` splits it): tensors, plain containers and numbers are understood; an object
-of any other class, such as the argparse.Namespace of a training script, is never built, but noted as a `Record` of
-what the pickle says of it. Nothing is imported, nothing the file names is called, only plain keys are hashed. Names
+read, operation by operation (`pickletools` splits it): tensors, arrays, plain containers and numbers are understood; an
+object of any other class, such as the argparse.Namespace of a training script, is never built, but noted as a `Record`
+of what the pickle says of it. Nothing is imported, nothing the file names is called, only plain keys are hashed. Names
 whose only use is to run something are refused all the same: a file that has them is no honest one.
 """
 
 import pickletools
 from typing import Any, BinaryIO
 
+from delta_jax.weights import pickled_arrays
 from delta_jax.weights.errors import WeightsError
+from delta_jax.weights.pickled_arrays import Array, Type
 from delta_jax.weights.pickled_tensors import (
     PARAMETERS,
     SUBCLASS,
@@ -25,7 +27,10 @@ from delta_jax.weights.pickled_tensors import (
     untyped_tensor,
 )
 
-_PAIRS = {"collections.OrderedDict", "collections.Counter", "builtins.dict", "__builtin__.dict"}
+_PAIRS = {
+    *("collections.OrderedDict", "collections.Counter", "builtins.dict", "__builtin__.dict"),
+    "flax.core.frozen_dict.FrozenDict",
+}
 _DEFAULT = "collections.defaultdict"
 # How older protocols make an object of a class: the class comes first among the arguments.
 _MAKERS = {"copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__"}
@@ -203,7 +208,8 @@ def _reduce(function: Any, arguments: Any) -> Any:
         case name if name in _MAKERS:
             return _made(arguments[0])
         case name:
-            return Record(name)
+            found = pickled_arrays.made(name, arguments)
+            return Record(name) if found is None else found
 
 
 def _made(kind: Any) -> Any:
@@ -215,6 +221,8 @@ def _made(kind: Any) -> Any:
 
 def _build(target: Any, state: Any) -> None:
     """Attributes of a record; those of a dict, such as the _metadata of a state_dict, are no weights."""
+    if isinstance(target, Array | Type):
+        target.build(state)
     if isinstance(target, Record):
         for part in state if isinstance(state, tuple) else (state,):  # (attributes, slots)
             if isinstance(part, dict):

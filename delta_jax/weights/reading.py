@@ -1,8 +1,10 @@
-"""Weights files into arrays: safetensors, .npz, PyTorch's .pth and Keras' .h5 and .keras, told apart by content."""
+"""Weights files into arrays: safetensors, .npz, PyTorch's .pth, pickled arrays, Keras' .h5 and .keras, told apart by content."""
 
 import contextlib
+import io
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from delta_jax.weights import checkpoint_states, keras_file, torch_file
+from delta_jax.weights import checkpoint_states, keras_file, pickled_arrays, pickles, torch_file
 from delta_jax.weights.errors import WeightsError
 
 _log = logging.getLogger(__name__)
@@ -27,7 +29,6 @@ EXPANSION, EXPANSION_BASE = 8, 16 * 2**20  # times, bytes
 # Files that are often taken for weights, by their first bytes.
 _STRANGERS = {
     b"version https://git-lfs": "Git LFS's note of where the file is: fetch it with git lfs pull",
-    b"\x80": "a pickle, which is never run: where it was made, save with numpy.savez('weights.npz', **arrays)",
     b"\x1f\x8b": "packed by gzip: unpack it",
     b"<": "a page of a website, or an error of a server: fetch the file itself",
 }
@@ -61,9 +62,10 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
       path: a safetensors file, an .npz without pickled objects, an .h5 or .keras of Keras (its names are
-        "LAYER/VARIABLE"), or a .pth of torch.save: a state_dict, or a checkpoint that keeps it under one of
-        `checkpoint_states.NESTED_UNDER`. What follows a # says which state of a checkpoint is meant, or what the names
-        of the tensors that are meant begin with.
+        "LAYER/VARIABLE"), a .pth of torch.save: a state_dict, or a checkpoint that keeps it under one of
+        `checkpoint_states.NESTED_UNDER`; or a pickle of nested dicts of arrays, which get names such as
+        "params/conv/kernel". What follows a # says which state of a checkpoint is meant, or what the names of the
+        tensors that are meant begin with.
 
     Returns:
       {name: array} of C-contiguous arrays in the file's layouts. Half precision becomes float32, other types stay. A
@@ -130,6 +132,8 @@ def _read(path: Path, choice: str) -> Content:
         return _of_checkpoint(*torch_file.read_legacy(path.read_bytes(), choice=choice, budget=budget), choice)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return _read_safetensors(path, choice)
+    if head.startswith(b"\x80"):
+        return _read_pickle(path, choice)
     if path.name.endswith(".index.json"):
         return _read_parts(path, choice)
     what = next((f"; that is {known}" for start, known in _STRANGERS.items() if head.startswith(start)), "")
@@ -153,13 +157,25 @@ def _beginning_with(choice: str, tensors: dict[str, np.ndarray], states: tuple[s
     if not choice:
         return tensors
     for given in (tensors, _unwrapped(tensors)):
-        if found := {n.removeprefix(f"{choice}."): t for n, t in given.items() if n.startswith(f"{choice}.")}:
-            return found
-    first = list(dict.fromkeys(name.partition(".")[0] for name in tensors))
+        for mark in "./":
+            if found := {n.removeprefix(choice + mark): t for n, t in given.items() if n.startswith(choice + mark)}:
+                return found
+    first = list(dict.fromkeys(re.split(r"[./]", name)[0] for name in tensors))
     known = f"; its states are {', '.join(filter(None, states))}" if any(states) else ""
     raise WeightsError(
         f"holds no state {choice!r}, and no names that begin so, but with {', '.join(first[:10])}{known}"
     )
+
+
+def _read_pickle(path: Path, choice: str) -> Content:
+    """Of pickle.dump: nested dicts and lists of arrays, as many programs in JAX keep their parameters."""
+    tensors = pickled_arrays.flattened(pickles.decode(io.BytesIO(path.read_bytes())))
+    if not tensors:
+        raise WeightsError(
+            "is no safetensors, .npz or .pth file, but a pickle, which is never run, without arrays in its dicts and "
+            "lists: where it was made, save with numpy.savez('weights.npz', **arrays)"
+        )
+    return Content(_beginning_with(choice, tensors))
 
 
 def _read_safetensors(path: Path, choice: str) -> Content:

@@ -35,8 +35,8 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
       progress: called with the bytes fetched so far and in all.
 
     Returns:
-      (path, source); the path keeps its #STATE; the source is None for a path and an address. The content of a named
-      source is checked against its hash or the revision it is pinned to.
+      (path, source); the path keeps its #STATE, or has that of the source; the source is None for a path and an
+      address. The content of a named source is checked against its hash or the revision it is pinned to.
 
     Raises:
       WeightsError: none of the three, its package is not installed, it cannot be fetched, or its content is another.
@@ -46,7 +46,8 @@ def locate(name_or_path: str | Path, progress: downloads.Progress | None = None)
         raise WeightsError("no weights are given; expected a named source, such as torchvision/resnet50-v1, or a file")
     source = named(name)
     if isinstance(source, PipSource):
-        return _installed(source), source
+        path = _installed(source)
+        return (path.with_name(f"{path.name}#{source.part}") if source.part else path), source
     if isinstance(source, FetchedSource):
         return prepared(name, source.origin, source.licence, progress)[0], source
     if downloads.is_url(name):

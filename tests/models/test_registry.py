@@ -10,9 +10,10 @@ from flax.traverse_util import unflatten_dict
 
 from delta_jax import features, models
 from delta_jax.weights.merging import variable_shapes
+from tests.reference import NETWORKS
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_spec_fits_its_network(name):
     spec, model = models.spec(name), models.create(name, num_classes=1000)
     assert spec.name == name
@@ -22,10 +23,12 @@ def test_the_spec_fits_its_network(name):
     variables = unflatten_dict(leaves)
     shapes = features.list_taps(model, variables, images)
     assert set(spec.taps) <= set(shapes)
-    # From the input to the output: maps get smaller, and end at a 32nd of the input (Inception: at Mixed_6e, 17x17).
+    # From the input to the output: maps get smaller, and end at a 32nd of the input (Inception: at Mixed_6e, 17x17; VGG
+    # and AlexNet: in front of their last pooling).
     sides = [shapes[tap][1] for tap in spec.taps]
     assert sides == sorted(sides, reverse=True)
-    assert sides[-1] == (17 if name == "inception_v3" else math.ceil(size / 32))
+    last = {"inception_v3": 17, "alexnet": 13, "vgg11": 14, "vgg11_bn": 14, "vgg11_gap": 14}
+    assert sides[-1] == last.get(name, math.ceil(size / 32))
     assert shapes[spec.head] == (2, 1000)
     assert set(variables["params"][spec.head]) == {"kernel", "bias"}
     assert len(spec.mean) == len(spec.std) == 3
@@ -40,6 +43,13 @@ PARAMETERS = {
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
     "mobilenet_v2": 3_504_872,
+    "resnext50_32x4d": 25_028_904,
+    "wide_resnet50_2": 68_883_240,
+    "vgg11": 132_863_336,
+    "vgg11_bn": 132_868_840,
+    "alexnet": 61_100_840,
+    "densenet121": 7_978_856,
+    "regnety_004": 4_344_144,
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
     "efficientnet_lite2": 6_092_072,
@@ -52,7 +62,7 @@ def test_networks_have_as_many_parameters_as_published(name):
     assert sum(math.prod(shape) for path, shape in shapes.items() if path[0] == "params") == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_same_network_twice_is_compiled_once(name):
     # filter_gaps and the trainer's functions are compiled once per module: it must be hashable and equal to its twin.
     options = {"num_classes": 7, "dropout": 0.2, "frozen_norm": True, "dtype": jnp.bfloat16}
@@ -63,8 +73,9 @@ def test_the_same_network_twice_is_compiled_once(name):
 
 def test_a_network_that_does_not_exist_is_refused_with_a_hint():
     with pytest.raises(
-        ValueError, match=r"no network called 'resnet5'; did you mean resnet50 or .*Known: efficientnet_lite0"
+        ValueError,
+        match=r"no network called 'resnet5'; did you mean resnet50 or .*\d+ are known, see python -m",
     ):
         models.create("resnet5")
-    with pytest.raises(ValueError, match=r"no network called 'zzz'.*Known: .*resnet152"):
+    with pytest.raises(ValueError, match=r"no network called 'zzz'\. \d+ are known"):
         models.spec("zzz")

@@ -375,7 +375,7 @@ def test_counters_of_other_programs_are_left_out(tiny):
     ("name", "shape", "says"),
     [
         ("layer1.0.se.fc1.weight", (16, 256, 1, 1), "squeeze-and-excitation"),
-        ("conv1.0.weight", (32, 3, 3, 3), "resnet50d"),
+        ("conv1.0.weight", (32, 3, 3, 3), "resnet50t"),
         ("stages.0.blocks.0.conv_dw.weight", (40, 1, 7, 7), "ConvNeXt"),
         ("blocks.0.attn.qkv.weight", (576, 192), "transformer"),
         ("features.denseblock1.denselayer1.norm1.weight", (64,), "DenseNet"),

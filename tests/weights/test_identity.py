@@ -28,16 +28,28 @@ NAMES = [
     ("resnetblur18", "", "resnet18"),
     ("resnetaa50.d_in12k", "", "resnet50"),
     ("resnet50_caffe", "", "resnet50"),
+    *((name, "", "") for name in ("resnet50_gn", "seresnet18", "convnext_tiny.fb_in22k", "resnext26ts")),
+    *((name, "", "") for name in ("resnet50s", "gluon_resnet50_v1s", "legacy_seresnet50", "ecaresnet50t")),
     *(
-        (name, "", "")
-        for name in ("resnet50_gn", "resnet50d", "seresnet50", "convnext_tiny.fb_in22k", "resnext50_32x4d")
+        (name, arch, arch)
+        for name, arch in (
+            *(("resnet50d.ra2_in1k", "resnet50d"), ("gluon_resnet50_v1c", "resnet50c"), ("resnet200d", "resnet200d")),
+            *(("seresnet50.a1_in1k", "seresnet50"), ("gluon_seresnext101_64x4d", "seresnext101_64x4d")),
+            *(("resnext50_32x4d", "resnext50_32x4d"), ("ig_resnext101_32x8d", "resnext101_32x8d")),
+            *(("tv_resnext50_32x4d", "resnext50_32x4d"), ("wide_resnet50_2.racm_in1k", "wide_resnet50_2")),
+            *(("vgg16_bn", "vgg16_bn"), ("alexnet", "alexnet"), ("tv_densenet121", "densenet121")),
+            *(("regnety_032.ra_in1k", "regnety_032"), ("regnet_y_400mf", "regnety_004")),
+            *(("regnet_x_400mf", "regnetx_004_tv"), ("regnet_y_8gf", "regnety_080_tv")),
+        )
     ),
-    *((name, "", "") for name in ("wide_resnet50_2", "gluon_resnet50_v1c", "legacy_seresnet50", "ecaresnet50t")),
+    ("resnetaa50d.sw_in12k", "", "resnet50d"),
+    ("resnetblur101d", "", "resnet101d"),
+    ("seresnextaa101d_32x8d.ah_in1k", "", "seresnext101d_32x8d"),
     *((name, "", "") for name in ("resnetv2_50", "resnetrs50", "efficientnet_b0", "tf_efficientnet_lite4", "vit_b_16")),
     *((name, "", "") for name in ("mobilenetv3_large_100", "mobilenetv2_110d", "inception_v4", "swin_t", "resnet26t")),
     *(
         (name, "", "")
-        for name in ("densenet121", "vgg16_bn", "regnety_032", "deit_tiny_patch16_224", "inception_resnet_v2")
+        for name in ("densenetblur121d", "regnetv_040", "regnety_640", "deit_tiny_patch16_224", "inception_resnet_v2")
     ),
 ]
 
@@ -63,7 +75,7 @@ def test_the_library_knows_its_own_names(name):
     assert models.like(name) in models.names()
 
 
-@pytest.mark.parametrize("name", ["resnet50d", "resnet50_gn", "seresnet50", "convnext_tiny", "vit_base_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet50t", "resnet50_gn", "seresnet18", "convnext_tiny", "vit_base_patch16_224"])
 def test_the_registry_offers_no_other_network_for_one_that_is_not_here(name):
     with pytest.raises(ValueError, match=f"^{name} is not supported here") as caught:
         models.spec(name)

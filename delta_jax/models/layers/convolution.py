@@ -9,12 +9,18 @@ import numpy as np
 from jax import lax
 
 from delta_jax.models.layers import columns
-from delta_jax.models.layers.functional_convolution import DIMENSIONS, dense_conv, depthwise_conv, pointwise_conv
+from delta_jax.models.layers.functional_convolution import (
+    DIMENSIONS,
+    dense_conv,
+    depthwise_conv,
+    grouped_conv,
+    pointwise_conv,
+)
 from delta_jax.models.layers.windows import Padding
 
 
 class Conv(nn.Module):
-    """Convolution without bias, [B, H, W, C] -> [B, H', W', features]; parameter `kernel` [h, w, C / groups, features].
+    """Convolution, [B, H, W, C] -> [B, H', W', features]; parameter `kernel` [h, w, C / groups, features].
 
     Attributes:
       features: number of filters.
@@ -22,6 +28,8 @@ class Conv(nn.Module):
       stride: in both directions.
       padding: of an input of a kernel larger than 1x1; None is (kernel_size - 1) // 2 on every side, usual in torch.
       depthwise: one filter per channel (features must equal the number of channels).
+      groups: of channels, each with filters of its own, as many as the others; not looked at with `depthwise`.
+      use_bias: adds the parameter `bias` [features].
       columns: of the input that are computed side by side, see `columns.py`; they divide the width, and the stride
         divides them.
       evens_first: order of the output's columns while they are side by side.
@@ -33,6 +41,8 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Padding | None = None
     depthwise: bool = False
+    groups: int = 1
+    use_bias: bool = False
     columns: int = 1
     evens_first: bool = False
     dtype: Any = None
@@ -46,22 +56,34 @@ class Conv(nn.Module):
             raise ValueError(
                 f"a depthwise convolution of {channels} channels has {channels} filters, not {self.features}"
             )
+        if channels % self.groups or self.features % self.groups:
+            raise ValueError(f"{channels} channels and {self.features} filters are no {self.groups} groups")
         fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        kernel = self.param(
-            "kernel", fan_out, (height, width, 1 if self.depthwise else channels, self.features), jnp.float32
-        )
+        read = 1 if self.depthwise else channels // self.groups  # channels, by each filter
+        kernel = self.param("kernel", fan_out, (height, width, read, self.features), jnp.float32)
         above, left = (height - 1) // 2, (width - 1) // 2
         padding = self.padding or ((above, above), (left, left))
+        y = self._convolved(x, kernel, padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y += bias.astype(y.dtype)[None, None, None]
+        return y
+
+    def _convolved(self, x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
         if self.columns > 1:
             return self._side_by_side(x, kernel, padding)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.depthwise:
             return depthwise_conv(x, kernel, self.stride, padding)
-        if height == width == 1:
+        if self.groups > 1:
+            return grouped_conv(x, kernel, self.stride, padding)
+        if kernel.shape[:2] == (1, 1):
             return pointwise_conv(x, kernel, self.stride)
         return dense_conv(x, kernel, self.stride, padding)
 
     def _side_by_side(self, x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+        if self.groups > 1:
+            raise ValueError("columns side by side are for convolutions of all channels, and for depthwise ones")
         if self.depthwise:  # by the matrix unit, which takes a fraction of the time of one channel after the other
             kernel = jnp.where(np.eye(self.features, dtype=bool), kernel, jnp.zeros((), kernel.dtype))
         # Before the kernel is rounded to the type of the maps, so that its gradient is summed in float32.

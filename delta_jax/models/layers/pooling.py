@@ -1,4 +1,4 @@
-"""Max pooling with torch's padding, and a gradient that is quick on a CPU."""
+"""Pooling with torch's padding; of max pooling a gradient that is quick on a CPU."""
 
 from functools import partial
 
@@ -11,6 +11,35 @@ from jax import lax
 from delta_jax.models.layers.columns import apart, side_by_side, wide_kernel
 from delta_jax.models.layers.functional_convolution import DIMENSIONS
 from delta_jax.models.layers.windows import Padding, windows
+
+
+def average_pool(x: jax.Array, size: int, stride: int, edge: int = 0) -> jax.Array:
+    """Mean over size x size windows of x [B, H, W, C]; the zeros of the edge count, as in torch."""
+    # flax's nn.avg_pool divides by an integer array, which strict dtype promotion refuses.
+    return nn.pool(x, 0.0, lax.add, (size, size), (stride, stride), ((edge, edge), (edge, edge))) / size**2
+
+
+def average_pool_to_edge(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Mean over size x size windows of x [B, H, W, C]; the last ones may reach beyond the map: of what is in them.
+
+    torch's ceil_mode=True, count_include_pad=False.
+    """
+    height, width = ((-(n - size) % stride) for n in x.shape[1:3])
+    padding = ((0, height), (0, width))
+    counts = nn.pool(jnp.ones((1, *x.shape[1:3], 1), x.dtype), 0.0, lax.add, (size, size), (stride, stride), padding)
+    return nn.pool(x, 0.0, lax.add, (size, size), (stride, stride), padding) / counts
+
+
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] -> [B, size, size, C]: means over size x size windows that cover the map, as torch divides it."""
+    for axis in (1, 2):
+        n = x.shape[axis]
+        if n != size:
+            ends = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+            x = jnp.concatenate(
+                [jnp.mean(lax.slice_in_dim(x, *end, axis=axis), axis, keepdims=True) for end in ends], axis
+            )
+    return x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
