@@ -9,7 +9,7 @@ import numpy as np
 
 from delta_jax import models, weights
 from delta_jax.weights.merging import variable_shapes
-from delta_jax.weights.name_tables import to_torch_layout, torch_names
+from delta_jax.weights.name_tables import to_torch_layout, torch_names, torch_schemes, trailing_axes
 from tests.golden import recipe
 
 
@@ -17,9 +17,12 @@ def state_dict(
     arch: str, num_classes: int = 1000, salt: str = "delta", auxiliary: bool = False
 ) -> dict[str, np.ndarray]:
     """What torchvision's state_dict held when the golden file of `arch` was made."""
-    shapes = variable_shapes(arch, num_classes, auxiliary)
-    names = torch_names(models.spec(arch), shapes)
-    torch_shapes = {name: to_torch_layout(np.empty(shapes[path]), path[-1]).shape for name, path in names.items()}
+    shapes, spec = variable_shapes(arch, num_classes, auxiliary), models.spec(arch)
+    scheme = torch_schemes(spec)[0]
+    torch_shapes = {
+        name: to_torch_layout(np.empty(shapes[path]), path[-1], trailing_axes(spec, scheme, path)).shape
+        for name, path in torch_names(spec, shapes, scheme).items()
+    }
     return {name: recipe.fill(salt, arch, name, shape) for name, shape in torch_shapes.items()}
 
 

@@ -30,6 +30,12 @@ _TIMM_ENDS = {
     "mobilenet_v2": ("conv_stem", "classifier"),
     "efficientnet_lite": ("conv_stem", "classifier"),
     "timm_efficientnet_lite": ("conv_stem", "classifier"),
+    "timm_mobilenet_v3": ("conv_stem", "classifier"),
+    "efficientnet": ("conv_stem", "classifier"),
+    "timm_efficientnet": ("conv_stem", "classifier"),
+    "convnext": ("stem.0", "head.fc"),
+    "resnetv2": ("stem.conv", "head.fc"),
+    "xception": ("conv1", "fc"),
 }
 
 

@@ -36,8 +36,9 @@ def to_torch(variables: Mapping[str, Any], arch: str, scheme: str) -> dict[str, 
     _check(flat, spec)
     tensors = {}
     for name, path in name_tables.torch_names(spec, flat, scheme).items():
+        trailing = name_tables.trailing_axes(spec, scheme, path)
         # A copy in order: whoever writes a view's memory to a file writes it in the order before the transposition.
-        tensors[name] = np.array(name_tables.to_torch_layout(flat[path], path[-1]), order="C")
+        tensors[name] = np.array(name_tables.to_torch_layout(flat[path], path[-1], trailing), order="C")
         if path[0] == "batch_stats" and path[-1] == "var":
             tensors[f"{name.removesuffix('running_var')}num_batches_tracked"] = np.zeros((), np.int64)
     return tensors

@@ -105,7 +105,7 @@ def fitted(
                 missing.append(name)
             continue
         array = np.asarray(tensors[name])
-        array = array if scheme == FLAX else to_flax_layout(array, path[-1])
+        array = array if scheme == FLAX else to_flax_layout(array, path[-1], len(shapes[path]))
         if array.shape == shapes[path]:
             found[path] = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
             if not np.isfinite(found[path]).all():
@@ -203,7 +203,7 @@ def _other_network(tensors: Mapping[str, np.ndarray], arch: str, said: Sequence[
             continue
         arrays = {path: np.asarray(tensors[n]) for n, path in body.items()}
         if scheme != FLAX:
-            arrays = {path: to_flax_layout(array, path[-1]) for path, array in arrays.items()}
+            arrays = {path: to_flax_layout(a, path[-1], len(shapes[path])) for path, a in arrays.items()}
         if all(array.shape == shapes[path] for path, array in arrays.items()):
             return f"\nThey are the weights of {name}."
     if what := hallmarks.foreign(tensors):

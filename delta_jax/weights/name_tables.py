@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from delta_jax.models import ModelSpec
+from delta_jax.weights import block_names
 
 Path = tuple[str, ...]  # ("params", "layer1_0", "conv1", "kernel")
 
@@ -88,6 +89,7 @@ _TABLES: dict[str, dict[str, _Table]] = {
     },
     "timm_efficientnet_lite": {"timm": _timm_inverted_residuals},
     "inception": {"torchvision": _inception, "timm": _inception},
+    **block_names.TABLES,
 }
 
 
@@ -114,10 +116,11 @@ def torch_names(spec: ModelSpec, paths: Iterable[Path], scheme: str | None = Non
     Raises:
       ValueError: two variables have the same name, which only a `ModelSpec.torch_name` can cause.
     """
-    table = _tables(spec)[scheme or torch_schemes(spec)[0]]
+    scheme = scheme or torch_schemes(spec)[0]
+    table, leaves = _tables(spec)[scheme], _LEAVES | block_names.LEAVES.get(scheme, {})
     names: dict[str, Path] = {}
     for path in paths:
-        module, leaf = "/".join(path[1:-1]), _LEAVES.get(path[-1], path[-1])
+        module, leaf = "/".join(path[1:-1]), leaves.get(path[-1], path[-1])
         name = f"{table(spec, module)}.{leaf}" if module else leaf
         if name in names:
             raise ValueError(
@@ -146,15 +149,26 @@ def auxiliary_prefixes(spec: ModelSpec, scheme: str) -> tuple[str, ...]:
     return (f"{dense.rpartition('.')[0] or dense}.",)
 
 
-def to_flax_layout(tensor: np.ndarray, leaf: str) -> np.ndarray:
-    """OIHW -> HWIO and [out, in] -> [in, out] for a `kernel`, with any number of axes; all else as it is."""
+def trailing_axes(spec: ModelSpec, scheme: str, path: Path) -> int:
+    """Axes of length one that PyTorch's tensor has behind those of the variable: what `to_torch_layout` adds."""
+    pattern, number = block_names.TRAILING.get((spec.family, scheme), ("", 0))
+    return number if spec.torch_name is None and re.fullmatch(pattern, "/".join(path[1:])) else 0
+
+
+def to_flax_layout(tensor: np.ndarray, leaf: str, axes: int | None = None) -> np.ndarray:
+    """OIHW -> HWIO and [out, in] -> [in, out] for a `kernel`, with any number of axes; all else as it is.
+
+    Axes of length one behind the first `axes` are taken off before.
+    """
+    if axes is not None and set(tensor.shape[axes:]) == {1}:
+        tensor = tensor.reshape(tensor.shape[:axes])
     if leaf == "kernel" and tensor.ndim >= 2:
         return tensor.transpose(*range(2, tensor.ndim), 1, 0)
     return tensor
 
 
-def to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
-    """The inverse of `to_flax_layout`."""
+def to_torch_layout(array: np.ndarray, leaf: str, trailing: int = 0) -> np.ndarray:
+    """The inverse of `to_flax_layout`, with `trailing` axes of length one at the end."""
     if leaf == "kernel" and array.ndim >= 2:
-        return array.transpose(-1, -2, *range(array.ndim - 2))
-    return array
+        array = array.transpose(-1, -2, *range(array.ndim - 2))
+    return array.reshape(*array.shape, *(1,) * trailing)

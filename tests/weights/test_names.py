@@ -26,7 +26,22 @@ RESNETS = {
 }
 INCEPTION = {"inception_v3": (566, "7319ac97ba5bb65a"), "inception_v3 with AuxLogits": (580, "00e4a5a95f23b9cb")}
 STATE_DICTS = {
-    "torchvision": {**RESNETS, **INCEPTION, "mobilenet_v2": (314, "b37e2a9130e6341b")},
+    "torchvision": {
+        **RESNETS,
+        **INCEPTION,
+        "mobilenet_v2": (314, "b37e2a9130e6341b"),
+        "mobilenet_v3_small": (244, "4e84a246a3fc7383"),
+        "mobilenet_v3_large": (312, "48d34b4f39c83e39"),
+        "efficientnet_b0": (360, "c82a02375566e02a"),
+        "efficientnet_b1": (508, "cdae773985a97e3c"),
+        "efficientnet_b2": (508, "ff14692fcade8574"),
+        "efficientnet_b3": (574, "04710cc2d085f392"),
+        "efficientnet_b4": (706, "e79948546357b987"),
+        "efficientnet_v2_s": (782, "fb0b0da1ec8aaec6"),
+        "convnext_tiny": (182, "76e6adcc617daa3f"),
+        "convnext_small": (344, "ef972c98227d2052"),
+        "convnext_base": (344, "812b48a629a125fa"),
+    },
     "timm": {
         **RESNETS,
         **INCEPTION,
@@ -37,6 +52,28 @@ STATE_DICTS = {
         "timm_efficientnet_lite0": (296, "432586b3b1ddcaba"),  # efficientnet_lite0, ...: the same names and shapes
         "timm_efficientnet_lite1": (386, "617a9f98a23133da"),
         "timm_efficientnet_lite2": (386, "7c81e9a2ed713743"),
+        "mobilenetv3_small_100": (244, "dad02d8bb8b33035"),
+        "mobilenetv3_large_100": (312, "05df56b15cd350a1"),
+        "tf_mobilenetv3_small_100": (244, "dad02d8bb8b33035"),
+        "tf_mobilenetv3_large_100": (312, "05df56b15cd350a1"),
+        "efficientnet_b0": (360, "0fbc16734a4d9870"),
+        "tf_efficientnet_b0": (360, "0fbc16734a4d9870"),
+        "efficientnet_b1": (508, "ccde4bc16c1ee07a"),
+        "tf_efficientnet_b1": (508, "ccde4bc16c1ee07a"),
+        "efficientnet_b2": (508, "5437897effdafd57"),
+        "tf_efficientnet_b2": (508, "5437897effdafd57"),
+        "efficientnet_b3": (574, "ecc4f2f07741184e"),
+        "tf_efficientnet_b3": (574, "ecc4f2f07741184e"),
+        "efficientnet_b4": (706, "a882053e1565f426"),
+        "tf_efficientnet_b4": (706, "a882053e1565f426"),
+        "tf_efficientnetv2_s": (782, "94b49e52baabec61"),
+        "efficientnetv2_rw_s": (794, "b2945a1761002316"),
+        "convnext_tiny": (182, "6a2556c605ee9b4f"),
+        "convnext_small": (344, "e1f54aa6ce4119f2"),
+        "convnext_base": (344, "f7e3abf6b07f4fe2"),
+        "resnetv2_50x1_bit": (153, "959875d976fd3149"),
+        "resnetv2_101x1_bit": (306, "aa2693aa5c8054e2"),
+        "xception": (276, "eb8389c8ce63b6cb"),
     },
     "efficientnet_lite_pytorch": {
         "efficientnet_lite0": (296, "d7f6403136a9eb86"),
@@ -65,7 +102,11 @@ def assert_equal(found, expected):
 
 
 # The smallest of each family, and the network with wider blocks: their values go there and back.
-WITH_VALUES = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0", "timm_efficientnet_lite0", "inception_v3")
+WITH_VALUES = (
+    *("resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0", "timm_efficientnet_lite0", "inception_v3"),
+    *("mobilenet_v3_small", "mobilenetv3_small_100", "efficientnet_b0", "efficientnet_v2_s", "tf_efficientnetv2_s"),
+    *("convnext_tiny", "resnetv2_50x1_bit", "xception"),
+)
 CASES = [(arch, auxiliary) for arch in models.names() for auxiliary in {False, bool(models.spec(arch).auxiliary)}]
 
 
@@ -77,7 +118,7 @@ def test_every_scheme_has_pytorchs_names_and_shapes_and_leads_back(arch, auxilia
         shapes = merging.variable_shapes(arch, 1000, auxiliary)
         variables = unflatten_dict({path: np.zeros(shape, np.float32) for path, shape in shapes.items()})
     schemes = torch_schemes(models.spec(arch))
-    assert len(schemes) == (1 if arch.startswith("timm_") else 2)
+    assert set(schemes) == {scheme for scheme, known in STATE_DICTS.items() if arch in known}
     for scheme in schemes:
         tensors = weights.to_torch(variables, arch, scheme)
         assert digest(tensors) == STATE_DICTS[scheme][f"{arch} with AuxLogits" if auxiliary else arch]

@@ -14,7 +14,7 @@ from delta_jax.models.layers.windows import Padding
 
 
 class Conv(nn.Module):
-    """Convolution without bias, [B, H, W, C] -> [B, H', W', features]; parameter `kernel` [h, w, C / groups, features].
+    """Convolution, [B, H, W, C] -> [B, H', W', features]; parameter `kernel` [h, w, C / groups, features].
 
     Attributes:
       features: number of filters.
@@ -22,6 +22,7 @@ class Conv(nn.Module):
       stride: in both directions.
       padding: of an input of a kernel larger than 1x1; None is (kernel_size - 1) // 2 on every side, usual in torch.
       depthwise: one filter per channel (features must equal the number of channels).
+      use_bias: adds the parameter `bias` [features].
       columns: of the input that are computed side by side, see `columns.py`; they divide the width, and the stride
         divides them.
       evens_first: order of the output's columns while they are side by side.
@@ -33,6 +34,7 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Padding | None = None
     depthwise: bool = False
+    use_bias: bool = False
     columns: int = 1
     evens_first: bool = False
     dtype: Any = None
@@ -52,12 +54,19 @@ class Conv(nn.Module):
         )
         above, left = (height - 1) // 2, (width - 1) // 2
         padding = self.padding or ((above, above), (left, left))
+        y = self._convolved(x, kernel, padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y += bias.astype(y.dtype)[None, None, None]
+        return y
+
+    def _convolved(self, x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
         if self.columns > 1:
             return self._side_by_side(x, kernel, padding)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.depthwise:
             return depthwise_conv(x, kernel, self.stride, padding)
-        if height == width == 1:
+        if kernel.shape[:2] == (1, 1):
             return pointwise_conv(x, kernel, self.stride)
         return dense_conv(x, kernel, self.stride, padding)
 
