@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from delta_jax.models.layers.convolution import Conv
 from delta_jax.models.layers.memory import kept
+from delta_jax.models.layers.sample_normalization import LayerNorm
 
 SMALLEST_IMAGE = 32  # pixels; leaves one position in front of the head
 NO_PADDING = ((0, 0), (0, 0))
@@ -65,8 +66,7 @@ class ConvNeXt(nn.Module):
                 "or more on each side; enlarge them"
             )
         conv = partial(Conv, use_bias=True, dtype=self.dtype)
-        # Means of squares less squared means lose digits that torch keeps.
-        norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False, dtype=self.dtype)
+        norm = partial(LayerNorm, epsilon=1e-6, dtype=self.dtype)
         x = norm(name="stem_norm")(conv(self.widths[0], 4, 4, NO_PADDING, name="stem_conv")(x))
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
             if stage > 1:

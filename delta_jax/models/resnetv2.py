@@ -11,6 +11,7 @@ from delta_jax.models.layers.activation import relu
 from delta_jax.models.layers.functional_convolution import dense_conv, pointwise_conv
 from delta_jax.models.layers.memory import kept
 from delta_jax.models.layers.pooling import max_pool
+from delta_jax.models.layers.sample_normalization import GroupNorm
 
 
 class StandardizedConv(nn.Module):
@@ -87,8 +88,7 @@ class ResNetV2(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Returns the logits."""
         conv = partial(StandardizedConv, dtype=self.dtype)
-        # Means of squares less squared means lose digits that torch keeps.
-        norm = partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype)
+        norm = partial(GroupNorm, dtype=self.dtype)
         x = conv(64, 7, 2, name="stem_conv")(x)
         # BiT pads with zeros, which are larger than negative values.
         x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2, ((0, 0), (0, 0)))

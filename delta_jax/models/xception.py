@@ -15,9 +15,14 @@ from delta_jax.models.layers.pooling import max_pool
 
 SMALLEST_IMAGE = 7  # pixels; leaves something behind the first two convolutions
 NO_PADDING = ((0, 0), (0, 0))
-# Widths of the separable convolutions in each block; the blocks whose last one is followed by a pooling halve the map.
-BLOCKS = ((128, 128), (256, 256), (728, 728), *(((728, 728, 728),) * 8), (728, 1024))
-HALVING = (0, 1, 2, 11)
+# Of each block the widths of its separable convolutions, and whether it halves the map.
+BLOCKS = (
+    ((128, 128), True),
+    ((256, 256), True),
+    ((728, 728), True),
+    *((((728, 728, 728), False),) * 8),
+    ((728, 1024), True),
+)
 
 
 class Block(nn.Module):
@@ -54,12 +59,14 @@ class Xception(nn.Module):
     fc.
 
     Attributes:
+      blocks: (widths of the separable convolutions, whether it halves the map) of each block.
       num_classes: outputs of the head `fc`.
       dropout: rate in front of the head; needs an rng called "dropout" in training.
       frozen_norm: BatchNorm uses its running statistics in training, too.
       dtype: of the computation (parameters are float32 always); None takes that of the inputs.
     """
 
+    blocks: tuple[tuple[tuple[int, ...], bool], ...] = BLOCKS
     num_classes: int = 1000
     dropout: float = 0.0
     frozen_norm: bool = False
@@ -77,8 +84,8 @@ class Xception(nn.Module):
         norm = partial(BatchNorm, frozen=self.frozen_norm, dtype=self.dtype)
         x = relu(norm(name="bn1")(conv(32, 3, 2, NO_PADDING, name="conv1")(x), train))
         x = relu(norm(name="bn2")(conv(64, 3, 1, NO_PADDING, name="conv2")(x), train))
-        for i, widths in enumerate(BLOCKS):
-            x = Block(widths, i in HALVING, i > 0, conv, norm, name=f"block{i + 1}")(x, train)
+        for i, (widths, halves) in enumerate(self.blocks):
+            x = Block(widths, halves, i > 0, conv, norm, name=f"block{i + 1}")(x, train)
         for i, width in ((3, 1536), (4, 2048)):
             x = conv(x.shape[-1], 3, depthwise=True, name=f"depthwise{i}")(x)
             x = relu(norm(name=f"bn{i}")(conv(width, 1, name=f"pointwise{i}")(x), train))

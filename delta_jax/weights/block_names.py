@@ -162,7 +162,7 @@ TABLES: dict[str, dict[str, Table]] = {
 # PyTorch has a 1x1 convolution of a vector, or a factor per channel in the shape of a map.
 LEAVES = {"timm": {"layer_scale": "gamma"}}
 TRAILING = {
-    ("timm_mobilenet_v3", "timm"): (r"hidden/kernel", 2),
-    ("convnext", "torchvision"): (r".*/layer_scale", 2),
-    ("resnetv2", "timm"): (r"fc/kernel", 2),
+    ("timm_mobilenet_v3", "timm"): (r"hidden/kernel", (1, 1)),
+    ("convnext", "torchvision"): (r".*/layer_scale", (1, 1)),
+    ("resnetv2", "timm"): (r"fc/kernel", (1, 1)),
 }

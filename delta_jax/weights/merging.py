@@ -187,13 +187,24 @@ def _shortened(listed: list[str], most: int = 8) -> str:
     return ", ".join(listed[:most]) + more
 
 
+def _has_taps(tensors: Mapping[str, np.ndarray], spec: models.ModelSpec) -> bool:
+    """Whether there are tensors of the default taps of a network: asked first, as to trace it takes a second."""
+    if spec.torch_name is not None:  # which may know the names of layers alone
+        return True
+    places = [tuple(f"params/{tap}/" for tap in spec.taps), *name_tables.beginnings(spec, spec.taps)]
+    return any(all(any(name.startswith(place) for name in tensors) for place in taps) for taps in places)
+
+
 def _other_network(tensors: Mapping[str, np.ndarray], arch: str, said: Sequence[tuple[str, Elsewhere]]) -> str:
     """The way out: which of the known networks the names and shapes would fit, if one does, or what else they are."""
     for where, meant in said:
         if not meant.arch:
             return f"\nThey are said to be of {meant.name} ({where}): that network is not supported here."
     for name in models.names():
-        spec, shapes = models.spec(name), variable_shapes(name, 1)
+        spec = models.spec(name)
+        if not _has_taps(tensors, spec):
+            continue
+        shapes = variable_shapes(name, 1)
         scheme, names = name_tables.detect(tensors, spec, shapes)
         apart = name_tables.auxiliary_prefixes(spec, scheme)
         given = {name for name in _tensors_of_networks(tensors) if not name.startswith(apart)}

@@ -130,6 +130,11 @@ def torch_names(spec: ModelSpec, paths: Iterable[Path], scheme: str | None = Non
     return names
 
 
+def beginnings(spec: ModelSpec, modules: Iterable[str]) -> list[tuple[str, ...]]:
+    """What PyTorch's names of all that is in these modules begin with, for each of `torch_schemes(spec)`."""
+    return [tuple(f"{table(spec, module)}." for module in modules) for table in _tables(spec).values()]
+
+
 def detect(given: Iterable[str], spec: ModelSpec, paths: Iterable[Path]) -> tuple[str, dict[str, Path]]:
     """The scheme, FLAX or one of `torch_schemes(spec)`, that most of the names `given` belong to, and its names."""
     given, paths = set(given), tuple(paths)
@@ -149,26 +154,26 @@ def auxiliary_prefixes(spec: ModelSpec, scheme: str) -> tuple[str, ...]:
     return (f"{dense.rpartition('.')[0] or dense}.",)
 
 
-def trailing_axes(spec: ModelSpec, scheme: str, path: Path) -> int:
-    """Axes of length one that PyTorch's tensor has behind those of the variable: what `to_torch_layout` adds."""
-    pattern, number = block_names.TRAILING.get((spec.family, scheme), ("", 0))
-    return number if spec.torch_name is None and re.fullmatch(pattern, "/".join(path[1:])) else 0
+def trailing_axes(spec: ModelSpec, scheme: str, path: Path) -> tuple[int, ...]:
+    """Sizes of the axes that PyTorch's tensor has where the variable has them as one: what `to_torch_layout` takes."""
+    pattern, sizes = block_names.TRAILING.get((spec.family, scheme), ("", ()))
+    return sizes if spec.torch_name is None and re.fullmatch(pattern, "/".join(path[1:])) else ()
 
 
 def to_flax_layout(tensor: np.ndarray, leaf: str, axes: int | None = None) -> np.ndarray:
     """OIHW -> HWIO and [out, in] -> [in, out] for a `kernel`, with any number of axes; all else as it is.
 
-    Axes of length one behind the first `axes` are taken off before.
+    Where there are more than `axes`, the last ones become one before.
     """
-    if axes is not None and set(tensor.shape[axes:]) == {1}:
-        tensor = tensor.reshape(tensor.shape[:axes])
+    if axes and tensor.ndim > axes:
+        tensor = tensor.reshape(*tensor.shape[: axes - 1], -1)
     if leaf == "kernel" and tensor.ndim >= 2:
         return tensor.transpose(*range(2, tensor.ndim), 1, 0)
     return tensor
 
 
-def to_torch_layout(array: np.ndarray, leaf: str, trailing: int = 0) -> np.ndarray:
-    """The inverse of `to_flax_layout`, with `trailing` axes of length one at the end."""
+def to_torch_layout(array: np.ndarray, leaf: str, trailing: tuple[int, ...] = ()) -> np.ndarray:
+    """The inverse of `to_flax_layout`; the last axis becomes several, the last of them of the sizes `trailing`."""
     if leaf == "kernel" and array.ndim >= 2:
         array = array.transpose(-1, -2, *range(array.ndim - 2))
-    return array.reshape(*array.shape, *(1,) * trailing)
+    return array.reshape(*array.shape[:-1], -1, *trailing) if trailing else array
