@@ -42,6 +42,15 @@ class Row(NamedTuple):
     kind: str = INVERTED
     rectified: bool = False
 
+    def parts(self, channels: int) -> tuple[str, ...]:
+        """How the names of the block's children begin, in their order, for an input of so many channels."""
+        if self.kind == PLAIN:
+            return ("",)
+        if self.kind == FUSED:
+            return ("expand", "project")
+        there = {"expand": self.hidden > channels, "depthwise": True, "squeeze": bool(self.squeezed), "project": True}
+        return tuple(part for part, is_there in there.items() if is_there)
+
 
 Stages = tuple[tuple[Row, ...], ...]
 

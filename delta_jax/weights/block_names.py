@@ -2,36 +2,26 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from delta_jax.models import ModelSpec
-from delta_jax.models.efficientnet import FUSED, INVERTED, Row
 
 Table = Callable[[ModelSpec, str], str]
 
-_PARTS = ("expand", "depthwise", "squeeze", "project")
 
-
-def _places(spec: ModelSpec) -> list[tuple[int, int, Row]]:
-    """(stage, number in it, row) of each block."""
+def _places(spec: ModelSpec) -> list[tuple[int, int, Any]]:
+    """(stage, number in it, row of the table) of each block."""
     return [(stage, i, row) for stage, rows in enumerate(spec.arguments["stages"]) for i, row in enumerate(rows)]
 
 
-def _parts(spec: ModelSpec, block: int) -> list[str]:
-    """What the block consists of."""
-    row = _places(spec)[block][2]
-    channels = _places(spec)[block - 1][2].features if block else spec.arguments["stem"]
-    there = {
-        "expand": row.kind == FUSED or row.hidden > channels,
-        "depthwise": row.kind == INVERTED,
-        "squeeze": bool(row.squeezed),
-        "project": True,
-    }
-    return [part for part in _PARTS if there[part]]
+def _parts(spec: ModelSpec, block: int) -> tuple[str, ...]:
+    places = _places(spec)
+    return places[block][2].parts(places[block - 1][2].features if block else spec.arguments["stem"])
 
 
 def _timm_block(spec: ModelSpec, module: str) -> str:
     number, _, child = module.removeprefix("block_").partition("/")
-    stage, i, row = _places(spec)[int(number)]
+    stage, i, _ = _places(spec)[int(number)]
     place = f"blocks.{stage}.{i}"
     if child in ("conv", "bn"):
         return f"{place}.conv" if child == "conv" else f"{place}.bn1"
@@ -43,7 +33,7 @@ def _timm_block(spec: ModelSpec, module: str) -> str:
         return f"{place}.bn{parts.index(part) + 1}"
     # Without an expansion timm's block is another class, whose projection is called as elsewhere the expansion.
     convs = {
-        "expand": "conv_exp" if row.kind == FUSED else "conv_pw",
+        "expand": "conv_pw" if "depthwise" in parts else "conv_exp",
         "depthwise": "conv_dw",
         "project": "conv_pwl" if "expand" in parts else "conv_pw",
     }

@@ -12,6 +12,7 @@ from delta_jax import models
 from delta_jax.exports import formats, instructions
 from delta_jax.training.classifier import Classifier
 from delta_jax.weights.merging import variable_shapes
+from delta_jax.weights.name_tables import torch_schemes
 from tests.exports.test_export import SEEN, WITH_AUXILIARY, executed, finished, photos
 from tests.golden import recipe
 from tests.reference import relative
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 CASES = [
     (arch, scheme)
     for arch in models.names()
-    for scheme in ("torchvision", "timm")
-    if not ("efficientnet" in arch and scheme == "torchvision")
+    for scheme in torch_schemes(models.spec(arch))
+    if scheme in ("torchvision", "timm")
 ]
 # Pixels. Of EfficientNet-Lite, sizes whose halves are even or odd as those of 240 and 260, which its padding is for.
 SIZES = {"efficientnet_lite1": 48, "efficientnet_lite2": 68, "inception_v3": 139}
