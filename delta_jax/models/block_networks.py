@@ -10,7 +10,7 @@ from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.resnetv2 import ResNetV2
 from delta_jax.models.xception import Xception
 
-_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+_HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 def _of_stages(

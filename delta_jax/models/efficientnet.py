@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -168,7 +168,7 @@ def rounded(channels: float) -> int:
 
 
 # (kind, expansion, features, repeats, first stride, kernel size) of each stage; squeezed is a quarter of the input.
-_Table = Iterable[tuple[str, int, int, int, int, int]]
+_Table = tuple[tuple[str, int, int, int, int, int], ...]
 _B0: _Table = (
     (INVERTED, 1, 16, 1, 1, 3),
     (INVERTED, 6, 24, 2, 2, 3),
@@ -202,10 +202,10 @@ def _stages(table: _Table, stem: int) -> Stages:
 
 def scaled(width: float, depth: float) -> dict[str, Any]:
     """The arguments of an EfficientNet: B0's stages, wider and deeper by these factors."""
-    table = [
-        (kind, expansion, rounded(width * features), math.ceil(depth * repeats), *rest)
-        for kind, expansion, features, repeats, *rest in _B0
-    ]
+    table = tuple(
+        (kind, expansion, rounded(width * features), math.ceil(depth * repeats), stride, kernel_size)
+        for kind, expansion, features, repeats, stride, kernel_size in _B0
+    )
     stem = rounded(32 * width)
     return {"stages": _stages(table, stem), "stem": stem, "head": rounded(1280 * width)}
 

@@ -95,7 +95,7 @@ def _timm_convnext(_: ModelSpec, module: str) -> str:
     stage, rest = _stage(module)
     if rest.startswith("downsample"):
         return f"stages.{stage}.downsample.{('downsample_norm', 'downsample_conv').index(rest)}"
-    block, _, child = rest.partition("/")
+    block, __, child = rest.partition("/")
     inner = {"depthwise_conv": ".conv_dw", "norm": ".norm", "expand": ".mlp.fc1", "project": ".mlp.fc2", "": ""}
     return f"stages.{stage}.blocks.{block}{inner[child]}"
 
@@ -107,7 +107,7 @@ def _torchvision_convnext(_: ModelSpec, module: str) -> str:
     stage, rest = _stage(module)
     if rest.startswith("downsample"):
         return f"features.{2 * stage}.{('downsample_norm', 'downsample_conv').index(rest)}"
-    block, _, child = rest.partition("/")
+    block, __, child = rest.partition("/")
     inner = {"depthwise_conv": ".block.0", "norm": ".block.2", "expand": ".block.3", "project": ".block.5", "": ""}
     return f"features.{2 * stage + 1}.{block}{inner[child]}"
 
@@ -127,7 +127,7 @@ def _timm_resnetv2(_: ModelSpec, module: str) -> str:
 
 
 def _timm_xception(_: ModelSpec, module: str) -> str:
-    block, _, child = module.rpartition("/")
+    block, __, child = module.rpartition("/")
     kind, number = re.fullmatch(r"([a-z_]+?)(\d*)", child).groups()  # type: ignore[union-attr]
     separable = {"depthwise": "conv1", "pointwise": "pointwise"}
     if not block:
