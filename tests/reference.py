@@ -16,6 +16,7 @@ from tests.golden import recipe
 # Without networks that differ from one of these in widths and depths alone: to trace them all takes minutes.
 _OF_MANY = re.compile(
     r"(wide_)?(se)?resne(t|xt)\d+(c|d|_\d+x\dd|d_\d+x\dd|_2)|resnet26|seresnet50|vgg|alexnet|densenet|regnet"
+    r"|(tf_)?efficientnet_b[1-4]|convnext_(small|base)|resnetv2_101"
 )
 _FEW = (
     *("resnext50_32x4d", "wide_resnet50_2", "resnet18d", "seresnext26d_32x4d", "vgg11", "vgg11_gap"),

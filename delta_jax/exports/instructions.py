@@ -16,7 +16,7 @@ def timm_name(arch: str) -> str:
     """What timm calls a network."""
     if arch.startswith("efficientnet_lite"):
         return f"tf_{arch}"
-    return {"mobilenet_v2": "mobilenetv2_100"}.get(arch, arch.removeprefix("timm_"))
+    return {"mobilenet_v2": "mobilenetv2_100", "xception": "legacy_xception"}.get(arch, arch.removeprefix("timm_"))
 
 
 def torchvision_name(arch: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from delta_jax import data, models, precision, repeats
+from delta_jax import data, equations, models, precision
 from delta_jax.training.classifier import Classifier
 
 Program = Callable[[jax.Array], jax.Array]
@@ -20,7 +20,7 @@ Rule = Callable[[core.JaxprEqn, Sequence[Any]], Any]  # returns None where it do
 # Repeats of a lax.scan that are written out; onnxruntime's loops are slow, and LiteRT's converter has none for weights.
 _LONGEST_SCAN = 64
 # Equations that only say something to compilers.
-_MARKS = frozenset(["name", "optimization_barrier"])
+_MARKS = frozenset(["name", "optimization_barrier", "tap"])
 
 
 def program(trained: Classifier, *, pixels: bool) -> Program:
@@ -85,9 +85,9 @@ def plain(function: Program, images: jax.ShapeDtypeStruct, rules: Mapping[str, R
 
 
 def _inner(equation: core.JaxprEqn) -> tuple[core.ClosedJaxpr, int] | None:
-    """As `repeats.program_of`, but of a choice by platform the branch for all the others: XLA's own operations."""
+    """As `equations.program_of`, but of a choice by platform the branch for all the others: XLA's own operations."""
     if not (platforms := equation.params.get("branches_platforms")):
-        return repeats.program_of(equation)
+        return equations.program_of(equation)
     branches = zip(equation.params["branches"], platforms, strict=True)
     # In order: the branch for no platform in particular, that for CPUs, and whatever there is.
     return min(branches, key=lambda branch: (branch[1] is not None, branch[1] and "cpu" not in branch[1]))[0], 1
@@ -120,9 +120,9 @@ def _evaluated(equation: core.JaxprEqn, inputs: Sequence[Any], rules: Mapping[st
         return list(inputs)
     if not any(isinstance(value, jax.core.Tracer) for value in inputs):
         with jax.ensure_compile_time_eval():
-            return repeats.bind(equation, inputs)
+            return _bound(equation, inputs)
     changed = rules[name](equation, inputs) if name in rules else None
-    return repeats.bind(equation, inputs) if changed is None else [changed]
+    return _bound(equation, inputs) if changed is None else [changed]
 
 
 def dense_as_convolution(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:
@@ -140,6 +140,12 @@ def dense_as_convolution(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:
         preferred_element_type=params["preferred_element_type"],
     )
     return found.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _bound(equation: core.JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
+    with equation.ctx.manager:
+        out = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
+    return list(out) if equation.primitive.multiple_results else [out]
 
 
 def padding_of_numpy(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Any:

@@ -1,6 +1,7 @@
 """The networks made of inverted residual blocks: MobileNetV2 (Sandler et al., CVPR 2018) and EfficientNet-Lite."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,30 +23,34 @@ Stage = tuple[int, int, int, int, int]  # expansion, features, repeats, first st
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise convolution, linear 1x1 projection; added to the input where the shapes allow.
 
-    Children: expand_conv, expand_bn (only if expansion > 1), depthwise_conv, depthwise_bn, project_conv, project_bn.
+    Children: expand_conv, expand_bn (only if `hidden` is wider than the input), depthwise_conv, depthwise_bn, squeeze
+    (only if there is one), project_conv, project_bn.
     """
 
     features: int
     kernel_size: int
     stride: int
-    expansion: int
+    hidden: int
     padding: Padding | None
     conv: Any
     norm: Any
     columns: int = 1
+    activation: Callable[[jax.Array], jax.Array] = relu6
+    squeeze: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
-        hidden = x.shape[-1] * self.expansion
         y, columns = x, self.columns
-        if self.expansion > 1:
-            y = self.conv(hidden, 1, columns=columns, name="expand_conv")(y)
-            y = on_columns(relu6, columns)(self.norm(columns=columns, name="expand_bn")(y, train))
-        shape = hidden, self.kernel_size, self.stride, self.padding
+        if self.hidden > x.shape[-1]:
+            y = self.conv(self.hidden, 1, columns=columns, name="expand_conv")(y)
+            y = on_columns(self.activation, columns)(self.norm(columns=columns, name="expand_bn")(y, train))
+        shape = self.hidden, self.kernel_size, self.stride, self.padding
         y = self.conv(*shape, depthwise=True, columns=columns, name="depthwise_conv")(y)
         columns = max(columns // self.stride, 1)
-        y = on_columns(relu6, columns)(self.norm(columns=columns, name="depthwise_bn")(y, train))
+        y = on_columns(self.activation, columns)(self.norm(columns=columns, name="depthwise_bn")(y, train))
+        if self.squeeze is not None:
+            y = self.squeeze(name="squeeze")(y)
         y = self.conv(self.features, 1, columns=columns, name="project_conv")(y)
         y = self.norm(columns=columns, name="project_bn")(y, train)
         if self.stride > 1 or x.shape[-1] != self.features:
@@ -107,7 +112,7 @@ class InvertedResidualNet(nn.Module):
         for expansion, features, repeats, first_stride, kernel_size in self.stages:
             for i in range(repeats):
                 stride = first_stride if i == 0 else 1
-                shape = features, kernel_size, stride, expansion, padding(kernel_size, stride)
+                shape = features, kernel_size, stride, expansion * x.shape[-1], padding(kernel_size, stride)
                 x = InvertedResidual(*shape, conv, norm, columns, name=f"block_{block}")(x, train)
                 columns = 1 if stride > 1 else columns  # smaller maps have more channels
                 size = size and math.ceil(size / stride)

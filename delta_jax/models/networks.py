@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from delta_jax.models import regnet
+from delta_jax.models.block_networks import BLOCK_NETWORKS
 from delta_jax.models.densenet import DenseNet
 from delta_jax.models.inception import InceptionV3
 from delta_jax.models.inverted_residual import MOBILENET_V2_STAGES, InvertedResidualNet, efficientnet_lite_stages
@@ -212,4 +213,5 @@ NETWORKS = (
     ),
     *_RESNET_VARIANTS,
     *_CHAINS,
+    *BLOCK_NETWORKS,
 )

@@ -53,7 +53,9 @@ class Block(nn.Module):
         else:
             layers = [(self.width, 3, self.stride, 1), (out, 3, 1, 1)]
         if self.stride_first:
-            layers = [(width, size, 1 if i else self.stride, groups) for i, (width, size, _, groups) in enumerate(layers)]
+            layers = [
+                (width, size, 1 if i else self.stride, groups) for i, (width, size, _, groups) in enumerate(layers)
+            ]
         y, columns = x, self.columns
         for i, (features, kernel_size, stride, groups) in enumerate(layers, 1):
             y = conv(features, kernel_size, stride, groups=groups, columns=columns, name=f"conv{i}")(y)

@@ -73,7 +73,7 @@ def check(name_or_path: str | Path, says: tuple[tuple[str, str], ...], arch: str
             f"{beside.TIMM} beside it says that its network was made with {made:.200}, which is not supported here: it "
             f"may compute something else than {arch}; if it does not, take model_args out of {beside.TIMM}"
         )
-    others = models.lookalikes(arch)
+    others = models.lookalikes(arch, scheme)
     if same or not others or scheme not in ("timm", "torchvision"):
         return ""
     return (

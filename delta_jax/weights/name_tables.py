@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from delta_jax.models import ModelSpec
-from delta_jax.weights import network_names
+from delta_jax.weights import block_names, network_names
 
 Path = tuple[str, ...]  # ("params", "layer1_0", "conv1", "kernel")
 
@@ -92,6 +92,7 @@ _TABLES: dict[str, dict[str, _Table]] = {
     "timm_efficientnet_lite": {"timm": _timm_inverted_residuals},
     "inception": {"torchvision": _inception, "timm": _inception},
     **network_names.TABLES,
+    **block_names.TABLES,
 }
 
 
@@ -118,10 +119,11 @@ def torch_names(spec: ModelSpec, paths: Iterable[Path], scheme: str | None = Non
     Raises:
       ValueError: two variables have the same name, which only a `ModelSpec.torch_name` can cause.
     """
-    table = _tables(spec)[scheme or torch_schemes(spec)[0]]
+    scheme = scheme or torch_schemes(spec)[0]
+    table, leaves = _tables(spec)[scheme], _LEAVES | block_names.LEAVES.get(scheme, {})
     names: dict[str, Path] = {}
     for path in paths:
-        module, leaf = "/".join(path[1:-1]), _LEAVES.get(path[-1], path[-1])
+        module, leaf = "/".join(path[1:-1]), leaves.get(path[-1], path[-1])
         name = f"{table(spec, module)}.{leaf}" if module else leaf
         if name in names:
             raise ValueError(
@@ -142,6 +144,8 @@ def detect(given: Iterable[str], spec: ModelSpec, paths: Iterable[Path]) -> tupl
 
 def may_hold(given: Iterable[str], spec: ModelSpec) -> bool:
     """Whether the names `given` have, in any scheme, the default taps of a network among them; nothing is traced."""
+    if spec.torch_name is not None:  # which may know the names of layers alone
+        return True
     given = tuple(given)
     tables: list[Callable[[str], str]] = [partial(table, spec) for table in _tables(spec).values()]
     places = [[f"{table(tap)}." for tap in spec.taps] for table in tables]
@@ -162,7 +166,12 @@ def auxiliary_prefixes(spec: ModelSpec, scheme: str) -> tuple[str, ...]:
 
 def trailing_axes(spec: ModelSpec, scheme: str, path: Path) -> tuple[int, ...]:
     """Sizes of the axes that PyTorch's tensor has where the variable has them as one: what `to_torch_layout` takes."""
-    windows = network_names.WINDOWS.get((spec.family, scheme), {}) if spec.torch_name is None else {}
+    if spec.torch_name is not None:
+        return ()
+    pattern, sizes = block_names.TRAILING.get((spec.family, scheme), ("", ()))
+    if re.fullmatch(pattern, "/".join(path[1:])):
+        return sizes
+    windows = network_names.WINDOWS.get((spec.family, scheme), {})
     return windows.get("/".join(path[1:-1]), ()) if path[-1] == "kernel" else ()
 
 

@@ -1,4 +1,4 @@
-"""Weights files into arrays: safetensors, .npz, PyTorch's .pth, pickled arrays, Keras' .h5 and .keras, told apart by content."""
+"""Weights files into arrays: safetensors, .npz, .pth of PyTorch, pickled arrays, .h5 and .keras; told by content."""
 
 import contextlib
 import io

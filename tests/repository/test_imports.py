@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.head_fit": (),
     "configs": (),  # its modules lie in configs/, and start from one another
     "command_line": ("configs", "training.config", "command_line"),
-    "exports": (*GROUND, *PARTS, "precision", "repeats", "downloads", "training", "exports"),
+    "exports": (*GROUND, *PARTS, "precision", "equations", "downloads", "training", "exports"),
     "analysis": (*GROUND, *LIBRARY, *PARTS, "training", "analysis"),
     "analysis.statistics": (),
     "analysis.published": (),

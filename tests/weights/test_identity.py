@@ -24,11 +24,23 @@ NAMES = [
     ("efficientnet_lite1", "timm_efficientnet_lite1", "efficientnet_lite1"),
     ("inception_v3.gluon_in1k", "inception_v3", "inception_v3"),
     ("tf_inception_v3", "inception_v3", "inception_v3"),
+    ("mobilenet_v3_small", "mobilenet_v3_small", "mobilenet_v3_small"),
+    ("mobilenetv3_large_100.miil_in21k_ft_in1k", "mobilenetv3_large_100", "mobilenetv3_large_100"),
+    ("tf_mobilenetv3_small_100.in1k", "tf_mobilenetv3_small_100", "mobilenetv3_small_100"),
+    ("efficientnet_b2a", "efficientnet_b2", "efficientnet_b2"),
+    ("tf_efficientnet_b4_ns", "tf_efficientnet_b4", "efficientnet_b4"),
+    ("efficientnet_blur_b0", "", "efficientnet_b0"),
+    ("efficientnet_v2_s", "efficientnet_v2_s", "efficientnet_v2_s"),
+    ("tf_efficientnetv2_s.in21k", "tf_efficientnetv2_s", "tf_efficientnetv2_s"),
+    ("efficientnetv2_s", "", "tf_efficientnetv2_s"),
+    ("hf-hub:timm/convnext_tiny.fb_in22k_ft_in1k", "convnext_tiny", "convnext_tiny"),
+    ("resnetv2_50x1_bitm", "resnetv2_50x1_bit", "resnetv2_50x1_bit"),
+    ("legacy_xception.tf_in1k", "xception", "xception"),
     ("resnetblur50.bt_in1k", "", "resnet50"),
     ("resnetblur18", "", "resnet18"),
     ("resnetaa50.d_in12k", "", "resnet50"),
     ("resnet50_caffe", "", "resnet50"),
-    *((name, "", "") for name in ("resnet50_gn", "seresnet18", "convnext_tiny.fb_in22k", "resnext26ts")),
+    *((name, "", "") for name in ("resnet50_gn", "seresnet18", "convnext_large.fb_in22k", "resnext26ts")),
     *((name, "", "") for name in ("resnet50s", "gluon_resnet50_v1s", "legacy_seresnet50", "ecaresnet50t")),
     *(
         (name, arch, arch)
@@ -45,8 +57,8 @@ NAMES = [
     ("resnetaa50d.sw_in12k", "", "resnet50d"),
     ("resnetblur101d", "", "resnet101d"),
     ("seresnextaa101d_32x8d.ah_in1k", "", "seresnext101d_32x8d"),
-    *((name, "", "") for name in ("resnetv2_50", "resnetrs50", "efficientnet_b0", "tf_efficientnet_lite4", "vit_b_16")),
-    *((name, "", "") for name in ("mobilenetv3_large_100", "mobilenetv2_110d", "inception_v4", "swin_t", "resnet26t")),
+    *((name, "", "") for name in ("resnetv2_50", "resnetrs50", "efficientnet_b5", "tf_efficientnet_lite4", "vit_b_16")),
+    *((name, "", "") for name in ("mobilenetv3_large_075", "mobilenetv2_110d", "inception_v4", "swin_t", "resnet26t")),
     *(
         (name, "", "")
         for name in ("densenetblur121d", "regnetv_040", "regnety_640", "deit_tiny_patch16_224", "inception_resnet_v2")
@@ -75,7 +87,7 @@ def test_the_library_knows_its_own_names(name):
     assert models.like(name) in models.names()
 
 
-@pytest.mark.parametrize("name", ["resnet50t", "resnet50_gn", "seresnet18", "convnext_tiny", "vit_base_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet50t", "resnet50_gn", "seresnet18", "convnext_large", "vit_base_patch16_224"])
 def test_the_registry_offers_no_other_network_for_one_that_is_not_here(name):
     with pytest.raises(ValueError, match=f"^{name} is not supported here") as caught:
         models.spec(name)
@@ -102,6 +114,8 @@ def test_the_registry_knows_the_names_of_timm():
         ("tf_efficientnet_lite0-0aa007d2.pth", "timm_efficientnet_lite0", "set arch to efficientnet_lite0"),
         ("https://huggingface.co/timm/resnetaa50.a1h_in1k/resolve/main/model.safetensors", "resnet50", "resnetaa50"),
         ("https://host.org/efficientnet_lite0_ra-37913777.pth#ema", "efficientnet_lite0", "timm_efficientnet_lite0"),
+        ("tf_efficientnet_b0_aa-827b6e33.pth", "efficientnet_b0", "set arch to tf_efficientnet_b0"),
+        ("mobilenetv3_large_100_ra-f55367f5.pth", "tf_mobilenetv3_large_100", "set arch to mobilenetv3_large_100"),
         ("resnet50_caffe-788b5fa3.pth", "resnet50", "halves the maps in the 1x1"),
     ],
 )
@@ -124,6 +138,9 @@ def test_a_name_that_speaks_of_a_network_of_the_same_names_and_shapes(tmp_path, 
         ("efficientnet_lite0.pth", "efficientnet_lite0", True),  # here and in timm two networks
         ("w.pth", "timm_efficientnet_lite2", True),
         ("w.pth", "resnet34", False),
+        ("w.pth", "tf_efficientnet_b1", True),
+        ("efficientnet_b1-533bc792.pth", "efficientnet_b1", False),
+        ("w.pth", "convnext_tiny", False),
         ("w.pth", "inception_v3", False),
         ("resnetblur50/best_run.pth", "resnet50", True),  # folders count only for names that say nothing
         ("resnetblur50.pth", "resnet18", True),  # other shapes: what fits is no resnetblur50
@@ -138,6 +155,8 @@ def test_what_is_assumed_is_said(tmp_path, path, arch, assumed):
 
 
 def test_names_that_only_one_network_has_leave_nothing_to_assume(tmp_path):
+    assert identity.check(tmp_path / "w.pth", (), "efficientnet_b0", "torchvision") == ""
+    assert "tf_efficientnet_b0" in identity.check(tmp_path / "w.pth", (), "efficientnet_b0", "timm")
     assert identity.check(tmp_path / "w.pth", (), "efficientnet_lite0", "efficientnet_lite_pytorch") == ""
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -40,6 +41,17 @@ STATE_DICTS = {
         "regnety_004": (384, "ef9d61d2e18fc846"),
         # with avgpool = AdaptiveAvgPool2d(1), classifier = Linear(512, 1000)
         "vgg11_gap": (18, "64ffe48cc0a3527b"),
+        "mobilenet_v3_small": (244, "4e84a246a3fc7383"),
+        "mobilenet_v3_large": (312, "48d34b4f39c83e39"),
+        "efficientnet_b0": (360, "c82a02375566e02a"),
+        "efficientnet_b1": (508, "cdae773985a97e3c"),
+        "efficientnet_b2": (508, "ff14692fcade8574"),
+        "efficientnet_b3": (574, "04710cc2d085f392"),
+        "efficientnet_b4": (706, "e79948546357b987"),
+        "efficientnet_v2_s": (782, "fb0b0da1ec8aaec6"),
+        "convnext_tiny": (182, "76e6adcc617daa3f"),
+        "convnext_small": (344, "ef972c98227d2052"),
+        "convnext_base": (344, "812b48a629a125fa"),
     },
     "timm": {
         **RESNETS,
@@ -60,6 +72,28 @@ STATE_DICTS = {
         "densenet121": (727, "d9126905d0ec5cf6"),
         "regnetx_002": (266, "2be4956f477a5f6c"),
         "regnety_004": (384, "5890ee9495ed9a60"),
+        "mobilenetv3_small_100": (244, "dad02d8bb8b33035"),
+        "mobilenetv3_large_100": (312, "05df56b15cd350a1"),
+        "tf_mobilenetv3_small_100": (244, "dad02d8bb8b33035"),
+        "tf_mobilenetv3_large_100": (312, "05df56b15cd350a1"),
+        "efficientnet_b0": (360, "0fbc16734a4d9870"),
+        "tf_efficientnet_b0": (360, "0fbc16734a4d9870"),
+        "efficientnet_b1": (508, "ccde4bc16c1ee07a"),
+        "tf_efficientnet_b1": (508, "ccde4bc16c1ee07a"),
+        "efficientnet_b2": (508, "5437897effdafd57"),
+        "tf_efficientnet_b2": (508, "5437897effdafd57"),
+        "efficientnet_b3": (574, "ecc4f2f07741184e"),
+        "tf_efficientnet_b3": (574, "ecc4f2f07741184e"),
+        "efficientnet_b4": (706, "a882053e1565f426"),
+        "tf_efficientnet_b4": (706, "a882053e1565f426"),
+        "tf_efficientnetv2_s": (782, "94b49e52baabec61"),
+        "efficientnetv2_rw_s": (794, "b2945a1761002316"),
+        "convnext_tiny": (182, "6a2556c605ee9b4f"),
+        "convnext_small": (344, "e1f54aa6ce4119f2"),
+        "convnext_base": (344, "f7e3abf6b07f4fe2"),
+        "resnetv2_50x1_bit": (153, "959875d976fd3149"),
+        "resnetv2_101x1_bit": (306, "aa2693aa5c8054e2"),
+        "xception": (276, "eb8389c8ce63b6cb"),
     },
     "efficientnet_lite_pytorch": {
         "efficientnet_lite0": (296, "d7f6403136a9eb86"),
@@ -91,8 +125,15 @@ def assert_equal(found, expected):
 WITH_VALUES = (
     *("resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0", "timm_efficientnet_lite0", "inception_v3"),
     *("seresnext26d_32x4d", "vgg11_gap", "densenet121", "regnetx_002", "regnety_004"),
+    *("mobilenet_v3_small", "mobilenetv3_small_100", "efficientnet_b0", "efficientnet_v2_s", "tf_efficientnetv2_s"),
+    *("convnext_tiny", "resnetv2_50x1_bit", "xception"),
 )
-CASES = [(arch, auxiliary) for arch in NETWORKS for auxiliary in {False, bool(models.spec(arch).auxiliary)}]
+CASES = [
+    (arch, auxiliary)
+    for arch in dict.fromkeys((*NETWORKS, *itertools.chain(*STATE_DICTS.values())))
+    if " " not in arch
+    for auxiliary in {False, bool(models.spec(arch).auxiliary)}
+]
 
 
 @pytest.mark.parametrize(("arch", "auxiliary"), CASES)

@@ -1,0 +1,135 @@
+"""MobileNetV3, EfficientNet, ConvNeXt, ResNetV2 of BiT and Xception: torchvision's and timm's numbers, steps, gaps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from delta_jax import attention, features, methods, models
+from delta_jax.models.convnext import ConvNeXt
+from delta_jax.models.efficientnet import FUSED, PLAIN, EfficientNet, Row
+from delta_jax.models.mobilenet_v3 import SMALL
+from delta_jax.models.resnetv2 import ResNetV2
+from delta_jax.models.xception import Xception
+from delta_jax.training import steps
+from delta_jax.training.optim import make_optimizer
+from delta_jax.training.state import init_state
+from tests.golden import recipe
+from tests.reference import random_variables, relative, variables
+
+# torchvision 0.29.1 and timm 1.0.31 / torch 2.14.1 on a CPU, float64, with the recipe's weights in float32: two images
+# of 97x66 pixels, whose maps are odd and even; the first 50 logits and channels. With the same weights the networks
+# that pad as TensorFlow does are more than 1e-2 away from those that do not.
+GOLDEN = {
+    "mobilenet_v3_small": "mobilenet_v3",
+    "tf_mobilenetv3_small_100": "mobilenet_v3",
+    "efficientnet_b0": "efficientnet",
+    "tf_efficientnet_b0": "efficientnet",
+    "efficientnet_v2_s": "efficientnet",
+    "convnext_tiny": "convnext",
+    "resnetv2_50x1_bit": "resnetv2",
+    "xception": "xception",
+}
+
+
+@pytest.mark.parametrize("arch", GOLDEN)
+def test_logits_and_taps_are_those_of_torchvision_or_timm(arch, golden):
+    expected, spec, model = golden(GOLDEN[arch]), models.spec(arch), models.create(arch)
+    images = recipe.images("delta", arch, "odd", 2, 97, 66)
+    logits, maps = jax.jit(lambda v, x: features.apply_with_taps(model, v, x, spec.taps))(variables(arch), images)
+    assert relative(logits[:, :50], expected[f"{arch}/logits"]) < 3e-5
+    for i, tap in enumerate(spec.taps):
+        found = maps[tap]
+        assert found.shape == tuple(expected[f"{arch}/tap{i}/shape"])
+        assert relative(found.mean((1, 2))[:, :50], expected[f"{arch}/tap{i}/mean_hw"]) < 3e-5
+        assert relative(found.std((1, 2))[:, :50], expected[f"{arch}/tap{i}/std_hw"]) < 3e-5
+
+
+# One of each family with every kind of block, but few and narrow ones: (network, taps).
+_V3_BLOCKS = ((Row(8, 8, 3, 2, 8, rectified=True), Row(16, 8, 5, 1, 8)),)
+_BLOCKS = ((Row(0, 8, 3, 1, 0, PLAIN),), (Row(16, 12, 3, 2, 0, FUSED),), (Row(24, 12, 5, 1, 3), Row(24, 16, 3, 2, 3)))
+TINY: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "mobilenet_v3": (
+        EfficientNet(**SMALL | {"stages": _V3_BLOCKS, "stem": 8, "head": 12, "hidden": 8}, num_classes=3),
+        ("block_0/project_conv", "head_conv"),
+    ),
+    "efficientnet": (
+        EfficientNet(_BLOCKS, 8, 12, same=True, num_classes=3),
+        ("block_0/conv", "block_1/project_conv", "block_3/depthwise_conv"),
+    ),
+    "convnext": (ConvNeXt((1, 1, 1, 1), (4, 6, 8, 8), num_classes=3), ("stage1_0/project", "stage4_0/project")),
+    "resnetv2": (ResNetV2((1, 1, 1, 1), num_classes=3), ("stage1_0/conv1", "stage3_0/conv2")),
+    "xception": (
+        Xception((((8, 8), True), ((8, 8, 8), False)), num_classes=3),
+        ("block1/pointwise2", "block2/depthwise3"),
+    ),
+}
+IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((4, 35, 32, 3)), jnp.float32)
+LABELS = jnp.array([0, 2, 1, 2])
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_gaps_are_those_of_plain_passes(family):
+    model, taps = TINY[family]
+    given = random_variables(model, IMAGES[:2])
+    chosen = {
+        tap: np.array([0, 5]) if shape[-1] > 5 else np.array([0, 3]) for tap, shape in _shapes(model, given, taps)
+    }
+    gaps = attention.filter_gaps(model, given, IMAGES[:2], LABELS[:2], taps=taps, filters=chosen)
+
+    @jax.jit
+    def losses(tap_number, j):
+        def without(maps, here):
+            return maps * jnp.where(here & (jnp.arange(maps.shape[-1]) == j), 0.0, 1.0)[None, None, None]
+
+        changes = {tap: lambda maps, i=i: without(maps, tap_number == i) for i, tap in enumerate(taps)}
+        logits, _ = features.apply_with_changes(model, given, IMAGES[:2], changes)
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, LABELS[:2])
+
+    whole = losses(-1, 0)
+    for i, tap in enumerate(taps):
+        expected = np.stack([losses(i, int(j)) - whole for j in chosen[tap]], axis=-1)
+        assert np.abs(expected).max() > 1e-4
+        np.testing.assert_allclose(gaps[tap][:, : len(chosen[tap])], expected, atol=3e-6)
+
+
+def _shapes(model, given, taps):
+    found = features.list_taps(model, given, IMAGES[:2])
+    return [(tap, found[tap]) for tap in taps]
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_step_of_delta_with_dropout_and_recomputation_moves_every_parameter(family):
+    network, taps = TINY[family]
+    model = network.clone(dropout=0.3)
+    given = {"batch_stats": {}, **random_variables(model, IMAGES)}
+    source = given | {"params": jax.tree.map(lambda leaf: 1.1 * leaf, given["params"])}
+    head = "classifier" if "classifier" in given["params"] else "fc"
+    tx = make_optimizer(given["params"], optax.constant_schedule(0.01), head=head, momentum=0.9)
+    settings: dict[str, Any] = {"taps": taps, "head": head, "alpha": 0.1, "beta": 0.1}
+    loss = steps.make_loss(
+        model, network, methods.create("delta_without_attention"), **settings, keep=models.keep_products_and_sums
+    )
+    batch = {"image": IMAGES, "label": LABELS, "index": jnp.arange(4)}
+    before = jax.tree.map(np.asarray, given["params"])
+    step = jax.jit(steps.make_train_step(loss, tx, lambda key, images: images))
+    after, metrics = step(init_state(given, tx), source, batch, None, jax.random.key(0))
+    assert all(np.isfinite(value).all() for value in metrics.values())
+    still = [
+        jax.tree_util.keystr(path)
+        for (path, old), new in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after.params), strict=True)
+        if np.array_equal(old, new)
+    ]
+    # What a last projection adds to a channel, the BatchNorm behind the next convolution takes off again.
+    assert set(still) <= {"['block_3']['project_bn']['bias']"}
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_it_computes_in_bfloat16_with_float32_parameters(family):
+    model = TINY[family][0].clone(dtype=jnp.bfloat16)
+    out, made = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGES)
+    assert out.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
