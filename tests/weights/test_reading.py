@@ -470,7 +470,7 @@ def test_what_is_no_weights_file(tmp_path):
         ("page", b"<!DOCTYPE html><html>", "a page of a website"),
         ("pickle", pickle.dumps({"a": 1}), "a pickle, which is never run"),
         ("note", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
-        ("text", b"resnet18", "no safetensors, .npz or .pth"),
+        ("text", b"resnet18", "no safetensors, .npz, .pth or .h5"),
         ("names", b"\x05\x00\x00\x00\x00\x00\x00\x00{1,2}", "damaged"),
     ]:
         (tmp_path / name).write_bytes(content)

@@ -203,7 +203,7 @@ def test_a_new_pin_fetches_anew(server, served, original, tmp_path, monkeypatch)
 def test_what_is_no_weights_file_is_not_kept(cache, server, monkeypatch):
     server.files["w.pth"] = b"<html>Please log in</html>"
     add(monkeypatch, "site/net", UrlFile(server.url("w.pth"), ""))
-    assert "is no safetensors, .npz or .pth file: it begins with b'<html>" in failure("site/net")
+    assert "is no safetensors, .npz, .pth or .h5 file: it begins with b'<html>" in failure("site/net")
     assert names(cache) == []
 
 
