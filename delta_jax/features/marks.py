@@ -95,22 +95,33 @@ class Names:
         for equation in jaxpr.eqns:
             if mark := mark_of(equation):
                 plainly.add(mark.name)
-            elif inner := equations.program_of(equation):
-                within = self.of(inner[0].jaxpr)
+            elif inner := self._called(equation):
+                within = self.of(inner.jaxpr)
                 plainly |= within.plainly
                 ruled |= within.plainly if equations.has_rule(equation) else within.ruled
                 hidden |= dict(within.hidden)
             else:
-                for one in equations.programs_within(equation):
-                    within = self.of(one.jaxpr if isinstance(one, ClosedJaxpr) else one)
+                for within in map(self._within, equations.programs_within(equation)):
                     hidden |= dict.fromkeys(within.plainly, equation.primitive.name) | dict(within.hidden)
         self._found[id(jaxpr)] = Reached(frozenset(plainly), frozenset(ruled), hidden)
         return self._found[id(jaxpr)]
 
     def of_call(self, equation: JaxprEqn) -> frozenset[str]:
         """Names that are reached in a call; none for other equations."""
+        inner = self._called(equation)
+        return self.of(inner.jaxpr).plainly if inner else frozenset()
+
+    def _called(self, equation: JaxprEqn) -> ClosedJaxpr | None:
+        """The program of a call; of a choice by platform only where there are marks to find: to choose starts jax."""
+        if equation.params.get("branches_platforms"):
+            branches = map(self._within, equations.programs_within(equation))
+            if not any(one.plainly or one.hidden for one in branches):
+                return None
         inner = equations.program_of(equation)
-        return self.of(inner[0].jaxpr).plainly if inner else frozenset()
+        return inner[0] if inner else None
+
+    def _within(self, program: ClosedJaxpr | Jaxpr) -> Reached:
+        return self.of(program.jaxpr if isinstance(program, ClosedJaxpr) else program)
 
     def touched(self, equation: JaxprEqn) -> frozenset[str]:
         """As `of_call`, or the name that the equation itself puts on a value."""

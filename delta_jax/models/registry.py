@@ -64,7 +64,7 @@ def spec(name: str) -> ModelSpec:
                 raise ValueError(f"no network called {name!r}; here it is called {elsewhere.arch}. {known}")
             # The closest name would be that of another network, which may even load its weights.
             raise ValueError(f"{name} is not supported here. {known}")
-        close = difflib.get_close_matches(name, _SPECS, n=2)
+        close = difflib.get_close_matches(name, _SPECS, n=3)
         meant = f"; did you mean {' or '.join(close)}?" if close else "."
         raise ValueError(f"no network called {name!r}{meant} {known}")
     return _SPECS[name]

@@ -32,11 +32,11 @@ class Block(nn.Module):
     stride: int = 1
     bottleneck: bool = False
     downsample: bool = False
-    stride_first: bool = False
     groups: int = 1
     group_width: int = 64
     squeeze: bool = False
     average_shortcut: bool = False
+    stride_first: bool = False
     frozen_norm: bool = False
     columns: int = 1
     dtype: Any = None
@@ -96,12 +96,12 @@ class ResNet(nn.Module):
 
     depths: tuple[int, int, int, int]
     bottleneck: bool
-    stride_first: bool = False
     groups: int = 1
     group_width: int = 64
     squeeze: bool = False
     stem: tuple[int, ...] = ()
     average_shortcut: bool = False
+    stride_first: bool = False
     num_classes: int = 1000
     dropout: float = 0.0
     frozen_norm: bool = False

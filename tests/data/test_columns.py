@@ -212,5 +212,5 @@ def test_columns_are_for_manifests_only(tmp_path):
     many(tmp_path / "x", 3)
     with pytest.raises(DataError, match="only a manifest, parquet or hf/NAME has columns; the data set is 'folder'"):
         find("folder", root=str(tmp_path), split_column="subset")
-    with pytest.raises(DataError, match=r"only a manifest has columns, and .* is none"):
+    with pytest.raises(DataError, match=r"only a manifest, parquet or hf/NAME has columns, and .* is none"):
         find_other(str(tmp_path), ("x",), split_column="subset")

@@ -236,7 +236,7 @@ def test_a_class_with_few_images_stays_in_training_in_every_fold(tmp_path):
 
 def test_an_unknown_data_set_is_refused_with_close_names():
     with pytest.raises(
-        DataError, match=r"'elvp'; did you mean elpv\? Names: elpv, elpv_4class, folder, manifest, tfds/NAME"
+        DataError, match=r"'elvp'; did you mean elpv\? Names: elpv, elpv_4class, folder, manifest, parquet, tfds/NAME"
     ):
         find("elvp")
     with pytest.raises(DataError, match="no data set is called ''"):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import flax.linen as nn
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -66,7 +67,7 @@ def programs(**fields):
         config=FrozenConfigDict(ConfigDict(config)),
         mesh=SimpleNamespace(size=4),
         source=params,
-        trained_network=lambda: None,
+        trained_network=lambda: nn.Dense(1),
     )
 
 
