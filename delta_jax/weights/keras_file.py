@@ -25,6 +25,8 @@ _VARIABLES = {
     "conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
     "depthwise_conv2d": ("kernel", "bias"),
+    "normalization": ("mean", "variance"),
+    "separable_conv2d": ("kernel", "pointwise_kernel", "bias"),
 }
 # Keras 1, of which the files of VGG are, begins names with the layer's: block1_conv1/block1_conv1_W_1:0.
 _KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
@@ -107,6 +109,9 @@ def _name(opened: "h5py.File", place: str) -> str:
         if layer and variable.startswith(f"{layer}_"):
             variable = re.sub(r"_\d+$", "", variable.removeprefix(f"{layer}_"))
             variable = _KERAS_1.get(variable, variable)
+        if groups[-2:] in (["conv1", "conv"], ["conv1", "bn"]):
+            layer = f"conv1_{layer}"  # of DenseNets, whose layer was conv1/conv
+        layer = "predictions" if layer == "fc1000" else layer  # until Keras 2.2
         return f"{layer}/{'kernel' if variable == 'depthwise_kernel' else variable}"
     layer = opened["/".join(groups)].attrs.get("name")
     if not isinstance(layer, str):

@@ -16,7 +16,10 @@ from delta_jax.weights.keras_layers import TABLES
 from delta_jax.weights.name_tables import Path
 
 _LEAVES = {"kernel": "kernel", "scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
-ARCHS = "delta_jax.models.keras_networks:resnet50, resnet101, resnet152, mobilenet_v2, vgg16 and vgg19 (_gap)"
+ARCHS = (
+    "delta_jax.models.keras_networks:resnet50, resnet101, resnet152, mobilenet_v2, vgg16 and vgg19 (or vgg16_gap, "
+    "vgg19_gap), efficientnet_b0 to b4, densenet121, 169, 201 and xception"
+)
 
 
 def are_keras(names: Iterable[str]) -> bool:
@@ -60,6 +63,7 @@ def to_flax(
             f"Those of Keras fit {ARCHS}, as arch; others are not supported here"
         )
     table, names = TABLES[spec.family], array_names(spec, shapes)
+    tensors = table.named(tensors)
     head = {path for path in shapes if "/".join(path[1:-1]) == spec.head}
     missing = [name for path, name in names.items() if name not in tensors and path not in head]
     if missing:
@@ -71,7 +75,8 @@ def to_flax(
     if any(path[-1] == "kernel" and len(tensors.get(names[path], ())) != shapes[path][0] for path in head):
         names = {path: name for path, name in names.items() if path not in head}
     names = {path: name for path, name in names.items() if name in tensors}
-    used = set(names.values())
+    factors, normalization, remark = _normalization(tensors, spec) if table.rescaled else (np.ones(3), set(), "")
+    used = set(names.values()) | normalization
     found: dict[str, np.ndarray] = {}
     for path, name in names.items():
         module, array = "/".join(path[1:-1]), np.asarray(tensors[name])
@@ -89,9 +94,45 @@ def to_flax(
         if path[-1] == "kernel" and module == table.caffe:
             scale = 255 * np.asarray(spec.std, array.dtype)
             array = array[:, :, ::-1] * scale[:, None]  # blue first there, from 0 to 255
+        if path[-1] == "kernel" and module == table.rescaled:
+            array = array * factors[:, None].astype(array.dtype)
         found["/".join(path)] = array
     others = sorted({name.partition("/")[0] for name in tensors if name not in used})
-    return found, f"left out, no layers of the network: {', '.join(others[:8])}" if others else ""
+    if more := [layer for layer in others if re.match(r"block_?\d|conv\d_block", layer)]:
+        raise WeightsError(
+            f"these weights do not fit {spec.name}: they are of a larger network, with {len(more)} layers more: "
+            f"{', '.join(more[:4])}. Supported are {ARCHS}"
+        )
+    left_out = f"left out, no layers of the network: {', '.join(others[:8])}" if others else ""
+    return found, "; ".join(filter(None, (remark, left_out)))
+
+
+def _normalization(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> tuple[np.ndarray, set[str], str]:
+    """Of the layer in front of an EfficientNet, Keras' factors by those of `spec.std`, its arrays, and a remark.
+
+    The published files hold standard deviations where variances belong, so that Keras, which divides by their roots,
+    has another layer behind it that does so once more. Arrays of networks that were made without these weights say
+    nothing of such a layer, and have none.
+    """
+    found = sorted(name for name in tensors if re.fullmatch(r"normalization(_\d+)?/(mean|variance)", name))
+    if len(found) != 2:
+        raise WeightsError(
+            f"these weights do not fit {spec.name}: expected mean and variance of one layer Normalization, as Keras' "
+            f"EfficientNets have it, found {', '.join(found) or 'none'}"
+        )
+    mean, variance = (np.asarray(tensors[name], np.float64).reshape(-1) for name in found)
+    if mean.shape != (3,) or not np.allclose(mean, spec.mean, atol=1e-4):
+        raise WeightsError(
+            f"these weights do not fit {spec.name}: their layer {found[0].partition('/')[0]} takes "
+            f"{', '.join(f'{m:.4g}' for m in mean[:3])} off images from 0 to 1, the network here "
+            f"{', '.join(map(str, spec.mean))}, as in networks that began with ImageNet's weights; for others give a "
+            "ModelSpec of your own with that mean: dataclasses.replace(SPEC, mean=(...))"
+        )
+    std = np.asarray(spec.std)
+    if np.allclose(variance, std, atol=1e-4):
+        remark = "images are divided by ImageNet's deviations, as newer Keras does; older Keras took their roots"
+        return np.ones(3), set(found), remark
+    return std / np.sqrt(variance), set(found), ""
 
 
 def _channels_first(kernel: np.ndarray, spec: ModelSpec, shape: tuple[int, ...]) -> np.ndarray:

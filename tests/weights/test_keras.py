@@ -1,6 +1,7 @@
 """Files and networks of Keras: what keras.applications 3.15.1 computes (tests/golden), and its layouts of files."""
 
 import dataclasses
+import re
 import zipfile
 
 import jax
@@ -22,11 +23,14 @@ ARCHS = {
     "VGG16_gap": "vgg16_gap",
     "VGG19": "vgg19",
     "VGG19_gap": "vgg19_gap",
+    **{f"EfficientNetB{number}": f"efficientnet_b{number}" for number in range(5)},
+    **{f"DenseNet{number}": f"densenet{number}" for number in (121, 169, 201)},
+    "Xception": "xception",
 }
 
 
 def arch_of(kind):
-    return f"{HERE}:{ARCHS[kind]}"
+    return f"{HERE}:{ARCHS.get(kind) or ARCHS[kind.removesuffix('_gap')]}"
 
 
 def of_keras(kind, classes=golden.CLASSES):
@@ -36,10 +40,20 @@ def of_keras(kind, classes=golden.CLASSES):
     for path, name in keras_names.array_names(models.spec(arch), shapes).items():
         shape = shapes[path]
         shape = (*shape[:2], shape[3], 1) if path[-2].startswith("depthwise") and len(shape) == 4 else shape
-        found[name] = golden.array_of(name, shape, kind)
+        name = name.replace("_pointwise/kernel", "/pointwise_kernel")
+        if match := re.fullmatch(r"block(\d+)_skip_(conv|bn)/(.*)", name):  # Keras gives them numbers alone
+            block, part, variable = match.groups()
+            name = f"{'conv2d' if part == 'conv' else 'batch_normalization'}_{block}/{variable}"
+        found[name] = golden.array_of(golden.seed(*name.split("/"), shape), shape, kind)
         if kind.startswith("ResNet") and path[-1] == "kernel" and len(shape) == 4:
             bias = name.replace("/kernel", "/bias")
             found[bias] = golden.array_of(bias, shape[-1:])
+    if kind.startswith("EfficientNet"):
+        variance = golden.IMAGENET_STD if kind.endswith("_gap") else golden.VARIANCE
+        found |= {
+            "normalization_1/mean": np.array(golden.IMAGENET_MEAN),
+            "normalization_1/variance": np.array(variance),
+        }
     return found
 
 
@@ -55,7 +69,8 @@ def test_logits_are_those_of_keras(case):
 
 
 def test_the_default_taps_are_there():
-    for arch in map(arch_of, ARCHS):
+    # Others have those of registered networks.
+    for arch in map(arch_of, ("ResNet50", "ResNet101", "ResNet152", "MobileNetV2")):
         modules = {"/".join(path[1:-1]) for path in variable_shapes(arch, 3)}
         assert len(models.spec(arch).taps) == 4
         assert set(models.spec(arch).taps) <= modules
@@ -82,6 +97,28 @@ def test_a_head_of_another_size_and_other_layers():
         weights.from_torch(given, arch_of("ResNet50"), 3)
 
 
+def test_the_normalization_of_efficientnets():
+    spec = dataclasses.replace(models.spec(arch_of("EfficientNetB0")), mean=(0.0, 0.0, 0.0))
+    shapes = {("params", "stem_conv", "kernel"): (3, 3, 3, 2)}
+    given = {"stem_conv/kernel": np.ones((3, 3, 3, 2))}
+    with pytest.raises(WeightsError, match=r"expected mean and variance of one layer Normalization, .* found none"):
+        keras_names.to_flax(given, spec, shapes)
+    given |= {"normalization/mean": np.zeros(3), "normalization/variance": np.array([1.0, 4.0, 9.0])}
+    found, remark = keras_names.to_flax(given, spec, shapes)
+    # Images are divided by 1, 2 and 3 there, by spec.std here.
+    np.testing.assert_allclose(found["params/stem_conv/kernel"][0, 0, :, 0], np.array(spec.std) / [1, 2, 3], rtol=1e-6)
+    assert not remark
+    with pytest.raises(WeightsError, match=r"layer normalization takes 0, 0, 0 off images .* here 0.485, 0.456, 0.406"):
+        keras_names.to_flax(given, models.spec(arch_of("EfficientNetB0")), shapes)
+
+
+def test_a_larger_network_of_the_same_widths():
+    shapes = {("params", "conv5_3", "kernel"): (3, 3, 2, 2)}
+    given = {f"block5_conv{i}/kernel": np.ones((3, 3, 2, 2)) for i in (3, 4)}
+    with pytest.raises(WeightsError, match="of a larger network, with 1 layers more: block5_conv4"):
+        keras_names.to_flax(given, models.spec(arch_of("VGG16_gap")), shapes)
+
+
 def test_the_dense_layers_of_vgg():
     arch, rng = arch_of("VGG16"), np.random.default_rng(0)
     spec = dataclasses.replace(models.spec(arch), arguments={"map_size": 2})
@@ -106,6 +143,8 @@ LAYERS = {
     "batch_normalization": ("bn_Conv1", dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), (4,))),
     "depthwise_conv2d": ("block_1_depthwise", {"kernel": (3, 3, 4, 1)}),
     "dense_1": ("predictions", {"kernel": (4, 2), "bias": (2,)}),
+    "separable_conv2d": ("block2_sepconv1", {"kernel": (3, 3, 4, 1), "pointwise_kernel": (1, 1, 4, 2)}),
+    "normalization_1": ("normalization_7", {"mean": (3,), "variance": (3,)}),
 }
 ARRAYS = {
     f"{name}/{v}": golden.array_of(f"{name}/{v}", shape) for name, vs in LAYERS.values() for v, shape in vs.items()
@@ -126,7 +165,8 @@ def of_keras_3(file, above="layers", named=True):
 def of_keras_2(file, above="", old=True):
     for name, variables in LAYERS.values():
         for variable in variables:
-            called = "depthwise_kernel" if old and "depthwise" in name else variable
+            is_depthwise = variable == "kernel" and ("sepconv" in name or (old and "depthwise" in name))
+            called = "depthwise_kernel" if is_depthwise else variable
             file[f"{above}{name}/{name}/{called}{':0' if old else ''}"] = ARRAYS[f"{name}/{variable}"]
     file["optimizer_weights/Adam/m:0"] = np.zeros(3, np.float32)
 
