@@ -1,4 +1,4 @@
-"""Xception (Chollet, CVPR 2017), padded as its port to PyTorch pads: no layer but the first two without an edge."""
+"""Xception (Chollet, CVPR 2017), as its port to PyTorch, or padded as Keras pads: its first two layers not at all."""
 
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from delta_jax.models.layers.convolution import Conv
 from delta_jax.models.layers.memory import kept
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.models.layers.pooling import max_pool
+from delta_jax.models.layers.windows import same_padding
 
 SMALLEST_IMAGE = 7  # pixels; leaves something behind the first two convolutions
 NO_PADDING = ((0, 0), (0, 0))
@@ -34,6 +35,7 @@ class Block(nn.Module):
     widths: tuple[int, ...]
     halves: bool
     rectified: bool  # its first layer has an activation in front
+    same: bool
     conv: Any
     norm: Any
 
@@ -46,7 +48,7 @@ class Block(nn.Module):
             y = self.conv(y.shape[-1], 3, depthwise=True, name=f"depthwise{i}")(y)
             y = self.norm(name=f"bn{i}")(self.conv(width, 1, name=f"pointwise{i}")(y), train)
         if self.halves:
-            y = max_pool(y, 3, 2, ((1, 1), (1, 1)))
+            y = max_pool(y, 3, 2, same_padding(y.shape[1:3], 3, 2) if self.same else ((1, 1), (1, 1)))
             x = self.conv(self.widths[-1], 1, 2, name="skip_conv")(x)
             x = self.norm(name="skip_bn")(x, train)
         return kept(x + y)
@@ -60,6 +62,8 @@ class Xception(nn.Module):
 
     Attributes:
       blocks: (widths of the separable convolutions, whether it halves the map) of each block.
+      same: poolings are padded as TensorFlow pads them, else as torch does; convolutions are padded alike in both.
+      epsilon: of the BatchNorms.
       num_classes: outputs of the head `fc`.
       dropout: rate in front of the head; needs an rng called "dropout" in training.
       frozen_norm: BatchNorm uses its running statistics in training, too.
@@ -67,6 +71,8 @@ class Xception(nn.Module):
     """
 
     blocks: tuple[tuple[tuple[int, ...], bool], ...] = BLOCKS
+    same: bool = False
+    epsilon: float = 1e-5
     num_classes: int = 1000
     dropout: float = 0.0
     frozen_norm: bool = False
@@ -81,11 +87,11 @@ class Xception(nn.Module):
                 "or more on each side; enlarge them"
             )
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, frozen=self.frozen_norm, dtype=self.dtype)
+        norm = partial(BatchNorm, epsilon=self.epsilon, frozen=self.frozen_norm, dtype=self.dtype)
         x = relu(norm(name="bn1")(conv(32, 3, 2, NO_PADDING, name="conv1")(x), train))
         x = relu(norm(name="bn2")(conv(64, 3, 1, NO_PADDING, name="conv2")(x), train))
         for i, (widths, halves) in enumerate(self.blocks):
-            x = Block(widths, halves, i > 0, conv, norm, name=f"block{i + 1}")(x, train)
+            x = Block(widths, halves, i > 0, self.same, conv, norm, name=f"block{i + 1}")(x, train)
         for i, width in ((3, 1536), (4, 2048)):
             x = conv(x.shape[-1], 3, depthwise=True, name=f"depthwise{i}")(x)
             x = relu(norm(name=f"bn{i}")(conv(width, 1, name=f"pointwise{i}")(x), train))

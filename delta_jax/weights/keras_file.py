@@ -5,6 +5,7 @@ read; the layers that config.json or an attribute describe are never built.
 """
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,11 @@ _VARIABLES = {
     "conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
     "depthwise_conv2d": ("kernel", "bias"),
+    "normalization": ("mean", "variance"),
+    "separable_conv2d": ("kernel", "pointwise_kernel", "bias"),
 }
+# Keras 1, of which the files of VGG are, begins names with the layer's: block1_conv1/block1_conv1_W_1:0.
+_KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
 _OPTIMIZER = ("optimizer", "optimizer_weights")
 _FILTERS = {1, 2, 3}  # deflate, shuffle, Fletcher's checksum: others are programs that HDF5 would load
 
@@ -100,8 +105,14 @@ def _datasets(opened: "h5py.File") -> Iterator[tuple[str, "h5py.Dataset"]]:
 def _name(opened: "h5py.File", place: str) -> str:
     *groups, last = place.split("/")
     if not groups or groups[-1] != "vars":  # of the older format, where every name is there: LAYER/.../LAYER/kernel:0
-        variable = last.partition(":")[0]
-        return f"{groups[-1] if groups else ''}/{'kernel' if variable == 'depthwise_kernel' else variable}"
+        layer, variable = groups[-1] if groups else "", last.partition(":")[0]
+        if layer and variable.startswith(f"{layer}_"):
+            variable = re.sub(r"_\d+$", "", variable.removeprefix(f"{layer}_"))
+            variable = _KERAS_1.get(variable, variable)
+        if groups[-2:] in (["conv1", "conv"], ["conv1", "bn"]):
+            layer = f"conv1_{layer}"  # of DenseNets, whose layer was conv1/conv
+        layer = "predictions" if layer == "fc1000" else layer  # until Keras 2.2
+        return f"{layer}/{'kernel' if variable == 'depthwise_kernel' else variable}"
     layer = opened["/".join(groups)].attrs.get("name")
     if not isinstance(layer, str):
         raise WeightsError(
