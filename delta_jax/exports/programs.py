@@ -12,6 +12,7 @@ from jax import lax
 from jax.extend import core
 
 from delta_jax import data, equations, models, precision
+from delta_jax.exports.errors import ExportError
 from delta_jax.training.classifier import Classifier
 
 Program = Callable[[jax.Array], jax.Array]
@@ -29,15 +30,24 @@ def program(trained: Classifier, *, pixels: bool) -> Program:
     Args:
       trained: what a run ended with.
       pixels: whether the images are uint8 as decoded and cropped, or normalised float32.
+
+    Raises:
+      ExportError: when it is traced, where the network wants the number of images to be known.
     """
     model = models.create(trained.arch, num_classes=len(trained.class_names))
     seen = trained.preprocessing
 
     def run(images: jax.Array) -> jax.Array:
         with precision.full():
-            logits: Any = model.apply(
-                trained.variables, data.normalize(images, seen.mean, seen.std) if pixels else images
-            )
+            given = data.normalize(images, seen.mean, seen.std) if pixels else images
+            try:
+                logits: Any = model.apply(trained.variables, given)
+            except Exception as error:  # a network of one's own raises what it likes
+                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ExportError(
+                    f"{trained.arch} does not take images [{', '.join(map(str, images.shape))}], where batch stands "
+                    f"for any number ({line}); a network that asks for len(x) is to take x.shape[0]"
+                ) from error
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     return run

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -59,15 +60,31 @@ def spec(name: str) -> ModelSpec:
     if name not in _SPECS:
         listed = f"{len(_SPECS)} are known, see python -m delta_jax.describe"
         known = f"{listed}; a network of your own: package.module:function"
-        if elsewhere := named_elsewhere(name):
-            if elsewhere.arch in _SPECS:
-                raise ValueError(f"no network called {name!r}; here it is called {elsewhere.arch}. {known}")
+        elsewhere = named_elsewhere(name)
+        if elsewhere and elsewhere.arch in _SPECS:
+            raise ValueError(f"no network called {name!r}; here it is called {elsewhere.arch}. {known}")
+        spelled = [] if elsewhere and elsewhere.like else spelled_otherwise(name)
+        if spelled:
+            shown = " or ".join(spelled[:4]) + (f" or {len(spelled) - 4} more" if len(spelled) > 4 else "")
+            raise ValueError(f"no network called {name!r}; did you mean {shown}? {known}")
+        if elsewhere:
             # The closest name would be that of another network, which may even load its weights.
             raise ValueError(f"{name} is not supported here. {known}")
         close = difflib.get_close_matches(name, _SPECS, n=3)
         meant = f"; did you mean {' or '.join(close)}?" if close else "."
         raise ValueError(f"no network called {name!r}{meant} {known}")
     return _SPECS[name]
+
+
+def spelled_otherwise(name: str) -> list[str]:
+    """The networks meant by a name with other separators or capitals, `VGG16BN`, or without its end, `resnext50`."""
+    typed = re.sub(r"[^a-z0-9]", "", name.lower())
+    if not typed:
+        return []
+    same = [known for known in _SPECS if known.replace("_", "") == typed]
+    # A word or a number is not to go on: resnetv2_50 of timm is not resnetv2_50x1_bit, nor resnet5 the ResNet-50.
+    begins = re.compile("_?".join(typed) + r"(?![a-z]|(?<=\d)\d)")
+    return same or [known for known in _SPECS if begins.match(known)]
 
 
 def _imported(path: str) -> ModelSpec:

@@ -73,7 +73,7 @@ class VGG(nn.Module):
             x = self._dropped(jnp.mean(x, axis=(1, 2)), train)
             return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)
         x = adaptive_average_pool(x, self.map_size)
-        x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # in torch's order
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # in torch's order
         for name in ("fc1", "fc2"):
             x = self._dropped(x, train) if self.drop_first else x
             x = relu(nn.Dense(self.hidden, dtype=self.dtype, name=name)(x))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 from ml_collections import FrozenConfigDict
 
 from delta_jax import methods
@@ -172,6 +173,15 @@ def _of_batches(setup: Setup) -> Iterator[str]:
             f"--config.batch_size={config.batch_size} in {config.accumulate} part(s): BatchNorm takes its statistics "
             "from one image at a time, and keeps a mean of such ones for evaluation; a larger batch, or "
             "--config.batch_norm=frozen_stats"
+        )
+    scales = any(path[-1] == "scale" for path in flatten_dict(dict(setup.source["params"])))
+    if not setup.source.get("batch_stats") and (
+        config.batch_norm == "frozen_stats" or (config.batch_norm == "frozen" and not scales)
+    ):
+        kept = "; frozen leaves scale and bias of its normalisations alone" if scales else ""
+        yield (
+            f"--config.batch_norm={config.batch_norm}: {config.arch} has no running statistics, so it trains as with "
+            f"batch_norm=train{kept}"
         )
     if config.remat and jax.default_backend() == "cpu":
         yield "--config.remat=True: it computes blocks twice to save the memory of GPUs and TPUs; this is a CPU"

@@ -13,7 +13,7 @@ import pytest
 from jax import export, lax
 from PIL import Image
 
-from delta_jax import data, features
+from delta_jax import data, features, models
 from delta_jax.exports import formats, instructions, onnx_file, programs, stablehlo_file, trial
 from delta_jax.exports.errors import ExportError
 from delta_jax.training import trainer
@@ -270,6 +270,42 @@ def test_a_missing_package_is_named(trained, tmp_path, monkeypatch, form, packag
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExportError, match=rf"{form} needs {package}; run: pip install {install}"):
         formats.export(trained, form, tmp_path / "out")
+
+
+_OF_EACH_KIND = {spec.module: spec.name for spec in reversed([models.spec(name) for name in models.names()])}
+
+
+@pytest.mark.parametrize("arch", sorted(_OF_EACH_KIND.values()))
+def test_every_kind_of_network_takes_any_number_of_images(arch):
+    model, side = models.create(arch, num_classes=3), 139 if arch == "inception_v3" else 64
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    (count,) = export.symbolic_shape("batch")
+    logits = jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((count, side, side, 3), jnp.float32))
+    assert logits.shape == (count, 3)
+
+
+class Counting(nn.Module):
+    """A network of a user's own that asks how many images there are."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
+def test_a_network_that_counts_its_images_is_refused_in_one_line(monkeypatch):
+    class Counted:
+        arch, class_names, preprocessing = "counting", ("a", "b"), dataclasses.replace(SEEN, crop=4)
+        variables = random_variables(Counting(2), jnp.zeros((1, 4, 4, 3)))
+
+    monkeypatch.setattr(models, "create", lambda arch, num_classes: Counting(num_classes))
+    (count,) = export.symbolic_shape("batch")
+    program = programs.program(Counted, pixels=True)
+    said = r"^counting does not take images \[batch, 4, 4, 3\], where batch .*; a network that asks for len\(x\) is to"
+    with pytest.raises(ExportError, match=said):
+        jax.eval_shape(program, programs.images_of(Counted, count, pixels=True))
+    assert jax.eval_shape(program, programs.images_of(Counted, 5, pixels=True)).shape == (5, 2)
 
 
 class Varied(nn.Module):

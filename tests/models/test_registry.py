@@ -79,3 +79,25 @@ def test_a_network_that_does_not_exist_is_refused_with_a_hint():
         models.create("resnet5")
     with pytest.raises(ValueError, match=r"no network called 'zzz'\. \d+ are known"):
         models.spec("zzz")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("resnext50", "resnext50_32x4d"),
+        ("vgg16bn", "vgg16_bn"),
+        ("EfficientNet-B0", "efficientnet_b0"),
+        ("EfficientNetB0", "efficientnet_b0"),
+        ("densenet_121", "densenet121"),
+        ("se_resnet50", "seresnet50"),
+        ("wide-resnet-50-2", "wide_resnet50_2"),
+        ("mobilenetv3_large", "mobilenet_v3_large"),
+        ("convnext", "convnext_tiny or convnext_small or convnext_base"),
+        ("densenet", "densenet121 or densenet161 or densenet169 or densenet201"),
+        ("mobilenetv3", "mobilenet_v3_small or .* or mobilenetv3_large_100"),
+        ("regnetx", "regnetx_002 or regnetx_004 or regnetx_004_tv or regnetx_006 or 9 more"),
+    ],
+)
+def test_a_name_written_otherwise_or_without_its_end_is_recognised(typed, meant):
+    with pytest.raises(ValueError, match=rf"no network called '{typed}'; (here it is called|did you mean) {meant}[.?]"):
+        models.spec(typed)

@@ -74,6 +74,28 @@ def test_one_line_for_each_setting_that_is_hardly_meant(changed, parts):
         assert part in found[0]
 
 
+LAYER_NORM = {"params": {"norm": {"scale": 1.0, "bias": 0.0}}}
+BARE = {"params": {"conv": {"kernel": 1.0}}}
+
+
+@pytest.mark.parametrize(
+    ("source", "policy", "parts"),
+    [
+        (LAYER_NORM, "frozen_stats", ("has no running statistics", "frozen leaves scale and bias")),
+        (BARE, "frozen_stats", ("has no running statistics",)),
+        (BARE, "frozen", ("has no running statistics",)),
+        (LAYER_NORM, "frozen", ()),
+        (LAYER_NORM, "train", ()),
+        (None, "frozen_stats", ()),
+    ],
+)
+def test_statistics_cannot_be_frozen_where_there_are_none(source, policy, parts):
+    found = [line for line in remarks(get_config(), source=source, batch_norm=policy) if "batch_norm" in line]
+    assert len(found) == bool(parts)
+    for part in parts:
+        assert part in found[0]
+
+
 @pytest.mark.parametrize(
     "changed",
     [

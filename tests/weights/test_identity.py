@@ -87,7 +87,18 @@ def test_the_library_knows_its_own_names(name):
     assert models.like(name) in models.names()
 
 
-@pytest.mark.parametrize("name", ["resnet50t", "resnet50_gn", "seresnet18", "convnext_large", "vit_base_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50t",
+        "resnet50_gn",
+        "seresnet18",
+        "convnext_large",
+        "vit_base_patch16_224",
+        "resnetv2_50",
+        "efficientnetv2_s",
+    ],
+)
 def test_the_registry_offers_no_other_network_for_one_that_is_not_here(name):
     with pytest.raises(ValueError, match=f"^{name} is not supported here") as caught:
         models.spec(name)

@@ -59,5 +59,5 @@ class GroupNorm(_Norm):
     groups: int = 32
 
     def _whitened(self, x: jax.Array) -> jax.Array:
-        grouped = x.reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
+        grouped = x.reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
         return _normalized(grouped, (1, 3), self.epsilon).reshape(x.shape)
