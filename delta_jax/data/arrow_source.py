@@ -89,7 +89,7 @@ def read(
         alike=said.alike,
         records=records,
         order=tuple(one for one in order if one not in absent),
-        licence=found.licence or "your own images",
+        licence=found.licence or ("not known" if name.startswith("hf/") else "your own images"),
     )
 
 

@@ -141,10 +141,12 @@ def _method(run: About) -> list[str]:
     config, source = run.config, run.config["weights"]
     if source not in sources.SOURCES and not downloads.is_url(source):
         source = Path(source).name  # where it lies is nobody's business
+    trained = f"{config['steps']:,} steps of {config['batch_size']} images, learning rate {config['learning_rate']:g}"
+    if config["method"] == "l2_fe":
+        trained = "a new head on its features"
     return [
-        f"`{config['method']}` ({config['preset']} preset) from the weights `{source}`, {config['steps']:,} steps "
-        f"of {config['batch_size']} images, learning rate {config['learning_rate']:g}, seed {config['seed']}; with "
-        "delta_jax, after DELTA (Li et al., ICLR 2019, arXiv:1901.09229).\n"
+        f"`{config['method']}` ({config['preset']} preset) from the weights `{source}`, {trained}, seed "
+        f"{config['seed']}; with delta_jax, after DELTA (Li et al., ICLR 2019, arXiv:1901.09229).\n"
     ]
 
 

@@ -104,6 +104,11 @@ def test_a_parquet_file_with_its_class_names_and_drawn_splits(tmp_path, groups, 
     is_read_as_written(found, images(20))
 
 
+def test_images_of_the_hub_that_say_no_licence_are_not_ones_own(tmp_path):
+    parquet(tmp_path / "pets.parquet", table(20))
+    assert find("hf/org/pets", root=str(tmp_path)).licence == "not known"
+
+
 @pytest.mark.parametrize("name", ["parquet", "hf/org/pets"])
 def test_the_splits_of_save_to_disk(tmp_path, name):
     made = {"train": table(10), "validation": table(4, 20), "test": table(6, 40)}

@@ -114,6 +114,13 @@ def test_the_paths_of_this_machine_are_not_published(workdir):
     assert "from the weights `best.pth`" in said["Method"]
 
 
+@pytest.mark.parametrize(("method", "said_of_steps"), [("l2_fe", False), ("delta", True)])
+def test_a_new_head_took_no_steps(workdir, method, said_of_steps):
+    config = json.loads((workdir / "config.json").read_text()) | {"method": method}
+    _, said = parts(hub.card(Classifier(workdir), hub.About(config=config), "a/b", [], []))
+    assert ("steps of" in said["Method"]) == said_of_steps
+
+
 def test_pushed_is_what_was_written(workdir, tmp_path, server):
     out = tmp_path / "out"
     command = ("export", f"--workdir={workdir}", "--format=hub", f"--out={out}", "--push=someone/crabs")
