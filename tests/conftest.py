@@ -59,6 +59,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         touched.remember(_seconds)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_programs_of_other_files():
+    """Compiled programs stay as long as their process: those of all networks are 6 GB in each of two."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
     """`golden(arch)` reads tests/golden/<arch>.npz: {key: array}, the reference outputs of that network."""

@@ -79,12 +79,6 @@ class ResNet(nn.Module):
     Attributes:
       depths: blocks in each of the four stages.
       bottleneck: 1x1, 3x3, 1x1 blocks (ResNet-50 and deeper).
-      stride_first: blocks halve the map in their first convolution, as published, and as in Caffe and Keras.
-      groups: of the 3x3 convolutions in these (ResNeXt).
-      group_width: channels of a group in the first stage, twice as many in each further one; of 64 in plain ResNets.
-      squeeze: blocks end with squeeze and excitation, to a 16th of their maps.
-      stem: features of three 3x3 convolutions in the place of the 7x7 one, () for that.
-      average_shortcut: shortcuts that halve the map average 2x2 values first, which at an odd edge are fewer.
       num_classes: outputs of the head `fc`.
       dropout: rate in front of the head; needs an rng called "dropout" in training.
       frozen_norm: BatchNorm uses its running statistics in training, too.
@@ -92,21 +86,27 @@ class ResNet(nn.Module):
         four times as many: a power of two, on TPUs 2, see `layers/columns.py`. The numbers are the same. Variants
         with groups or another stem do without.
       dtype: of the computation (parameters are float32 always); None takes that of the inputs.
+      groups: of the 3x3 convolutions in bottlenecks (ResNeXt).
+      group_width: channels of a group in the first stage, twice as many in each further one; of 64 in plain ResNets.
+      squeeze: blocks end with squeeze and excitation, to a 16th of their maps.
+      stem: features of three 3x3 convolutions in the place of the 7x7 one, () for that.
+      average_shortcut: shortcuts that halve the map average 2x2 values first, which at an odd edge are fewer.
+      stride_first: blocks halve the map in their first convolution, as published, and as in Caffe and Keras.
     """
 
     depths: tuple[int, int, int, int]
     bottleneck: bool
+    num_classes: int = 1000
+    dropout: float = 0.0
+    frozen_norm: bool = False
+    columns: int = 1
+    dtype: Any = None
     groups: int = 1
     group_width: int = 64
     squeeze: bool = False
     stem: tuple[int, ...] = ()
     average_shortcut: bool = False
     stride_first: bool = False
-    num_classes: int = 1000
-    dropout: float = 0.0
-    frozen_norm: bool = False
-    columns: int = 1
-    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -54,10 +54,10 @@ _STAGES = (((8, 3, 1, 1),), ((12, 3, 1, 1), (12, 3, 1, 1)))
 _TINY_VGG = {"stages": _STAGES, "pooled": (True, True), "hidden": 16, "map_size": 3, "num_classes": 3}
 TINY = {
     "resnext": (
-        ResNet((1, 1, 0, 0), True, 4, 8, True, (4, 4, 8), True, num_classes=3),
+        ResNet(*((1, 1, 0, 0), True, 3), groups=4, group_width=8, squeeze=True, stem=(4, 4, 8), average_shortcut=True),
         ("layer1_0/conv2", "layer2_0/conv3"),
     ),
-    "wide": (ResNet((1, 0, 0, 0), True, 1, 128, num_classes=3), ("layer1_0/conv3",)),
+    "wide": (ResNet((1, 0, 0, 0), True, 3, group_width=128), ("layer1_0/conv3",)),
     "vgg": (VGG(**_TINY_VGG, norm=True), ("conv1_1", "conv2_2")),
     "plain vgg": (VGG(**_TINY_VGG), ("conv1_1", "conv2_2")),
     "vgg without dense layers": (VGG(**{**_TINY_VGG, "hidden": 0}), ("conv2_2",)),
