@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "8 H100, 64 images": _case("h100x8", 8, 64, _BFLOAT16, *_STEP),
     "H100, 64 images, float32": _case("h100x1", 1, 64, *_STEP),
     "4 v5e, 32 images": _case("v5e:2x2", 4, 32, _BFLOAT16, *_STEP),
-    "v5e, 64 images": _case("v5e:1x1", 1, 64, _BFLOAT16),
+    "v5e, 64 images": _case("v5e:1x1", 1, 64, _BFLOAT16, "--program=step"),
     "v6e, 64 images": _case("v6e:1x1", 1, 64, _BFLOAT16, *_STEP),
     "v5p, 64 images": _case("v5p:1x1x1", 1, 64, _BFLOAT16, *_STEP),
     "v4, 64 images": _case("v4:1x1x1", 1, 64, _BFLOAT16, *_STEP),
