@@ -353,15 +353,11 @@ def test_files_that_are_not_what_they_say_are_refused(tmp_path, suffix):
         assert "was cut short or changed" in refusal("parquet", root=str(tmp_path / f"a.{suffix}"))
 
 
-def test_cells_that_lead_out_of_an_arrow_file_are_refused(tmp_path):
+def test_an_arrow_file_is_checked_before_its_cells_are_read(tmp_path):
+    # A text that is none, which pyarrow says only when it is asked to look at every cell.
     made = table(8)
-    stream(tmp_path / "a.arrow", made)
-    offsets = np.frombuffer(made["image"].combine_chunks().field("bytes").buffers()[1], np.int32)[:6].copy()
-    content = (tmp_path / "a.arrow").read_bytes()
-    assert content.count(offsets.tobytes()) == 1
-    longer = offsets.copy()
-    longer[2:] += 1 << 30
-    (tmp_path / "a.arrow").write_bytes(content.replace(offsets.tobytes(), longer.tobytes()))
+    labels = pa.array([b"\xff" if n == 3 else b"cat" for n in range(8)], pa.binary()).view(pa.string())
+    stream(tmp_path / "a.arrow", made.set_column(made.column_names.index("label"), "label", labels))
     assert "cannot be read" in refusal("parquet", root=str(tmp_path / "a.arrow"))
 
 
