@@ -61,7 +61,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def without_programs_of_other_files():
-    """Compiled programs stay as long as their process: those of all networks are 6 GB in each of two."""
+    """Compiled programs stay as long as their process: with those of all networks one grew to 6 GB."""
     yield
     jax.clear_caches()
 
