@@ -130,6 +130,7 @@ class CompiledStep:
         self._function = function(setup)
         self._expected: Any = None
         self._future: Future | None = None
+        self._told = False
 
     def start(self) -> None:
         """Begins, unless shapes depend on images that are not decoded yet."""
@@ -147,7 +148,7 @@ class CompiledStep:
           ConfigError: the step takes more memory than a device has.
         """
         if self._future and (self._future.done() or sharding.device_memory_bytes() is not None):
-            self._future.result()
+            self._awaited(self._future)
 
     def __call__(self, *arguments: Any) -> Callable[..., tuple[TrainState, jax.Array]]:
         """The program for (state, source, batch, attention, hyperparameters) like these; the state is donated to it.
@@ -157,10 +158,21 @@ class CompiledStep:
         """
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
         if self._future is not None and _alike(shapes, self._expected):
-            return self._future.result()
-        return self._compile(shapes)
+            return self._awaited(self._future)
+        program, cost = self._compile(shapes)
+        logs.say(cost)
+        return program
 
-    def _compile(self, shapes: Any) -> Any:
+    def _awaited(self, future: Future) -> Any:
+        program, cost = future.result()
+        if not self._told:
+            # Not by the thread: it may end after an error, which is to be the last that a run says.
+            logs.say(cost)
+            self._told = True
+        return program
+
+    def _compile(self, shapes: Any) -> tuple[Any, str]:
+        """The program, and what it costs in words."""
         began = time.monotonic()
         try:
             program = self._function.lower(*shapes).compile()
@@ -171,7 +183,7 @@ class CompiledStep:
         seconds = time.monotonic() - began
         planned: Any = program.memory_analysis()
         if planned is None:  # not every platform says
-            return program
+            return program, f"a training step is compiled ({seconds:.1f} s)"
         arguments, temporary = planned.argument_size_in_bytes, planned.temp_size_in_bytes
         needed = arguments + temporary + planned.output_size_in_bytes - planned.alias_size_in_bytes
         limit = sharding.device_memory_bytes()
@@ -179,11 +191,10 @@ class CompiledStep:
         found = f"{_gigabytes(needed)} of memory on each device{there}"
         if limit is not None and needed > limit:
             raise _too_large(self._setup, found)
-        logs.say(
+        return program, (
             f"a training step takes {found}: {_gigabytes(arguments)} for state, source and batch, "
             f"{_gigabytes(temporary)} while it works (compiled in {seconds:.1f} s)"
         )
-        return program
 
 
 def _too_large(setup: Setup, what: str) -> ConfigError:

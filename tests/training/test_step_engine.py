@@ -420,6 +420,16 @@ def test_a_device_that_is_too_small_ends_in_one_error(photos, monkeypatch):
         compiled.check()
 
 
+def test_what_a_step_takes_is_said_by_the_run_and_not_by_the_thread_that_compiles(photos, capsys):
+    compiled = CompiledStep(Setup(configs.resolve(config_of(photos))))
+    compiled.start()
+    compiled._future.result()
+    assert "a training step takes" not in capsys.readouterr().out  # an error may have come in between
+    compiled.check()
+    compiled.check()
+    assert capsys.readouterr().out.count("a training step takes") == 1
+
+
 def test_remat_without_blocks_is_refused():
     config: Any = FrozenConfigDict({"remat": True, "arch": "flat"})
     with pytest.raises(configs.ConfigError, match="flat has no modules of two or more layers"):
