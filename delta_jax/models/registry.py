@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from delta_jax.models.checks import init_shapes
 from delta_jax.models.elsewhere import named_elsewhere
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.networks import NETWORKS
+from delta_jax.models.spellings import spelled_otherwise
 
 _SPECS = {spec.name: spec for spec in NETWORKS}
 
@@ -63,28 +63,19 @@ def spec(name: str) -> ModelSpec:
         elsewhere = named_elsewhere(name)
         if elsewhere and elsewhere.arch in _SPECS:
             raise ValueError(f"no network called {name!r}; here it is called {elsewhere.arch}. {known}")
-        spelled = [] if elsewhere and elsewhere.like else spelled_otherwise(name)
+        spelled = [] if elsewhere and elsewhere.like else spelled_otherwise(name, _SPECS)
         if spelled:
-            shown = " or ".join(spelled[:4]) + (f" or {len(spelled) - 4} more" if len(spelled) > 4 else "")
+            left_out = len(spelled) - 4 if len(spelled) > 5 else 0
+            shown = " or ".join([*spelled[: len(spelled) - left_out], *([f"{left_out} more"] if left_out else [])])
             raise ValueError(f"no network called {name!r}; did you mean {shown}? {known}")
         if elsewhere:
             # The closest name would be that of another network, which may even load its weights.
-            raise ValueError(f"{name} is not supported here. {known}")
+            alike = f"; {elsewhere.like} is like it, but {elsewhere.name} {elsewhere.differs}" if elsewhere.like else ""
+            raise ValueError(f"{name} is not supported here{alike}. {known}")
         close = difflib.get_close_matches(name, _SPECS, n=3)
         meant = f"; did you mean {' or '.join(close)}?" if close else "."
         raise ValueError(f"no network called {name!r}{meant} {known}")
     return _SPECS[name]
-
-
-def spelled_otherwise(name: str) -> list[str]:
-    """The networks meant by a name with other separators or capitals, `VGG16BN`, or without its end, `resnext50`."""
-    typed = re.sub(r"[^a-z0-9]", "", name.lower())
-    if not typed:
-        return []
-    same = [known for known in _SPECS if known.replace("_", "") == typed]
-    # A word or a number is not to go on: resnetv2_50 of timm is not resnetv2_50x1_bit, nor resnet5 the ResNet-50.
-    begins = re.compile("_?".join(typed) + r"(?![a-z]|(?<=\d)\d)")
-    return same or [known for known in _SPECS if begins.match(known)]
 
 
 def _imported(path: str) -> ModelSpec:

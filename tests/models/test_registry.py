@@ -96,8 +96,38 @@ def test_a_network_that_does_not_exist_is_refused_with_a_hint():
         ("densenet", "densenet121 or densenet161 or densenet169 or densenet201"),
         ("mobilenetv3", "mobilenet_v3_small or .* or mobilenetv3_large_100"),
         ("regnetx", "regnetx_002 or regnetx_004 or regnetx_004_tv or regnetx_006 or 9 more"),
+        ("regnet", "regnetx_002 or .* or 23 more"),
+        ("mobilenet", "mobilenet_v2 or .* or mobilenetv3_large_100"),
+        ("ConvNeXt-T", "convnext_tiny"),
+        ("convnext_b", "convnext_base"),
+        ("facebook/convnext-small-224", "convnext_small"),
+        ("ResNet-50", "resnet50"),
+        ("keras.applications.ResNet101", "resnet101"),
+        ("RN50", "resnet50"),
+        ("ResNet-D-50", "resnet50d"),
+        ("VGG-16-BN", "vgg16_bn"),
+        ("DenseNet-BC-121", "densenet121"),
+        ("regnetY_400mf", "regnety_004"),
+        ("RegNetY-800MF", "regnety_008 or regnety_008_tv"),
+        ("RegNetX-1.6GF", "regnetx_016"),
+        ("RegNetY-16GF", "regnety_160"),
+        ("WRN-50-2", "wide_resnet50_2"),
+        ("BiT-M-R50x1", "resnetv2_50x1_bit"),
+        ("mobilenet_v2_1.0_224", "mobilenet_v2"),
     ],
 )
 def test_a_name_written_otherwise_or_without_its_end_is_recognised(typed, meant):
     with pytest.raises(ValueError, match=rf"no network called '{typed}'; (here it is called|did you mean) {meant}[.?]"):
         models.spec(typed)
+
+
+@pytest.mark.parametrize("name", ["ConvNeXt-L", "RegNetY-128GF", "BiT-M-R152x2", "resnet_v2_50", "xception41"])
+def test_the_spelling_of_a_network_that_is_not_here_leads_to_no_other(name):
+    with pytest.raises(ValueError, match=rf"no network called '{name}'\.|^{name} is not supported here\.") as caught:
+        models.spec(name)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_network_that_only_looks_like_one_here_says_in_what_it_differs():
+    with pytest.raises(ValueError, match=r"supported here; resnet50 is like it, but resnetblur50 blurs the maps"):
+        models.spec("resnetblur50")
