@@ -136,6 +136,7 @@ class _Parquet:
                 batches = self._file.iter_batches(TOGETHER, row_groups=[group], columns=[name], use_threads=False)
             for batch in batches:
                 cells = batch.column(name)
+                cells.validate(full=True)  # texts may be none
                 kept.append((at, cells))
                 first, at = at, at + len(cells)
                 if row < at:

@@ -361,6 +361,16 @@ def test_an_arrow_file_is_checked_before_its_cells_are_read(tmp_path):
     assert "cannot be read" in refusal("parquet", root=str(tmp_path / "a.arrow"))
 
 
+@pytest.mark.parametrize("suffix", ["arrow", "parquet"])
+def test_cells_of_images_are_checked_before_they_are_read(tmp_path, suffix):
+    # Labels are read as whole columns, images cell by cell: here the path of one is no text.
+    paths = pa.array([b"\xff" if n == 3 else b"%d.png" % n for n in range(8)], pa.binary()).view(pa.string())
+    content = pa.array([cell["bytes"] for cell in images(8)], pa.binary())
+    made = table(8, image=pa.StructArray.from_arrays([content, paths], ["bytes", "path"]))
+    (stream if suffix == "arrow" else parquet)(tmp_path / f"a.{suffix}", made)
+    assert "cannot be read" in refusal("parquet", root=str(tmp_path / f"a.{suffix}"))
+
+
 def test_a_list_of_files_that_leads_elsewhere_is_refused(tmp_path):
     saved(tmp_path / "pets", table(8))
     (tmp_path / "pets" / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../secret.arrow"}]}))
