@@ -64,6 +64,18 @@ def random_variables(model: nn.Module, x: jax.Array) -> dict[str, Any]:
     return jax.tree.map_with_path(draw, dict(jax.eval_shape(model.init, jax.random.key(0), x)))
 
 
+def in_float64(tree: Any) -> Any:
+    """The same numbers as arrays of float64, which jax has to be told to keep: `jax.enable_x64(True)`."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def cross_entropy(logits: Any, labels: Any) -> np.ndarray:
+    """Of each image, by numpy."""
+    logits = np.asarray(logits)
+    exps = np.exp(logits - logits.max(-1, keepdims=True))
+    return -np.log(exps[np.arange(len(logits)), np.asarray(labels)] / exps.sum(-1))
+
+
 def relative(found, expected) -> float:
     """Largest difference, relative to the largest absolute value: how the golden files state their tolerances."""
     expected = np.asarray(expected)

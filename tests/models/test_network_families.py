@@ -16,7 +16,7 @@ from delta_jax.models.resnet import ResNet
 from delta_jax.models.vgg import ALEXNET, VGG
 from delta_jax.weights.name_tables import torch_names
 from tests.golden import recipe
-from tests.reference import random_variables, relative, variables
+from tests.reference import cross_entropy, in_float64, random_variables, relative, variables
 
 # tests/golden/FILE.npz: `timm.create_model(NAME)` (timm 1.0.31) or, of VGG, AlexNet and DenseNet,
 # `torchvision.models.get_model(NAME)` (0.29.1), torch 2.14.1 on a CPU, float32, with the recipe's weights; the first 50
@@ -78,30 +78,32 @@ def _tiny(kind, **changed):
 
 @pytest.mark.parametrize("kind", TINY)
 def test_gaps_are_those_of_a_loop(kind):
+    """To ten digits: in float64 nothing is lost where the gap is the difference of two losses."""
     model, taps, v = _tiny(kind)
     chosen = {tap: [1, 3] for tap in taps}
-    gaps = attention.filter_gaps(model, v, X, Y, taps=taps, filters=chosen)
 
-    @jax.jit
-    def losses(v, tap_keeps):
+    def logits_of(v, x, tap_keeps):
         def interceptor(call, args, keywords, context):
             out = call(*args, **keywords)
             path = "/".join(context.module.path)
             return out * tap_keeps[path] if path in tap_keeps and context.method_name == "__call__" else out
 
         with nn.intercept_methods(interceptor):
-            logits = model.apply(v, X)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, Y)
+            return model.apply(v, x)
 
     widths = {tap: shape[-1] for tap, shape in features.list_taps(model, v, X).items() if tap in taps}
-    whole = {tap: np.ones((1, 1, 1, width), np.float32) for tap, width in widths.items()}
-    before = losses(v, whole)
-    for tap in taps:
-        for place, number in enumerate(chosen[tap]):
-            keep = whole[tap].copy()
-            keep[..., number] = 0
-            expected = losses(v, {**whole, tap: keep}) - before
-            np.testing.assert_allclose(gaps[tap][:, place], expected, rtol=1e-4, atol=2e-6)
+    whole = {tap: np.ones((1, 1, 1, width)) for tap, width in widths.items()}
+    with jax.enable_x64(True):
+        v, x = in_float64(v), in_float64(X)
+        gaps = attention.filter_gaps(model, v, x, Y, taps=taps, filters=chosen)
+        run = jax.jit(logits_of)
+        before = cross_entropy(run(v, x, whole), Y)
+        for tap in taps:
+            without = [np.where(np.arange(widths[tap]) == number, 0.0, whole[tap]) for number in chosen[tap]]
+            expected = [cross_entropy(run(v, x, {**whole, tap: keep}), Y) - before for keep in without]
+            assert gaps[tap].dtype == np.float64
+            assert np.abs(expected).max() > 1e-6
+            np.testing.assert_allclose(gaps[tap], np.stack(expected, axis=-1), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["resnext", "plain vgg", "densenet", "regnety"])
