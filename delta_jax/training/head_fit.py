@@ -4,7 +4,8 @@ Multinomial logistic regression with a penalty l2 is strongly convex, so that th
 f - f* <= ||g||^2 / (2 l2). In float32 the gradient of a weak penalty is noise before that says anything.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,14 @@ from threadpoolctl import threadpool_limits
 
 TOLERANCE = 1e-10  # of the loss: the fit ends when no more than this can be missing
 AT_OPTIMUM = 1e-4  # of the loss: farther from it than this is no optimum
-MOST_EVALUATIONS = 3000  # of the loss and its gradient
-_ITERATIONS = 60  # with one preconditioner; a later one knows better which examples are still in doubt
+MOST_ITERATIONS = 3000  # each is two products with the features
+_ITERATIONS = 30  # with one preconditioner; a later one knows better which examples are still in doubt
+_REDUCTION = 1e-5  # of what is missing, after which float64 says again where the fit is
+_FLAT = 0.2  # of the slope at the start of a line: where the search along it ends
 _CORRECTIONS = 20  # that L-BFGS keeps
-_ROWS = 4096  # of the features that are float64 at once, where all of them would take more than
-_KEPT_BYTES = 2**30
-_FOR_ONE_THREAD = 2e8  # multiplications an evaluation; with fewer, threads wait for longer than they work
+_ROWS = 4096  # of the features that are float64 at once
+_ROWS_IN_CACHE = 512  # of the logits
+_FOR_ONE_THREAD = 2e8  # multiplications an iteration; with fewer, threads wait for longer than they work
 _LARGEST_FACTOR = 8192  # features; of more the preconditioner is diagonal, its factor would not fit into memory
 
 
@@ -49,18 +52,19 @@ def fit(
     l2: float,
     label_weights: Any = None,
     *,
+    tolerance: float = TOLERANCE,
     tell: Callable[[str], None] | None = None,
-    most_evaluations: int = MOST_EVALUATIONS,
+    most_iterations: int = MOST_ITERATIONS,
 ) -> Fit:
     """Minimises mean cross-entropy + l2 * 1/2 ||head||^2; arguments as `head.fit_head`.
 
-    L-BFGS in coordinates in which the Hessian at the last restart is nearly the identity, until the bound on what is
-    missing is below `TOLERANCE` of the loss.
+    L-BFGS until the bound on what is missing is below `tolerance` of the loss.
 
     Args:
       features, labels, start, l2, label_weights: as `head.fit_head`.
-      tell: called with a few words at every restart.
-      most_evaluations: of the loss after which it ends in any case.
+      tolerance: of the loss.
+      tell: called with a few words now and then.
+      most_iterations: after which it ends in any case.
     """
     problem = _Problem(np.asarray(features), np.asarray(labels), "bias" in start, float(l2), label_weights)
     weights = np.asarray(start["kernel"], np.float64)
@@ -68,57 +72,147 @@ def fit(
         weights = np.concatenate([weights, np.asarray(start["bias"], np.float64)[None]])
     work = weights.size * max(len(problem), len(weights))
     with threadpool_limits(1 if work < _FOR_ONE_THREAD else None, user_api="blas"):
-        return _rounded(problem, _minimum(problem, weights, tell, most_evaluations), start)
+        return _rounded(problem, _minimum(problem, weights, tolerance, tell, most_iterations), start)
 
 
 def _minimum(
-    problem: "_Problem", weights: np.ndarray, tell: Callable[[str], None] | None, most_evaluations: int
+    problem: "_Problem",
+    weights: np.ndarray,
+    tolerance: float,
+    tell: Callable[[str], None] | None,
+    most_iterations: int,
 ) -> "_Evaluation":
     # From a start that is sure of what is wrong the way is long: nothing is to be learned from the curvature there.
     best = min(map(problem.evaluate, (weights, np.zeros_like(weights))), key=lambda one: one.loss)
-    done = 0
-    while best.missing > TOLERANCE and done < most_evaluations:
-        found, evaluations, stuck = _descend(problem, best, most_evaluations - done)
-        done += evaluations
-        # Where losses are equal in float64 the line search ends: then the gradient says which point is better.
-        ended = stuck and found.loss >= best.loss * (1 - 1e-14)
-        best = min(found, best, key=lambda one: one.missing) if ended else found
-        if ended:
+    done, pairs = 0, deque[_Pair](maxlen=_CORRECTIONS)
+    while best.missing > tolerance and done < most_iterations:
+        most = min(_ITERATIONS, most_iterations - done)
+        moved, iterations = _descend(problem, best, pairs, max(tolerance / 2, _REDUCTION * best.missing), most)
+        found = problem.evaluate(moved)
+        done += iterations
+        # Where losses are equal in float64 the gradient says which point is better.
+        if not (found.missing < best.missing or found.loss < best.loss * (1 - 1e-14)):
             break
+        best = found
         if tell:
-            tell(f"{done} evaluations, at most {best.missing:.1g} of the loss from the optimum")
+            tell(f"{done} iterations, at most {best.missing:.1g} of the loss from the optimum")
     return best
 
 
-def _descend(problem: "_Problem", start: "_Evaluation", most: int) -> tuple["_Evaluation", int, bool]:
-    """Some iterations of L-BFGS: where it came, evaluations, and whether it ended because it found nothing better."""
-    from scipy import optimize  # a third of a second to import
+class _Pair(NamedTuple):
+    step: np.ndarray
+    change: np.ndarray  # of the gradient
+    inverse: float  # of their inner product
 
-    change = _Coordinates(problem, start.weights)
-    best = last = start
-    evaluations = 0
 
-    def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal last, evaluations
-        evaluations += 1
-        last = problem.evaluate(change.to_weights(flat.reshape(start.weights.shape)))
-        return last.loss, change.of_gradient(last.gradient).ravel()
+def _descend(
+    problem: "_Problem", start: "_Evaluation", pairs: "deque[_Pair]", until: float, most: int
+) -> tuple[np.ndarray, int]:
+    """Some iterations of L-BFGS: weights and how many.
 
-    def watch(intermediate_result) -> None:
-        nonlocal best
-        best = last  # the accepted point is the last that was looked at
-        if best.missing <= TOLERANCE or evaluations >= most:
-            raise StopIteration
+    What changes from `start` on is computed with float32 products: their error is relative to the change, so that the
+    gradient can fall a long way before it is lost in rounding.
+    """
+    weights, gradient, line = start.weights, start.gradient, _Line(problem, start.weights)
+    precondition = _preconditioner(problem, weights)
+    scale = 2 * problem.l2 * start.loss
+    for done in range(most):
+        if float(np.vdot(gradient, gradient)) <= until * scale:
+            return weights, done
+        direction = -_times_inverse(gradient, pairs, precondition)
+        wide = direction.astype(np.float64)
+        slope, squares = float(np.vdot(gradient, wide)), problem.l2 * float(np.vdot(wide, wide))
+        moved = line.search(direction, slope, squares) if slope < 0 else None
+        if moved is None:
+            if not pairs:
+                return weights, done
+            pairs.clear()  # they are of elsewhere
+            continue
+        length, change = moved
+        change += problem.l2 * length * wide
+        weights, gradient, step = weights + length * wide, gradient + change, length * direction
+        inner = length * float(np.vdot(change, wide))
+        if inner > 0:
+            pairs.append(_Pair(step, change.astype(np.float32), 1 / inner))
+    return weights, most
 
-    found = optimize.minimize(
-        value_and_gradient,
-        change.from_weights(start.weights).ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        callback=watch,
-        options={"maxiter": _ITERATIONS, "maxcor": _CORRECTIONS, "maxfun": 2**31 - 1, "ftol": 0.0, "gtol": 0.0},
-    )
-    return best, evaluations, found.nit < _ITERATIONS
+
+def _times_inverse(
+    gradient: np.ndarray, pairs: "deque[_Pair]", precondition: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The gradient times the inverse Hessian as the pairs know it (Nocedal & Wright, algorithm 7.4), float32."""
+    norm = float(np.linalg.norm(gradient))
+    found, shares = (gradient / norm).astype(np.float32), []
+    for pair in reversed(pairs):
+        shares.append(float(np.vdot(pair.step, found)) * pair.inverse)
+        found -= np.float32(shares[-1]) * pair.change
+    found = precondition(found)
+    for pair, share in zip(pairs, reversed(shares), strict=True):
+        found += np.float32(share - float(np.vdot(pair.change, found)) * pair.inverse) * pair.step
+    return found * np.float32(norm)
+
+
+class _Line:
+    """Logits and probabilities where the fit is, in float64, and the way along a line from there."""
+
+    def __init__(self, problem: "_Problem", weights: np.ndarray):
+        self._problem = problem
+        self._logits = np.concatenate([problem.times(block, weights) for block, _ in problem.blocks()])
+        self._probabilities = np.concatenate([_softmax(self._logits[rows]) for rows in self._rows()])
+
+    def _rows(self) -> Iterator[slice]:
+        return (slice(i, i + _ROWS_IN_CACHE) for i in range(0, len(self._problem), _ROWS_IN_CACHE))
+
+    def search(self, direction: np.ndarray, slope: float, squares: float) -> tuple[float, np.ndarray] | None:
+        """The step to where the slope is nearly 0, and the change of the gradient of the cross-entropy.
+
+        The products with the features are the same for all lengths, so that looking at one more is cheap.
+
+        Args:
+          direction: float32, as the weights.
+          slope: of the loss at 0, < 0.
+          squares: l2 * ||direction||^2.
+        """
+        problem, rate = self._problem, self._problem.rates
+        along = problem.times(problem.narrow, direction)
+        old = self._probabilities
+        flat = sum(self._bend(along[rows], old[rows], rows)[1] for rows in self._rows()) + squares
+        if not np.isfinite(flat) or flat <= 0:
+            return None
+        low, high, length = 0.0, np.inf, -slope / flat
+        start = sum(self._bend(along[rows], old[rows], rows)[0] for rows in self._rows())
+        new = np.empty_like(old)
+        for _ in range(30):
+            here, bend = slope - start + length * squares, squares
+            for rows in self._rows():
+                new[rows] = _softmax(self._logits[rows] + length * along[rows])
+                first, second = self._bend(along[rows], new[rows], rows)
+                here, bend = here + first, bend + second
+            if abs(here) <= _FLAT * -slope:
+                break
+            low, high = (length, high) if here < 0 else (low, length)
+            length -= here / bend
+            if not low < length < high:
+                length = (low + high) / 2 if high < np.inf else 2 * low
+        change = np.empty(old.shape, np.float32)
+        for rows in self._rows():
+            change[rows] = (new[rows] - old[rows]) * rate[rows, None]
+            self._logits[rows] += length * along[rows]
+        self._probabilities = new
+        return length, problem.transposed_times(problem.narrow, change).astype(np.float64)
+
+    def _bend(self, along: np.ndarray, probabilities: np.ndarray, rows: slice) -> tuple[float, float]:
+        """First derivative but for the labels' part, and second, of the cross-entropy along a line."""
+        weighted = probabilities * along
+        mean, rate = weighted.sum(1), self._problem.rates[rows]
+        square = np.einsum("nk,nk->n", weighted, along)
+        return float(rate @ mean), float(rate @ (square - np.square(mean)))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exp = np.exp(logits - logits.max(1, keepdims=True))
+    exp /= exp.sum(1, keepdims=True)
+    return exp
 
 
 class _Evaluation(NamedTuple):
@@ -133,75 +227,75 @@ class _Problem:
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, bias: bool, l2: float, label_weights: Any):
         self._features, self._labels, self._bias, self.l2 = features, labels, bias, l2
-        self._weights = np.ones(len(labels)) if label_weights is None else np.asarray(label_weights, float)[labels]
-        self._kept = list(self._converted()) if features.size * 8 <= _KEPT_BYTES else None
+        each = np.ones(len(labels)) if label_weights is None else np.asarray(label_weights, float)[labels]
+        self.rates = each / len(labels)
+        self.narrow = features.astype(np.float32, copy=False)
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def _blocks(self) -> Iterable[tuple[np.ndarray, slice]]:
-        return self._converted() if self._kept is None else self._kept
-
-    def _converted(self) -> Iterator[tuple[np.ndarray, slice]]:
+    def blocks(self) -> Iterator[tuple[np.ndarray, slice]]:
+        """Some of the features in float64, and which."""
         for start in range(0, len(self._labels), _ROWS):
             rows = slice(start, start + _ROWS)
-            block = self._features[rows].astype(np.float64)
-            yield (np.concatenate([block, np.ones((len(block), 1))], 1) if self._bias else block), rows
+            yield self._features[rows].astype(np.float64), rows
+
+    def times(self, block: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """[N, D] by weights: [N, K]."""
+        if not self._bias:
+            return block @ weights
+        found = block @ weights[:-1]
+        found += weights[-1]
+        return found
+
+    def transposed_times(self, block: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """[N, D] transposed by [N, K]: as the weights."""
+        found = block.T @ right
+        return np.concatenate([found, right.sum(0, keepdims=True)]) if self._bias else found
 
     def evaluate(self, weights: np.ndarray) -> _Evaluation:
-        total, gradient, n = 0.0, self.l2 * weights, len(self._labels)
-        for block, rows in self._blocks():
-            labels, each = self._labels[rows], self._weights[rows]
+        total, gradient = 0.0, self.l2 * weights
+        for block, rows in self.blocks():
+            labels, rates = self._labels[rows], self.rates[rows]
             own = np.arange(len(labels)), labels
-            logits = block @ weights
+            logits = self.times(block, weights)
             logits -= logits.max(1, keepdims=True)
-            exp = np.exp(logits)
-            sums = exp.sum(1)
-            total += float(each @ (np.log(sums) - logits[own]))
-            residual = exp / sums[:, None]
+            residual = np.exp(logits)
+            sums = residual.sum(1)
+            total += float(rates @ (np.log(sums) - logits[own]))
+            residual /= sums[:, None]
             residual[own] -= 1
-            gradient = gradient + block.T @ (residual * (each / n)[:, None])
-        loss = total / n + self.l2 / 2 * float(np.vdot(weights, weights))
+            residual *= rates[:, None]
+            gradient = gradient + self.transposed_times(block, residual)
+        loss = total + self.l2 / 2 * float(np.vdot(weights, weights))
         return _Evaluation(weights, loss, gradient, float(np.vdot(gradient, gradient)) / (2 * self.l2) / loss)
 
     def curvature(self, weights: np.ndarray, *, diagonal: bool) -> np.ndarray:
         """l2 + the features' second moments, each example by how much it is in doubt: near the Hessian of a class."""
-        size, n, classes = len(weights), len(self._labels), weights.shape[1]
+        size, classes = len(weights), weights.shape[1]
         found = np.full(size, self.l2) if diagonal else self.l2 * np.eye(size)
-        for block, rows in self._blocks():
-            logits = block @ weights
-            exp = np.exp(logits - logits.max(1, keepdims=True))
-            squares = np.square(exp / exp.sum(1, keepdims=True)).sum(1)
+        for block, rows in self.blocks():
+            squares = np.square(_softmax(self.times(block, weights))).sum(1)
             # For two classes this is the second derivative itself.
-            doubt = self._weights[rows] * np.maximum(1 - squares, 0) / (n * max(classes - 1, 1))
-            scaled = block * np.sqrt(doubt)[:, None]
+            doubt = self.rates[rows] * np.maximum(1 - squares, 0) / max(classes - 1, 1)
+            scaled = np.concatenate([block, np.ones((len(block), 1))], 1) if self._bias else block
+            scaled *= np.sqrt(doubt)[:, None]
             found += np.square(scaled).sum(0) if diagonal else scaled.T @ scaled
         return found
 
 
-class _Coordinates:
-    """Weights as L^-T times coordinates, where L L^T is the curvature at some weights."""
+def _preconditioner(problem: _Problem, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Times the inverse of the curvature at some weights, in float32."""
+    from scipy import linalg  # a third of a second to import
 
-    def __init__(self, problem: _Problem, weights: np.ndarray):
-        from scipy import linalg
-
-        self._diagonal = len(weights) > _LARGEST_FACTOR
-        curvature = problem.curvature(weights, diagonal=self._diagonal)
-        self._factor = np.sqrt(curvature)[:, None] if self._diagonal else linalg.cholesky(curvature, lower=True)
-
-    def from_weights(self, weights: np.ndarray) -> np.ndarray:
-        return self._factor * weights if self._diagonal else self._factor.T @ weights
-
-    def to_weights(self, coordinates: np.ndarray) -> np.ndarray:
-        return coordinates / self._factor if self._diagonal else self._solved(coordinates, transposed=True)
-
-    def of_gradient(self, gradient: np.ndarray) -> np.ndarray:
-        return gradient / self._factor if self._diagonal else self._solved(gradient, transposed=False)
-
-    def _solved(self, right: np.ndarray, *, transposed: bool) -> np.ndarray:
-        from scipy import linalg
-
-        return linalg.solve_triangular(self._factor, right, lower=True, trans=int(transposed), check_finite=False)
+    diagonal = len(weights) > _LARGEST_FACTOR
+    curvature = problem.curvature(weights, diagonal=diagonal)
+    if diagonal:
+        inverse = (1 / curvature)[:, None].astype(np.float32)
+        return lambda right: inverse * right
+    # Of a factor, not of the whole: rounded to float32, this is still positive definite.
+    factor = linalg.lapack.dtrtri(linalg.cholesky(curvature, lower=True), lower=1)[0].astype(np.float32)
+    return lambda right: factor.T @ (factor @ right)
 
 
 def _rounded(problem: _Problem, found: _Evaluation, start: Mapping[str, Any]) -> Fit:

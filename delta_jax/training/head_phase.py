@@ -19,7 +19,10 @@ from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.variable_files import kept_variables, save_variables
 
 # To be raised when `train` finds another head than before, so that old ones are not taken for new ones.
-VERSION = 2
+VERSION = 3
+# Penalties whose validation losses lie nearer to the least one than this share of it, or this many times as far as any
+# moved on its last way to the optimum, go that way too before one is chosen.
+_UNDECIDED, _TIMES_MOVED = 1e-3, 3
 HEAD, FACTS = "head.safetensors", "head.json"
 
 Head = dict[str, Any]  # {"kernel": float32 [D, K], "bias": [K]}
@@ -99,6 +102,9 @@ def choose(
 ) -> tuple[Head, dict[str, Any]]:
     """Fits a head for every strength of the penalty and takes the one with the least loss on what was held out.
 
+    All are fitted to within `head_fit.AT_OPTIMUM`, the chosen one, and those that might have been, to within
+    `head_fit.TOLERANCE`.
+
     Args:
       views: [N, D], what the head gets to see.
       labels: int [N].
@@ -112,24 +118,56 @@ def choose(
       "gradient_norm" and "suboptimality" as `head_fit.Fit` has them, and "tried": the same of every strength, with the
       "validation_loss" that chose.
     """
-    tried, heads = [], []
-    for l2 in sorted(strengths, reverse=True):
-        found = head_fit.fit(views, labels, start, l2, label_weights, tell=_Patience(f"head, penalty {l2:g}"))
-        start = found.head
-        facts: dict[str, Any] = {"l2": float(l2), "validation": {}, "validation_loss": 0.0}
-        if held_out:
-            wide = {name: leaf.astype(np.float64) for name, leaf in start.items()}
-            log_p = _log_softmax(logits(wide, held_out[0]))
-            facts["validation"] = evaluation.score(np.exp(log_p), held_out[1])
-            weights = None if label_weights is None else label_weights[held_out[1]]
-            each = -log_p[np.arange(len(log_p)), held_out[1]]
-            facts["validation_loss"] = float(np.average(each, weights=weights))
-        facts |= {"loss": found.loss, "gradient_norm": found.gradient_norm, "suboptimality": found.suboptimality}
-        tried.append(facts)
-        heads.append(start)
-    best = min(range(len(tried)), key=lambda number: tried[number]["validation_loss"])
-    chosen = {name: value for name, value in tried[best].items() if name != "validation_loss"}
-    return heads[best], {**chosen, "tried": [{k: v for k, v in one.items() if k != "validation"} for one in tried]}
+    descending = sorted(strengths, reverse=True)
+    # What is not chosen need only be as near to its optimum as the choice can tell.
+    tolerance = head_fit.TOLERANCE if len(descending) == 1 else head_fit.AT_OPTIMUM / 2
+    tried: list[tuple[Head, dict[str, Any]]] = []
+    for l2 in descending:
+        start = tried[-1][0] if tried else start
+        tried.append(_fitted(views, labels, held_out, l2, start, label_weights, tolerance))
+    rough = set(range(len(tried))) if len(tried) > 1 else set()
+    moved = 0.0
+    while True:
+        losses = [facts["validation_loss"] for _, facts in tried]
+        best = min(range(len(tried)), key=losses.__getitem__)
+        within = losses[best] + max(_UNDECIDED * losses[best], _TIMES_MOVED * moved)
+        near = [number for number in sorted(rough, key=losses.__getitem__) if losses[number] <= within]
+        if not near:
+            break
+        number = near[0]
+        head, facts = tried[number]
+        tried[number] = _fitted(views, labels, held_out, facts["l2"], head, label_weights, head_fit.TOLERANCE)
+        moved = max(moved, abs(tried[number][1]["validation_loss"] - losses[number]))
+        rough.remove(number)
+    chosen = {name: value for name, value in tried[best][1].items() if name != "validation_loss"}
+    return tried[best][0], {
+        **chosen,
+        "tried": [{name: value for name, value in one.items() if name != "validation"} for _, one in tried],
+    }
+
+
+def _fitted(
+    views: np.ndarray,
+    labels: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+    l2: float,
+    start: Head,
+    label_weights: np.ndarray | None,
+    tolerance: float,
+) -> tuple[Head, dict[str, Any]]:
+    """The head of one strength, and what is said of it."""
+    tell = _Patience(f"head, penalty {l2:g}")
+    found = head_fit.fit(views, labels, start, l2, label_weights, tolerance=tolerance, tell=tell)
+    facts: dict[str, Any] = {"l2": float(l2), "validation": {}, "validation_loss": 0.0}
+    if held_out:
+        wide = {name: leaf.astype(np.float64) for name, leaf in found.head.items()}
+        log_p = _log_softmax(logits(wide, held_out[0]))
+        facts["validation"] = evaluation.score(np.exp(log_p), held_out[1])
+        weights = None if label_weights is None else label_weights[held_out[1]]
+        each = -log_p[np.arange(len(log_p)), held_out[1]]
+        facts["validation_loss"] = float(np.average(each, weights=weights))
+    facts |= {"loss": found.loss, "gradient_norm": found.gradient_norm, "suboptimality": found.suboptimality}
+    return found.head, facts
 
 
 def _log_softmax(found: np.ndarray) -> np.ndarray:

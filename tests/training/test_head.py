@@ -105,8 +105,8 @@ def _loss_and_gradient(head, l2):
 
 def test_a_fit_knows_how_far_from_the_optimum_it_ended():
     optimum = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-6)
-    for evaluations in (1, 3, 6):
-        found = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-6, most_evaluations=evaluations)
+    for iterations in (1, 2, 3):
+        found = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-6, most_iterations=iterations)
         loss, gradient = _loss_and_gradient(found.head, 1e-6)
         assert found.loss == pytest.approx(loss, rel=1e-12)
         assert found.gradient_norm == pytest.approx(np.linalg.norm(gradient), rel=1e-2)  # that of the rounded head
@@ -119,7 +119,6 @@ def test_a_fit_knows_how_far_from_the_optimum_it_ended():
 def test_a_head_is_the_same_from_features_in_blocks_and_without_a_factor(monkeypatch):
     whole = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-3)
     monkeypatch.setattr(head_fit, "_ROWS", 7)
-    monkeypatch.setattr(head_fit, "_KEPT_BYTES", 0)
     blocks = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-3)
     monkeypatch.setattr(head_fit, "_LARGEST_FACTOR", 10)
     diagonal = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, 1e-3)
@@ -143,7 +142,7 @@ def test_the_choice_tells_what_it_knows_of_every_strength(monkeypatch):
     assert facts["validation"]["cross_entropy"] == pytest.approx(-log_p[np.arange(50), HARD_LABELS[:50]].mean())
     head_phase._say_what_is_missing(facts)
     assert not said
-    monkeypatch.setattr(head_fit, "fit", partial(head_fit.fit, most_evaluations=3))
+    monkeypatch.setattr(head_fit, "fit", partial(head_fit.fit, most_iterations=1))
     head_phase._say_what_is_missing(head_phase.choose(HARD, HARD_LABELS, held_out, (1e-1, 1e-4), HARD_ZEROS)[1])
     assert re.fullmatch(
         r"head \(L2-FE\): not at the optimum, the loss is too large with penalty .*0\.0001 \(by up to .* of it\)"
