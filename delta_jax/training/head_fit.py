@@ -5,7 +5,7 @@ f - f* <= ||g||^2 / (2 l2). In float32 the gradient of a weak penalty is noise b
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +13,11 @@ from threadpoolctl import threadpool_limits
 
 TOLERANCE = 1e-10  # of the loss: the fit ends when no more than this can be missing
 AT_OPTIMUM = 1e-4  # of the loss: farther from it than this is no optimum
-MOST_ITERATIONS = 3000  # each is two products with the features
-_ITERATIONS = 30  # with one preconditioner; a later one knows better which examples are still in doubt
+MOST_ITERATIONS = 6000  # each is two products with the features
+_ITERATIONS = 60  # with one preconditioner; a later one knows better which examples are still in doubt
 _REDUCTION = 1e-5  # of what is missing, after which float64 says again where the fit is
 _FLAT = 0.2  # of the slope at the start of a line: where the search along it ends
+_EVEN = 1000  # times the penalty: where no eigenvalue is larger, a preconditioner does not pay
 _CORRECTIONS = 20  # that L-BFGS keeps
 _ROWS = 4096  # of the features that are float64 at once
 _ROWS_IN_CACHE = 512  # of the logits
@@ -52,6 +53,7 @@ def fit(
     l2: float,
     label_weights: Any = None,
     *,
+    also: Sequence[Mapping[str, Any]] = (),
     tolerance: float = TOLERANCE,
     tell: Callable[[str], None] | None = None,
     most_iterations: int = MOST_ITERATIONS,
@@ -62,28 +64,32 @@ def fit(
 
     Args:
       features, labels, start, l2, label_weights: as `head.fit_head`.
+      also: other heads to start from; the one with the least loss is taken, or zeros.
       tolerance: of the loss.
       tell: called with a few words now and then.
       most_iterations: after which it ends in any case.
     """
     problem = _Problem(np.asarray(features), np.asarray(labels), "bias" in start, float(l2), label_weights)
-    weights = np.asarray(start["kernel"], np.float64)
-    if "bias" in start:
-        weights = np.concatenate([weights, np.asarray(start["bias"], np.float64)[None]])
-    work = weights.size * max(len(problem), len(weights))
+    starts = [_as_weights(head) for head in (start, *also)]
+    work = starts[0].size * max(len(problem), len(starts[0]))
     with threadpool_limits(1 if work < _FOR_ONE_THREAD else None, user_api="blas"):
-        return _rounded(problem, _minimum(problem, weights, tolerance, tell, most_iterations), start)
+        return _rounded(problem, _minimum(problem, starts, tolerance, tell, most_iterations), start)
+
+
+def _as_weights(head: Mapping[str, Any]) -> np.ndarray:
+    kernel = np.asarray(head["kernel"], np.float64)
+    return np.concatenate([kernel, np.asarray(head["bias"], np.float64)[None]]) if "bias" in head else kernel
 
 
 def _minimum(
     problem: "_Problem",
-    weights: np.ndarray,
+    starts: Sequence[np.ndarray],
     tolerance: float,
     tell: Callable[[str], None] | None,
     most_iterations: int,
 ) -> "_Evaluation":
     # From a start that is sure of what is wrong the way is long: nothing is to be learned from the curvature there.
-    best = min(map(problem.evaluate, (weights, np.zeros_like(weights))), key=lambda one: one.loss)
+    best = min(map(problem.evaluate, (*starts, np.zeros_like(starts[0]))), key=lambda one: one.loss)
     done, pairs = 0, deque[_Pair](maxlen=_CORRECTIONS)
     while best.missing > tolerance and done < most_iterations:
         most = min(_ITERATIONS, most_iterations - done)
@@ -114,7 +120,7 @@ def _descend(
     gradient can fall a long way before it is lost in rounding.
     """
     weights, gradient, line = start.weights, start.gradient, _Line(problem, start.weights)
-    precondition = _preconditioner(problem, weights)
+    precondition = _preconditioner(problem, weights) if line.spread() > _EVEN * problem.l2 else None
     scale = 2 * problem.l2 * start.loss
     for done in range(most):
         if float(np.vdot(gradient, gradient)) <= until * scale:
@@ -138,7 +144,7 @@ def _descend(
 
 
 def _times_inverse(
-    gradient: np.ndarray, pairs: "deque[_Pair]", precondition: Callable[[np.ndarray], np.ndarray]
+    gradient: np.ndarray, pairs: "deque[_Pair]", precondition: Callable[[np.ndarray], np.ndarray] | None
 ) -> np.ndarray:
     """The gradient times the inverse Hessian as the pairs know it (Nocedal & Wright, algorithm 7.4), float32."""
     norm = float(np.linalg.norm(gradient))
@@ -146,7 +152,10 @@ def _times_inverse(
     for pair in reversed(pairs):
         shares.append(float(np.vdot(pair.step, found)) * pair.inverse)
         found -= np.float32(shares[-1]) * pair.change
-    found = precondition(found)
+    if precondition:
+        found = precondition(found)
+    elif pairs:
+        found /= np.float32(pairs[-1].inverse * float(np.vdot(pairs[-1].change, pairs[-1].change)))
     for pair, share in zip(pairs, reversed(shares), strict=True):
         found += np.float32(share - float(np.vdot(pair.change, found)) * pair.inverse) * pair.step
     return found * np.float32(norm)
@@ -158,7 +167,12 @@ class _Line:
     def __init__(self, problem: "_Problem", weights: np.ndarray):
         self._problem = problem
         self._logits = np.concatenate([problem.times(block, weights) for block, _ in problem.blocks()])
-        self._probabilities = np.concatenate([_softmax(self._logits[rows]) for rows in self._rows()])
+        self.probabilities = np.concatenate([_softmax(self._logits[rows]) for rows in self._rows()])
+
+    def spread(self) -> float:
+        """At least the largest eigenvalue of the curvature that the classes share, see `_Problem.curvature`."""
+        doubt = np.concatenate([1 - np.square(self.probabilities[rows]).sum(1) for rows in self._rows()])
+        return float(self._problem.rates * self._problem.squares @ doubt) / max(self.probabilities.shape[1] - 1, 1)
 
     def _rows(self) -> Iterator[slice]:
         return (slice(i, i + _ROWS_IN_CACHE) for i in range(0, len(self._problem), _ROWS_IN_CACHE))
@@ -175,12 +189,12 @@ class _Line:
         """
         problem, rate = self._problem, self._problem.rates
         along = problem.times(problem.narrow, direction)
-        old = self._probabilities
-        flat = sum(self._bend(along[rows], old[rows], rows)[1] for rows in self._rows()) + squares
-        if not np.isfinite(flat) or flat <= 0:
+        old = self.probabilities
+        bends = [self._bend(along[rows], old[rows], rows) for rows in self._rows()]
+        start, bend = sum(first for first, _ in bends), sum(second for _, second in bends) + squares
+        if not np.isfinite(bend) or bend <= 0:
             return None
-        low, high, length = 0.0, np.inf, -slope / flat
-        start = sum(self._bend(along[rows], old[rows], rows)[0] for rows in self._rows())
+        low, high, length = 0.0, np.inf, -slope / bend
         new = np.empty_like(old)
         for _ in range(30):
             here, bend = slope - start + length * squares, squares
@@ -198,7 +212,7 @@ class _Line:
         for rows in self._rows():
             change[rows] = (new[rows] - old[rows]) * rate[rows, None]
             self._logits[rows] += length * along[rows]
-        self._probabilities = new
+        self.probabilities = new
         return length, problem.transposed_times(problem.narrow, change).astype(np.float64)
 
     def _bend(self, along: np.ndarray, probabilities: np.ndarray, rows: slice) -> tuple[float, float]:
@@ -230,6 +244,7 @@ class _Problem:
         each = np.ones(len(labels)) if label_weights is None else np.asarray(label_weights, float)[labels]
         self.rates = each / len(labels)
         self.narrow = features.astype(np.float32, copy=False)
+        self.squares = np.einsum("nd,nd->n", self.narrow, self.narrow, dtype=np.float64) + bias
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -110,7 +110,7 @@ def choose(
       labels: int [N].
       held_out: features [M, D] and labels [M]; None if there are none, then there is one strength.
       strengths: weights of 1/2 ||head||^2, > 0.
-      start: of the strongest penalty's fit; each other one starts from the one before.
+      start: of the strongest penalty's fit; each other one starts from those before.
       label_weights: [K], of the cross-entropies by true class, in the fit and in the choice.
 
     Returns:
@@ -118,13 +118,18 @@ def choose(
       "gradient_norm" and "suboptimality" as `head_fit.Fit` has them, and "tried": the same of every strength, with the
       "validation_loss" that chose.
     """
-    descending = sorted(strengths, reverse=True)
+    descending = sorted(set(strengths), reverse=True)
     # What is not chosen need only be as near to its optimum as the choice can tell.
     tolerance = head_fit.TOLERANCE if len(descending) == 1 else head_fit.AT_OPTIMUM / 2
     tried: list[tuple[Head, dict[str, Any]]] = []
-    for l2 in descending:
-        start = tried[-1][0] if tried else start
-        tried.append(_fitted(views, labels, held_out, l2, start, label_weights, tolerance))
+    for number, l2 in enumerate(descending):
+        starts = [head for head, _ in tried[-1:]] or [start]
+        if number > 1:
+            # Where penalties are weak, heads grow by as much for every factor.
+            (before, _), (last, _) = tried[-2:]
+            further = np.log(descending[number - 1] / l2) / np.log(descending[number - 2] / descending[number - 1])
+            starts.append({name: last[name] + further * (last[name] - before[name]) for name in last})
+        tried.append(_fitted(views, labels, held_out, l2, starts, label_weights, tolerance))
     rough = set(range(len(tried))) if len(tried) > 1 else set()
     moved = 0.0
     while True:
@@ -136,7 +141,7 @@ def choose(
             break
         number = near[0]
         head, facts = tried[number]
-        tried[number] = _fitted(views, labels, held_out, facts["l2"], head, label_weights, head_fit.TOLERANCE)
+        tried[number] = _fitted(views, labels, held_out, facts["l2"], [head], label_weights, head_fit.TOLERANCE)
         moved = max(moved, abs(tried[number][1]["validation_loss"] - losses[number]))
         rough.remove(number)
     chosen = {name: value for name, value in tried[best][1].items() if name != "validation_loss"}
@@ -151,13 +156,13 @@ def _fitted(
     labels: np.ndarray,
     held_out: tuple[np.ndarray, np.ndarray] | None,
     l2: float,
-    start: Head,
+    starts: Sequence[Head],
     label_weights: np.ndarray | None,
     tolerance: float,
 ) -> tuple[Head, dict[str, Any]]:
     """The head of one strength, and what is said of it."""
     tell = _Patience(f"head, penalty {l2:g}")
-    found = head_fit.fit(views, labels, start, l2, label_weights, tolerance=tolerance, tell=tell)
+    found = head_fit.fit(views, labels, starts[0], l2, label_weights, also=starts[1:], tolerance=tolerance, tell=tell)
     facts: dict[str, Any] = {"l2": float(l2), "validation": {}, "validation_loss": 0.0}
     if held_out:
         wide = {name: leaf.astype(np.float64) for name, leaf in found.head.items()}
