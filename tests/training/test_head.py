@@ -151,6 +151,35 @@ def test_the_choice_tells_what_it_knows_of_every_strength(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("strengths", [(1e-1, 1e-2, 1e-3, 1e-4, 1e-5), (0.0101, 0.01, 0.0099)])
+def test_the_choice_is_that_of_heads_that_are_all_at_their_optimum(strengths):
+    held_out = RNG.permutation(HARD)[:60], HARD_LABELS[:60]
+    head, facts = head_phase.choose(HARD, HARD_LABELS, held_out, strengths, HARD_ZEROS)
+    losses = {}
+    for l2 in strengths:
+        exact = head_fit.fit(HARD, HARD_LABELS, HARD_ZEROS, l2).head
+        log_p = scipy.special.log_softmax(held_out[0].astype(np.float64) @ exact["kernel"] + exact["bias"], axis=1)
+        losses[l2] = -log_p[np.arange(60), held_out[1]].mean()
+        if l2 == facts["l2"]:
+            np.testing.assert_allclose(head["kernel"], exact["kernel"], atol=1e-4 * np.abs(exact["kernel"]).max())
+    assert facts["l2"] == min(losses, key=losses.__getitem__)
+    exact_enough = [one["l2"] for one in facts["tried"] if one["suboptimality"] <= 1e-9]
+    # Penalties that differ by a hundredth choose nothing before each of them is at its optimum.
+    assert facts["l2"] in exact_enough
+    assert len(strengths) == 5 or len(exact_enough) == 3
+    assert all(one["suboptimality"] <= head_fit.AT_OPTIMUM for one in facts["tried"])
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_features_of_any_scale_that_repeat_each_other_or_say_nothing(scale):
+    features = np.concatenate([HARD, HARD, np.zeros((300, 2)), np.ones((300, 1))], axis=1).astype(np.float32) * scale
+    start = {"kernel": np.zeros((83, 3), np.float32), "bias": np.zeros(3, np.float32)}
+    found = head_fit.fit(features.astype(np.float32), HARD_LABELS, start, 1e-5)
+    assert found.suboptimality < 1e-8
+    np.testing.assert_allclose(found.head["kernel"][:40], found.head["kernel"][40:80], atol=1e-3 / scale)
+    np.testing.assert_array_equal(found.head["kernel"][80:82], 0)
+
+
 def test_a_new_head_is_zero_or_normal_with_a_bias_of_zero():
     like = {"kernel": jnp.ones((400, 50)), "bias": jnp.ones(50)}
     zeros, normal = (new_head(kind, like, jax.random.key(0)) for kind in ("zeros", "normal"))
