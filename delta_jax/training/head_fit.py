@@ -89,11 +89,11 @@ def _minimum(
     most_iterations: int,
 ) -> "_Evaluation":
     # From a start that is sure of what is wrong the way is long: nothing is to be learned from the curvature there.
-    best = min(map(problem.evaluate, (*starts, np.zeros_like(starts[0]))), key=lambda one: one.loss)
+    best = problem.evaluate(min((np.zeros_like(starts[0]), *starts), key=problem.rough_loss))
     done, pairs = 0, deque[_Pair](maxlen=_CORRECTIONS)
     while best.missing > tolerance and done < most_iterations:
         most = min(_ITERATIONS, most_iterations - done)
-        moved, iterations = _descend(problem, best, pairs, max(tolerance / 2, _REDUCTION * best.missing), most)
+        moved, iterations = _descend(problem, best, pairs, max(0.9 * tolerance, _REDUCTION * best.missing), most)
         found = problem.evaluate(moved)
         done += iterations
         # Where losses are equal in float64 the gradient says which point is better.
@@ -147,18 +147,21 @@ def _times_inverse(
     gradient: np.ndarray, pairs: "deque[_Pair]", precondition: Callable[[np.ndarray], np.ndarray] | None
 ) -> np.ndarray:
     """The gradient times the inverse Hessian as the pairs know it (Nocedal & Wright, algorithm 7.4), float32."""
+    from scipy.linalg.blas import saxpy  # a third of a second to import
+
     norm = float(np.linalg.norm(gradient))
     found, shares = (gradient / norm).astype(np.float32), []
+    flat = found.ravel()
     for pair in reversed(pairs):
-        shares.append(float(np.vdot(pair.step, found)) * pair.inverse)
-        found -= np.float32(shares[-1]) * pair.change
+        shares.append(float(np.vdot(pair.step, flat)) * pair.inverse)
+        saxpy(pair.change.ravel(), flat, a=-shares[-1])  # in place
     if precondition:
-        found = precondition(found)
+        flat = precondition(found).ravel()
     elif pairs:
-        found /= np.float32(pairs[-1].inverse * float(np.vdot(pairs[-1].change, pairs[-1].change)))
+        flat /= np.float32(pairs[-1].inverse * float(np.vdot(pairs[-1].change, pairs[-1].change)))
     for pair, share in zip(pairs, reversed(shares), strict=True):
-        found += np.float32(share - float(np.vdot(pair.change, found)) * pair.inverse) * pair.step
-    return found * np.float32(norm)
+        saxpy(pair.step.ravel(), flat, a=share - float(np.vdot(pair.change, flat)) * pair.inverse)
+    return flat.reshape(gradient.shape) * np.float32(norm)
 
 
 class _Line:
@@ -267,6 +270,13 @@ class _Problem:
         """[N, D] transposed by [N, K]: as the weights."""
         found = block.T @ right
         return np.concatenate([found, right.sum(0, keepdims=True)]) if self._bias else found
+
+    def rough_loss(self, weights: np.ndarray) -> float:
+        """The loss, from float32 products."""
+        logits = self.times(self.narrow, weights.astype(np.float32)).astype(np.float64)
+        logits -= logits.max(1, keepdims=True)
+        each = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(self)), self._labels]
+        return float(self.rates @ each) + self.l2 / 2 * float(np.vdot(weights, weights))
 
     def evaluate(self, weights: np.ndarray) -> _Evaluation:
         total, gradient = 0.0, self.l2 * weights

@@ -120,7 +120,7 @@ def choose(
     """
     descending = sorted(set(strengths), reverse=True)
     # What is not chosen need only be as near to its optimum as the choice can tell.
-    tolerance = head_fit.TOLERANCE if len(descending) == 1 else head_fit.AT_OPTIMUM / 2
+    tolerance = head_fit.TOLERANCE if len(descending) == 1 else 0.8 * head_fit.AT_OPTIMUM
     tried: list[tuple[Head, dict[str, Any]]] = []
     for number, l2 in enumerate(descending):
         starts = [head for head, _ in tried[-1:]] or [start]
