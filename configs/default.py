@@ -112,6 +112,7 @@ def get_config() -> ConfigDict:
     config.eval_crops = 1  # centre crop, or 10: corners and centre, mirrored, probabilities averaged
     config.eval_batch_size = 64  # images
     config.eval_every = 500  # steps between looks at the validation images; 0 for none before the end
+    config.patience = 0  # looks in a row without improvement that end the run, see docs/own_photos.md; 0: never
     config.select = "last"  # keep the last step's parameters, or the best on the validation images
     config.checkpoint_every = 500  # steps
     config.log_every = 20  # steps

@@ -15,6 +15,8 @@ from PIL import Image
 from delta_jax import reports
 from delta_jax.configs.default import get_config
 from delta_jax.training import trainer
+from delta_jax.training.course import Course
+from delta_jax.training.watch import Watch
 from tests import small_network
 from tests.forked import JAX, ROOT, Forked
 
@@ -86,6 +88,11 @@ def small_config(root: Path, **changed: Any) -> ConfigDict:
     config = get_config()
     config.update_from_flattened_dict(settings(root, **changed))
     return config
+
+
+def unwatched(steps: int, workdir: Path) -> Watch:
+    """For a loop of so many steps at rate 0.1 that nothing ends earlier."""
+    return Watch(Course(np.full(steps, 0.1, np.float32)), workdir)
 
 
 def fit_and_show(config: ConfigDict, workdir: Path) -> Mapping[str, Any]:

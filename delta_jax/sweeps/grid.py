@@ -199,7 +199,7 @@ def config_of(sweep: ConfigDict, run: Run) -> ConfigDict:
     if run.kind == "final" and sweep.refit:
         # What the folds were for is chosen: every image that is not for testing trains.
         config.data.validation_fraction, config.data.validation_fold = 0.0, 0
-        config.select, config.eval_every = "last", 0
+        config.select, config.eval_every, config.patience = "last", 0, 0
     if run.head_l2 is not None:
         config.head_l2 = run.head_l2
     return config

@@ -33,6 +33,7 @@ _TRAINING = (
         "remat",
         "eval_every",
         "select",
+        "patience",
         "checkpoint_every",
         "log_every",
         "auxiliary_weight",
@@ -158,6 +159,13 @@ def _of_steps(setup: Setup) -> Iterator[str]:
         yield (
             f"--config.select=best: with eval_every={config.eval_every} the validation images are looked at once, "
             f"after the last of {config.steps} steps; there is nothing to select from"
+        )
+    looks = -(-config.steps // config.eval_every) if config.eval_every else 0
+    if config.patience and config.patience >= looks - 1:
+        yield (
+            f"--config.patience={config.patience}: with eval_every={config.eval_every} there are {looks} looks at the "
+            f"validation images in {config.steps} steps, so it cannot end the run; try "
+            f"--config.eval_every={max(config.steps // (3 * config.patience + 1), 1)}"
         )
     if settings.augment == "crop" and settings.aspect == "squash" and settings.crop == settings.resize:
         yield (

@@ -53,6 +53,11 @@ def counts(config: FrozenConfigDict, catalogue: data.Catalogue) -> None:
     enough_to_train(config, len(catalogue.rows("train")))
     if not len(catalogue.rows("test")):
         raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
+    if config.patience and not len(catalogue.rows("validation")):
+        raise ConfigError(
+            f"--config.patience={config.patience}: there are no validation images to look at; set it to 0, or hold "
+            "some out by --config.data.validation_fraction"
+        )
 
 
 def enough_to_train(config: FrozenConfigDict, images: int) -> None:

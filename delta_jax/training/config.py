@@ -76,6 +76,7 @@ _AT_LEAST = {
     "warmup_steps": 0,
     "eval_batch_size": 1,
     "eval_every": 0,
+    "patience": 0,
     "checkpoint_every": 1,
     "log_every": 1,
     "attention_images": 0,
@@ -251,6 +252,8 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     folds = values["data"]["validation_fraction"]
     if folds == 0:
         _require(values["select"] == "last", "select", values["select"], "last: data.validation_fraction is 0")
+    if values["patience"]:
+        _require(values["eval_every"] > 0, "eval_every", 0, "1 or more, for looks that patience can count")
     if values["select"] == "best":
         _require(values["eval_every"] > 0, "eval_every", 0, "1 or more, to select the best of")
     part, shots = values["data"]["train_fraction"], values["data"]["shots"]
@@ -332,6 +335,7 @@ _FREE = (
 # Fields that came later, and what runs did before there were any.
 _BEFORE: dict[str, Any] = {
     "matmul_precision": "default",
+    "patience": 0,
     "data.split_column": "",
     "data.group": "",
     "data.image_column": "",

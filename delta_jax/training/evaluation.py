@@ -1,8 +1,8 @@
 """Probabilities of a whole split, and what they are worth."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,25 @@ def recalls(confusion: np.ndarray) -> list[float | None]:
     return [float(right / n) if n else None for right, n in zip(np.diag(confusion), totals, strict=True)]
 
 
+class Look(NamedTuple):
+    """Measures of a split, and what they are means of: losses [M], nats, and right [M], whether top-1 is."""
+
+    measures: Mapping[str, float]
+    losses: np.ndarray
+    right: np.ndarray
+
+
+def look(probabilities: np.ndarray, labels: np.ndarray) -> Look:
+    """`score` of probabilities [M, K] and labels [M], and the same image by image."""
+    right = probabilities.argmax(-1) == labels
+    return Look(score(probabilities, labels), cross_entropies(probabilities, labels), right)
+
+
+def cross_entropies(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each image in nats, float64 [M], from probabilities [M, K] and labels [M]."""
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-12))
+
+
 def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Measures of a split.
 
@@ -76,10 +95,9 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         # A class may be predicted that this split has no example of; recall is a mean over the classes it has.
         warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
         balanced = metrics.balanced_accuracy_score(labels, predicted)
-    likelihood = np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-12)
     return {
         "top1": float(np.mean(predicted == labels)),
         "balanced_accuracy": float(balanced),
-        "cross_entropy": float(-np.mean(np.log(likelihood))),
+        "cross_entropy": float(np.mean(cross_entropies(probabilities, labels))),
         "n": len(labels),
     }

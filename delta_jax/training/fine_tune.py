@@ -4,7 +4,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 
 from delta_jax import data, processes
 from delta_jax.processes import interruption, sharding
+from delta_jax.training.evaluation import Look
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
 from delta_jax.training.steps import METRICS
+from delta_jax.training.watch import Watch
 from delta_jax.workdir import logs
 from delta_jax.workdir.checkpoints import Checkpoints
 from delta_jax.workdir.stored_trees import CheckpointError
@@ -54,20 +56,20 @@ def fine_tune(
     state: TrainState,
     train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]],
     images: ImageSet,
-    validate: Callable[[TrainState], Mapping[str, float]],
-    learning_rate: Callable[[int], Any],
+    validate: Callable[[TrainState], Look],
+    watch: Watch,
     workdir: Path,
     log: logs.MetricsLog,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Runs the steps that are left.
 
     Args:
-      loop: see there.
+      loop: see there; the watch may end it earlier.
       state: before the first step; its buffers are given away.
       train_step: (state, batch) -> (state, metrics float32 [M] in the order of `steps.METRICS`).
       images: to train on.
-      validate: state -> measures of the validation images, of which top1 selects.
-      learning_rate: of a step, for the log.
+      validate: state -> measures of the validation images, of which top1 selects, and what they are means of.
+      watch: is told of these, and has the learning rates and the last step, which may become an earlier one.
       workdir: checkpoints go to workdir/checkpoints.
       log: where the metrics go.
 
@@ -85,13 +87,15 @@ def fine_tune(
         processes.agree({"steps of the checkpoints to go on from": checkpoints.steps()})
         if checkpoints.latest_step() is not None:
             state, meta = checkpoints.restore(state)
-            logs.say(f"going on after step {int(jax.device_get(state.step))} of {loop.steps}")
         step = int(jax.device_get(state.step))
-        if step < loop.steps:
+        watch.go_on(step)
+        if checkpoints.latest_step() is not None:
+            logs.say(f"going on after step {step} of {watch.course.steps}")
+        if step < watch.course.steps:
             _require_space(checkpoints, state)
         log.rewind("fine_tune", step)
         log.rewind("validation", step)
-        steps_left = loop.steps - step
+        steps_left = watch.course.steps - step
         if loop.balanced:
             order = data.balanced_table(loop.seed, steps_left, images.labels, loop.batch_size, start=step)
         else:
@@ -111,8 +115,9 @@ def fine_tune(
                 if step == first:
                     jax.block_until_ready(metrics)
                     timer, timed_from = time.monotonic(), step
-                saves = step % loop.checkpoint_every == 0 or step == loop.steps
-                looks = bool(loop.eval_every) and (step % loop.eval_every == 0 or step == loop.steps)
+                ends = step == watch.course.steps
+                saves = step % loop.checkpoint_every == 0 or ends
+                looks = bool(loop.eval_every) and (step % loop.eval_every == 0 or ends)
                 writes = step % loop.log_every == 0 or saves or looks
                 shown = {}
                 if writes:
@@ -121,20 +126,23 @@ def fine_tune(
                 # The newest metrics are left to arrive while the device works on: to ask for them would be to wait for
                 # all steps so far. Before a checkpoint all are looked at.
                 while len(intervals) > (0 if saves or looks else 1):
-                    shown = _write(log, *intervals.pop(0), learning_rate, checkpoints)
+                    shown = _write(log, *intervals.pop(0), watch, checkpoints)
                 bar.advance(loop.batch_size, **shown)
                 metric = None
                 if looks:
                     pause = time.monotonic()
                     found = validate(state)
-                    log.write("validation", step, found)
-                    metric = found["top1"] if loop.select == "best" else None
+                    log.write("validation", step, found.measures)
+                    metric = found.measures["top1"] if loop.select == "best" else None
+                    watch.look(step, found.losses, found.right)
+                    ends = step == watch.course.steps
+                    saves = saves or ends
                     timer += time.monotonic() - pause
                 # Several processes ask each other, for which they wait: only where they write, too.
                 stops = interruption.asked() if writes or processes.count() == 1 else 0
                 if saves or stops or metric is not None:
                     for interval in intervals:
-                        _write(log, *interval, learning_rate, checkpoints)
+                        _write(log, *interval, watch, checkpoints)
                     intervals = []
                     if not jax.device_get(_is_finite(state)):
                         raise _diverged(f"the parameters are not finite after step {step}", checkpoints)
@@ -150,7 +158,9 @@ def fine_tune(
                     checkpoints.save(step, state, done, metric=metric)
                 if stops:
                     checkpoints.wait()
-                    raise interruption.Interrupted(stops, f"after step {step} of {loop.steps}")
+                    raise interruption.Interrupted(stops, f"after step {step} of {watch.course.steps}")
+                if ends:
+                    break
             meta = done if len(order) else meta
         checkpoints.wait()
         selected = step
@@ -171,13 +181,13 @@ def _write(
     log: logs.MetricsLog,
     step: int,
     waiting: list[jax.Array],
-    learning_rate: Callable[[int], Any],
+    watch: Watch,
     checkpoints: Checkpoints,
 ) -> dict[str, float]:
     """The mean of the metrics since the last record goes to the log; not finite ones end the run."""
     values = np.stack(sharding.on_host(waiting))
     means = dict(zip(METRICS, map(float, values.mean(axis=0)), strict=True))
-    log.write("fine_tune", step, means | {"learning_rate": float(learning_rate(step - 1))})
+    log.write("fine_tune", step, means | {"learning_rate": float(watch.course.rates[step - 1])})
     if not math.isfinite(means["loss"]):
         start = step - len(values)
         bad = int(np.argmin(np.isfinite(values[:, METRICS.index("loss")])))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("constant", "step", "exponential", "cosine")
+STRETCHED = ("step", "cosine")  # which decay at a share of the steps, so that a longer run decays later
 BATCH_NORM_POLICIES = ("train", "frozen_stats", "frozen")
 
 

@@ -86,5 +86,6 @@ def summarize(
         },
         "steps": fine_tune.get("steps", 0),
         "selected_step": fine_tune.get("selected_step", 0),
+        "convergence": fine_tune.get("convergence", {}),
         "images_per_second": fine_tune.get("images_per_second", 0.0),
     }

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ from delta_jax.training import (
 from delta_jax.training import config as configs
 from delta_jax.training.attention_phase import Attention
 from delta_jax.training.compiled_step import CompiledStep
+from delta_jax.training.course import Course
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.head import get_head, new_head, put_head
+from delta_jax.training.optim import STRETCHED
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables
+from delta_jax.training.watch import Watch
 from delta_jax.workdir import environment, json_files, logs
 from delta_jax.workdir.variable_files import kept_variables, save_variables
 
@@ -214,13 +218,21 @@ def _fine_tune(
             start = {**start, "params": put_head(start["params"], path, head)}
 
     rates = compiled_step.learning_rates(setup, len(setup.train) / config.batch_size)
-    chosen = compiled_step.hyperparameters(setup, _alpha(setup, weights, workdir), rates)
+    alpha = _alpha(setup, weights, workdir)
+
+    @cache
+    def chosen(course: Course) -> compiled_step.Hyperparameters:
+        return compiled_step.hyperparameters(setup, alpha, course.table(len(rates)))
+
+    watch = Watch(Course(rates[: config.steps]), workdir, patience=config.patience)
     state = compiled_step.initial_state(setup, start)
     like = setup.train.batch(np.arange(config.batch_size))
-    step = compiled(state, l2_fe, like, weights, chosen)
+    step = compiled(state, l2_fe, like, weights, chosen(watch.course))
 
-    def validate(state: TrainState) -> Mapping[str, float]:
-        return setup.measures(state.variables, setup.validation, "validation")
+    def validate(state: TrainState) -> evaluation.Look:
+        return evaluation.look(
+            setup.probabilities(state.variables, setup.validation, "validation"), setup.validation.labels
+        )
 
     loop = Loop(
         steps=config.steps,
@@ -235,14 +247,15 @@ def _fine_tune(
     state, facts = fine_tune(
         loop,
         state,
-        lambda state, batch: step(state, l2_fe, batch, weights, chosen),
+        lambda state, batch: step(state, l2_fe, batch, weights, chosen(watch.course)),
         setup.train,
         validate,
-        lambda step: rates[step],
+        watch,
         workdir,
         log,
     )
-    json_files.write(workdir / "fine_tune.json", facts)
+    verdict = watch.verdict(stretches=config.schedule in STRETCHED)
+    json_files.write(workdir / "fine_tune.json", facts | {"convergence": verdict.as_dict() if verdict else {}})
     return state.variables
 
 

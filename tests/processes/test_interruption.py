@@ -16,11 +16,12 @@ import pytest
 from delta_jax.processes import interruption
 from delta_jax.processes.interruption import SIGNALS, Interrupted
 from delta_jax.training import steps
+from delta_jax.training.evaluation import Look
 from delta_jax.training.fine_tune import Loop, fine_tune
 from delta_jax.training.state import init_state
 from delta_jax.workdir import logs
 from delta_jax.workdir.checkpoints import Checkpoints
-from tests.small_run import ROOT
+from tests.small_run import ROOT, unwatched
 
 
 def send(number: int) -> None:
@@ -173,12 +174,13 @@ def test_a_signal_between_two_records_changes_neither_the_parameters_nor_the_rec
             return update(state, batch)
 
         def validate(state):
-            return {"top1": float(state.params["w"])}
+            return Look({"top1": float(state.params["w"])}, np.zeros(2), np.zeros(2, bool))
 
         state = init_state({"params": {"w": jnp.float32(1 / 3)}, "batch_stats": {}}, tx)
         with interruption.caught(), logs.MetricsLog(workdir) as log:
             try:
-                state, facts = fine_tune(loop, state, train_step, Numbers(), validate, lambda _: 0.1, workdir, log)
+                watch = unwatched(20, workdir)
+                state, facts = fine_tune(loop, state, train_step, Numbers(), validate, watch, workdir, log)
             except Interrupted as stopped:
                 return taken, stopped
         return taken, (state.params["w"].tobytes(), facts["selected_step"])

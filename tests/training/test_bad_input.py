@@ -28,7 +28,18 @@ from delta_jax.training.state import TrainState
 from delta_jax.workdir import logs
 from delta_jax.workdir.checkpoints import Checkpoints
 from delta_jax.workdir.stored_trees import CheckpointError
-from tests.small_run import CLASSES, ROOT, environment, make_photos, noise, run, run_python, small_config, weights_of
+from tests.small_run import (
+    CLASSES,
+    ROOT,
+    environment,
+    make_photos,
+    noise,
+    run,
+    run_python,
+    small_config,
+    unwatched,
+    weights_of,
+)
 
 ERRORS = (configs.ConfigError, DataError, weights.WeightsError)
 
@@ -210,9 +221,7 @@ def run_steps(workdir, *, bad_loss=99, bad_params=99):
 
     start = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, {}, {})
     with logs.MetricsLog(workdir) as log:
-        return fine_tune.fine_tune(
-            LOOP, start, train_step, FourImages(), lambda state: {}, lambda step: 0.1, workdir, log
-        )
+        return fine_tune.fine_tune(LOOP, start, train_step, FourImages(), None, unwatched(12, workdir), workdir, log)
 
 
 def kept(workdir):

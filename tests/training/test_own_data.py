@@ -16,7 +16,7 @@ from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.state import TrainState
 from delta_jax.workdir import logs
 from tests import small_network
-from tests.small_run import fit_and_show, noise, run, small_config, weights_of
+from tests.small_run import fit_and_show, noise, run, small_config, unwatched, weights_of
 
 NAMES = {"blue": "bläulich, 1", "red": 'rot "x"', "green": "緑"}
 COUNTS = {"blue": 30, "red": 12, "green": 9}  # for training
@@ -137,7 +137,7 @@ def test_balanced_sampling_goes_on_where_it_stopped(tmp_path):
         )
         start = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, {}, {})
         with logs.MetricsLog(workdir) as log, contextlib.suppress(KeyboardInterrupt):
-            fine_tune.fine_tune(loop, start, train_step, Unequal(), lambda _: {}, lambda _: 0.1, workdir, log)
+            fine_tune.fine_tune(loop, start, train_step, Unequal(), None, unwatched(12, workdir), workdir, log)
         return seen
 
     whole = drawn(tmp_path / "whole", 99)

@@ -21,7 +21,7 @@ from delta_jax.training.optim import make_optimizer
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, init_state
 from delta_jax.workdir import logs
-from tests.small_run import make_photos, small_config
+from tests.small_run import make_photos, small_config, unwatched
 
 RNG = np.random.default_rng(0)
 BATCH = {
@@ -468,7 +468,7 @@ def test_metrics_are_asked_for_when_the_device_has_other_work(tmp_path):
     images: Any = Images()
     step: Any = train_step
     with logs.MetricsLog(tmp_path) as log:
-        fine_tune.fine_tune(loop, start, step, images, lambda _: {}, lambda _: 0.1, tmp_path, log)
+        fine_tune.fine_tune(loop, start, step, images, None, unwatched(10, tmp_path), tmp_path, log)
     when = {step: events[: events.index(("fetched", step))] for step in (2, 4, 6, 8, 10)}
     newest = {step: max(n for kind, n in before if kind == "step") for step, before in when.items()}
     assert newest == {2: 4, 4: 6, 6: 8, 8: 8, 10: 10}  # a checkpoint at 8 and 10: everything is looked at before
