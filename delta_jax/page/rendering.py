@@ -93,6 +93,7 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
         "better": results.superior(study, experiment),
         "test_images": max((run.test.get("n") or 0 for run in experiment.finished()), default=0),
         "curves": curves,
+        "convergences": results.convergences(experiment),
         "with_validation_curve": any(chart.id.endswith("validation-top1") for chart in curves),
         "drift": series.drift(experiment, prefix),
         "farther": series.farther(experiment, "delta", "l2_sp"),

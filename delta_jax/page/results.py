@@ -1,6 +1,7 @@
 """Tables of results: mean, spread and interval over the seeds of each method, and what may be said of differences."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,12 @@ from delta_jax.page.naming import label, setting
 from delta_jax.page.reading import SUMMARY, Experiment, Run, Study, objects
 
 _COMPARED = frozenset({"first", "second", "verdict"})  # fields that a comparison cannot do without
+_CONVERGENCES = {
+    "improving": "still improving: more steps pay",
+    "converged": "converged",
+    "worse": "getting worse: overfitting",
+    "unknown": "cannot be told",
+}
 STRIP_WIDTH = 130  # of the picture of seeds and interval in a row, viewBox
 
 
@@ -105,6 +112,24 @@ def variants(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
         and _COMPARED | {"method"} <= one.keys()
         and experiment.variant in (one["first"], one["second"])
     ]
+
+
+def convergences(experiment: Experiment) -> dict[str, list[tuple[str, int]]]:
+    """{method: (whether more steps would have paid, of how many runs)}; of a single run in its own words.
+
+    Runs that served a choice count, too: often they alone have validation images. Those that did not look at these
+    while they trained are not among them, nor is a head alone.
+    """
+    found: dict[str, list[tuple[str, int]]] = {}
+    for method in dict.fromkeys([*experiment.runs, *experiment.choices]):
+        runs = [*experiment.runs.get(method, ()), *experiment.choices.get(method, ())]
+        verdicts = [one for run in runs if (one := run.file(SUMMARY).get("convergence") or {}).get("said")]
+        if len(verdicts) == 1:
+            found[method] = [(str(verdicts[0]["said"]), 1)]
+        elif verdicts:
+            counted = Counter(_CONVERGENCES.get(str(one.get("verdict")), "cannot be told") for one in verdicts)
+            found[method] = [(said, counted[said]) for said in _CONVERGENCES.values() if counted[said]]
+    return found
 
 
 def superior(study: Study, experiment: Experiment) -> dict[str, list[tuple[str, float | None]]]:

@@ -15,6 +15,7 @@ from delta_jax.page.reading import Experiment, Run, objects
 # Phase and name in metrics.jsonl, title, label of the axis.
 _CURVES = (
     ("validation", "top1", "Validation accuracy", "top-1"),
+    ("validation", "cross_entropy", "Validation: cross-entropy", "nats"),
     ("fine_tune", "cross_entropy", "Training: cross-entropy", "nats"),
     ("fine_tune", "loss", "Training: whole loss", "nats"),
     ("fine_tune", "penalty", "Training: weighted penalty", "alpha times penalty"),

@@ -29,7 +29,8 @@ def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
 
     Returns:
       kind, data, network, variant, method, seed, fold, strength {field: value}, workdir (below `folder`), test and
-      validation (measures of `evaluation.score`, {} for none), alpha, seconds, images (a hash of them, "" if not known)
+      validation (measures of `evaluation.score`, {} for none), convergence (whether more steps would have paid, see
+      `training.convergence`; "" where that was not looked at), alpha, seconds, images (a hash of them, "" if not known)
       and error: "" or why there are none.
     """
     workdir = folder / run.path
@@ -57,6 +58,7 @@ def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
         "workdir": run.path,
         "test": summary.get("test", {}),
         "validation": summary.get("validation", {}),
+        "convergence": summary.get("convergence", {}).get("verdict", ""),
         "alpha": summary.get("alpha"),
         "seconds": sum(summary.get("seconds", {}).values()),
         "images": run_split.images_of(workdir),

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def write(folder: Path, records: Sequence[Record], table: str = "") -> None:
         ("Comparisons", differences(findings)),
         ("Variants", variants(findings)),
         ("Strengths", strengths(records)),
+        ("Learning curves", convergences(records)),
     ]
     parts = [(title, one) for title, one in found if one.blocks]
     texts = {
@@ -131,6 +133,32 @@ def strengths(records: Sequence[Record]) -> Table:
     )
     columns = ("field", "chosen", "validation accuracies")
     return Table(caption, tuple((_header(_name(setting), columns), tuple(rows)) for setting, rows in blocks.items()))
+
+
+def convergences(records: Sequence[Record]) -> Table:
+    """A row for every method with runs that looked at validation images while they trained: whether more steps pay.
+
+    Those that served a choice count, too: often they alone have validation images.
+    """
+    kinds = {"improving": "still improving", "converged": "converged", "worse": "getting worse"}
+    kinds["unknown"] = "cannot be told"
+    counts: dict[Setting, dict[str, Counter[str]]] = {}
+    for record in records:
+        if verdict := record.get("convergence"):
+            setting = Setting(record["data"], record["network"], record["variant"])
+            counts.setdefault(setting, {}).setdefault(record["method"], Counter())[verdict] += 1
+    blocks = []
+    for setting, by_method in counts.items():
+        rows = [
+            tuple(map(Entry, (_method(method), *(str(found[kind]) for kind in kinds), str(found.total()))))
+            for method, found in by_method.items()
+        ]
+        blocks.append((_header(_name(setting), (*kinds.values(), "runs")), tuple(rows)))
+    caption = (
+        "Whether more steps would have paid, by the cross-entropy of the validation images over the steps: runs that "
+        "still improved at their end, had converged, or got worse; those that served to choose a strength count, too."
+    )
+    return Table(caption, tuple(blocks))
 
 
 def _compared(caption: str, found: Iterable[tuple[str, Comparison, tuple[str, str]]]) -> Table:

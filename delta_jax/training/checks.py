@@ -14,6 +14,7 @@ from delta_jax.chips import target
 from delta_jax.processes import sharding
 from delta_jax.training import channel_weights
 from delta_jax.training.config import ConfigError
+from delta_jax.training.convergence import LEAST_IMAGES
 from delta_jax.training.state import Variables
 
 
@@ -53,10 +54,11 @@ def counts(config: FrozenConfigDict, catalogue: data.Catalogue) -> None:
     enough_to_train(config, len(catalogue.rows("train")))
     if not len(catalogue.rows("test")):
         raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
-    if config.patience and not len(catalogue.rows("validation")):
+    looked_at = len(catalogue.rows("validation"))
+    if config.patience and looked_at < LEAST_IMAGES:
         raise ConfigError(
-            f"--config.patience={config.patience}: there are no validation images to look at; set it to 0, or hold "
-            "some out by --config.data.validation_fraction"
+            f"--config.patience={config.patience}: there are {looked_at} validation images, expected {LEAST_IMAGES} or "
+            "more to tell a plateau by; hold more out by --config.data.validation_fraction, or set --config.patience=0"
         )
 
 

@@ -6,7 +6,7 @@ that of the differences, which is much smaller than that of either mean.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -149,12 +149,8 @@ def judge(looks: Looks, rates: np.ndarray, *, stretches: bool) -> Verdict:
             return _verdict(looks, IMPROVING, *pair)
     if not pairs:
         times = f"the validation images were looked at {len(looks)} times, too seldom for this schedule"
-        return Verdict(
-            UNKNOWN,
-            f"cannot be told: {times}; try --config.eval_every={max(len(rates) // 10, 1)}",
-            looks=len(looks),
-            images=looks.losses.shape[1],
-        )
+        said = f"cannot be told: {times}; try --config.eval_every={max(len(rates) // 10, 1)}"
+        return Verdict(UNKNOWN, said, looks=len(looks), images=looks.losses.shape[1])
     first, second = pairs[0]
     if _moved(looks, first, second) == "unclear":
         return _verdict(looks, UNKNOWN, first, second)
@@ -214,46 +210,34 @@ def _pair(way: np.ndarray, whole: float, fits: Callable[[int, int], bool]) -> tu
 
 
 def _verdict(looks: Looks, kind: str, first: int, second: int, since: int | None = None) -> Verdict:
-    """With the numbers of the two looks, or since the earlier one that it has stayed from."""
+    """Of the two looks; or of the one that it has stayed as it was, or risen, since, and the second."""
     start = first if since is None else since
-    steps = tuple(int(looks.steps[look]) for look in (start, second))
+    between = (int(looks.steps[start]), int(looks.steps[second]))
     loss, top1 = (change(values, start, second) for values in (looks.losses, looks.right))
-    plain = Verdict(
+    images = looks.losses.shape[1]
+    errors = f"two standard errors, {images} images; top-1 by {100 * top1.mean:+.1f} ± {200 * top1.error:.1f} points"
+    return Verdict(
         kind,
-        "",
-        int(looks.steps[start]) if since is not None else None,
-        (steps[0], steps[1]),
-        loss,
-        top1,
-        len(looks),
-        looks.losses.shape[1],
+        f"{_sentence(kind, *between, loss, second - start)} ({errors})",
+        since=None if since is None else between[0],
+        between=between,
+        cross_entropy=loss,
+        top1=top1,
+        looks=len(looks),
+        images=images,
     )
-    return replace(plain, said=_sentence(plain, second - start))
 
 
-def _sentence(found: Verdict, later: int) -> str:
-    assert found.between and found.cross_entropy and found.top1
-    (first, second), loss, top1 = found.between, found.cross_entropy, found.top1
-    size = f"{abs(loss.mean):.3f} ± {2 * loss.error:.3f}"
-    beside = (
-        f" (two standard errors; top-1 by {100 * top1.mean:+.1f} ± {200 * top1.error:.1f} points; "
-        f"{found.images} images)"
-    )
-    between = f"from step {first} to {second}"
-    if found.verdict == IMPROVING:
-        return f"still improving: more steps pay; the validation cross-entropy fell by {size} {between}{beside}"
-    if found.verdict == WORSE:
+def _sentence(kind: str, first: int, second: int, loss: Change, later: int) -> str:
+    what, between, error = "the validation cross-entropy", f"from step {first} to {second}", f"± {2 * loss.error:.3f}"
+    if kind == IMPROVING:
+        return f"still improving: more steps pay; {what} fell by {-loss.mean:.3f} {error} {between}"
+    if kind == WORSE:
         return (
-            f"getting worse since step {first}: overfitting; the validation cross-entropy rose by {size} until "
-            f"step {second}{beside}"
+            f"getting worse since step {first}: overfitting; {what} rose by {loss.mean:.3f} {error} until step {second}"
         )
-    if found.verdict == CONVERGED:
+    if kind == CONVERGED:
         looks = "look" if later == 1 else f"{later} looks"
-        return (
-            f"converged at step {first}: the next {looks}, until step {second}, changed the validation cross-entropy "
-            f"by {loss.mean:+.3f} ± {2 * loss.error:.3f}{beside}"
-        )
-    return (
-        f"cannot be told: the validation cross-entropy changed by {loss.mean:+.3f} ± {2 * loss.error:.3f} "
-        f"{between}{beside}, which a run that has converged and one that has not may both show"
-    )
+        changed = f"changed {what} by {loss.mean:+.3f} {error}"
+        return f"converged at step {first}: the next {looks}, until step {second}, {changed}"
+    return f"cannot be told: {what} changed by {loss.mean:+.3f} {error} {between}, too uncertain for either"

@@ -90,8 +90,9 @@ class Watch:
 def _read(path: Path) -> Looks:
     """No looks where there is no such file, as in the workdir of an older version, or it is damaged."""
     try:
-        with np.load(path) as file:
-            return Looks(file["steps"], file["losses"], file["right"])
+        # Opened here: numpy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file) as arrays:
+            return Looks(arrays["steps"], arrays["losses"], arrays["right"])
     except FileNotFoundError:
         return Looks.none()
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
