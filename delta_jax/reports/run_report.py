@@ -32,7 +32,7 @@ def show(fitted: Fitted) -> None:
     gallery.write(fitted.setup, fitted.workdir, fitted.before, fitted.after, fitted.probabilities)
     written = page.write(fitted.workdir)  # made of all the other files
     _print_table(fitted.summary)
-    if said := fitted.summary["convergence"].get("said"):
+    if said := fitted.summary.get("convergence", {}).get("said"):
         logs.say(f"validation images: {said}")
     for path in (fitted.workdir / name for name in _FILES):
         if path.exists():

@@ -1,7 +1,8 @@
 """What the looks at the validation images say of a run: still improving, converged, or getting worse.
 
 Every look is at the same images, so two looks are compared image by image: the standard error of the mean change is
-that of the differences, which is much smaller than that of either mean.
+that of the differences, which is much smaller than that of either mean. Beside it a network that is being trained
+bounces from look to look, more so at a high rate: how much, the looks themselves tell.
 """
 
 import math
@@ -75,6 +76,23 @@ def change(values: np.ndarray, first: int, second: int) -> Change:
     return Change(float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf)
 
 
+def bounce(values: np.ndarray) -> float:
+    """Standard deviation of looks about a straight line, from the means of values [L, n]; 0 for fewer than three.
+
+    By second differences, of which each is that of three looks with the factors 1, -2, 1: the squares' mean is 6 times
+    the variance.
+    """
+    seconds = np.diff(values.mean(axis=1, dtype=np.float64), 2)
+    return math.sqrt(float(np.mean(np.square(seconds))) / 6) if len(seconds) else 0.0
+
+
+def trend(values: np.ndarray, first: int, second: int) -> Change:
+    """`change`, whose error is also that of the bounce of both looks."""
+    mean, error = change(values, first, second)
+    around = bounce(values[max(min(first, second - 2), 0) : second + 1])
+    return Change(mean, math.hypot(error, math.sqrt(2) * around))
+
+
 def without_improvement(looks: Looks) -> int:
     """How many looks have passed since the last that was better than the best before.
 
@@ -101,7 +119,7 @@ class Verdict:
       said: the same as a sentence.
       since: step from which on it has converged, or gets worse; None where it does not.
       between: the steps of the two looks that were compared; None for none.
-      cross_entropy, top1: change of the mean between these and its standard error; None for none.
+      cross_entropy, top1: their `trend` between these; None for none.
       looks, images: how many.
     """
 
@@ -173,7 +191,7 @@ def _too_few(looks: Looks) -> str:
 
 def _moved(looks: Looks, first: int, second: int) -> str:
     """What the cross-entropy did: "fell", "rose", "stayed", or "unclear"; intervals are two standard errors."""
-    mean, error = change(looks.losses, first, second)
+    mean, error = trend(looks.losses, first, second)
     matters = max(_SHARE * float(looks.losses[first].mean(dtype=np.float64)), _NATS)
     low, high = mean - 2 * error, mean + 2 * error
     if -matters <= low and high <= matters:
@@ -213,9 +231,10 @@ def _verdict(looks: Looks, kind: str, first: int, second: int, since: int | None
     """Of the two looks; or of the one that it has stayed as it was, or risen, since, and the second."""
     start = first if since is None else since
     between = (int(looks.steps[start]), int(looks.steps[second]))
-    loss, top1 = (change(values, start, second) for values in (looks.losses, looks.right))
+    loss, top1 = (trend(values, start, second) for values in (looks.losses, looks.right))
     images = looks.losses.shape[1]
-    errors = f"two standard errors, {images} images; top-1 by {100 * top1.mean:+.1f} ± {200 * top1.error:.1f} points"
+    points = f"top-1 by {100 * top1.mean:+.1f} ± {200 * top1.error:.1f} points"
+    errors = f"two standard errors, of {images} images and the bounce of the looks; {points}"
     return Verdict(
         kind,
         f"{_sentence(kind, *between, loss, second - start)} ({errors})",

@@ -294,6 +294,24 @@ def test_what_a_run_does_not_have_is_said(tmp_path, method):
     assert tops == ({"L²-FE": "75.0"} if method == "l2_fe" else {"L²-FE": "50.0", "DELTA": "75.0"})
 
 
+def test_the_page_says_whether_more_steps_would_pay(tmp_path):
+    def ended(folder, verdict, said):
+        one_run(folder, "l2", convergence={"verdict": verdict, "said": said})
+        (folder / "metrics.jsonl").write_text(
+            '{"phase": "validation", "step": 5, "time": 1.0, "top1": 0.5, "cross_entropy": 0.7, "n": 9.0}\n'
+        )
+
+    ended(tmp_path / "a", "improving", "still improving: <more> steps pay; it fell")
+    text = shown(tmp_path / "a").text
+    assert "L²: still improving: <more> steps pay; it fell." in " ".join(text.split())
+    assert "Validation: cross-entropy" in text
+    ended(tmp_path / "b", "improving", "still improving: it fell, too")
+    ended(tmp_path / "c", "converged", "converged at step 5")
+    ended(tmp_path / "d", "another one", "of a later version")
+    text = " ".join(shown(tmp_path).text.split())
+    assert "L²: 2 runs still improving: more steps pay; 1 run converged; 1 run cannot be told." in text
+
+
 def test_a_folder_of_workdirs_is_one_page_with_all_of_them(tmp_path):
     for name, method in (("one", "l2"), ("two", "delta")):
         one_run(tmp_path / name, method)

@@ -112,6 +112,16 @@ def test_without_refit_final_runs_keep_their_validation_images(photos):
     assert len(final.head_l2) > 1
 
 
+def test_what_needs_validation_images_is_off_where_final_runs_have_none(photos):
+    run = small_sweep(photos).run
+    run.select, run.eval_every, run.patience = "best", 1, 2
+    sweep = grid.resolve(small_sweep(photos, run=run))
+    final = grid.config_of(sweep, grid.final_runs(sweep, grid.cells(sweep)[2], {"alpha_relative": 0.1}, (0.01,))[0])
+    assert (final.select, final.eval_every, final.patience) == ("last", 0, 0)
+    tried = grid.config_of(sweep, grid.choice_runs(sweep, grid.cells(sweep)[2])[0])
+    assert (tried.select, tried.eval_every, tried.patience) == ("best", 1, 2)
+
+
 def test_the_stand_in_takes_the_place_of_what_it_names(photos):
     config = small_sweep(photos, stand_in={"seeds": (7,), "variants": {"only": {}}, "run": {"steps": 1}}, small=True)
     sweep = grid.resolve(config)

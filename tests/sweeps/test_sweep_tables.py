@@ -140,6 +140,26 @@ def test_the_strength_of_the_final_runs_is_the_chosen_one():
     assert [entry.text for entry in rows[0]] == ["L2", "alpha", "0.1", "0.1: 70.0, 1: 80.0"]
 
 
+def test_how_many_runs_were_still_improving():
+    records = [
+        *(choice("l2", "alpha", 0.1, fold, 0.7, convergence=one) for fold, one in enumerate(("improving", "unknown"))),
+        choice("l2", "alpha", 1.0, 0, 0.7, convergence="improving"),
+        record("delta", 0, convergence="converged"),
+        record("delta", 1, convergence="worse"),
+        record("l2_fe", 0, convergence=""),
+        record("l2_sp", 0),  # of an older version
+    ]
+    ((header, rows),) = tables.convergences(records).blocks
+    assert [entry.text for entry in header][1:] == [
+        *("still improving", "converged", "getting worse", "cannot be told", "runs"),
+    ]
+    assert [[entry.text for entry in row] for row in rows] == [
+        ["L2", "2", "0", "0", "1", "3"],
+        ["DELTA", "0", "1", "1", "0", "2"],
+    ]
+    assert tables.convergences([record("l2_fe", 0)]).blocks == ()
+
+
 def test_latex_is_escaped_and_balanced(sweep):
     text = (sweep[0] / "tables.tex").read_text()
     assert r"my\_set \& 50\% & - & 69.5 $\pm$ 0.7 (n = 2) & diverged \\" in text

@@ -49,6 +49,7 @@ def test_nothing_is_said_of_the_configs_that_come_with_the_library(get, capsys):
         ({"steps": 10, "batch_size": 8, "schedule": "cosine"}, ("80 of the 1000", "--config.steps=125")),
         ({"steps": 90, "warmup_steps": 60, "batch_size": 64}, ("--config.warmup_steps=60", "decays at step 60")),
         ({"select": "best", "eval_every": 9000}, ("--config.select=best", "looked at once")),
+        ({"patience": 17}, ("--config.patience=17", "18 looks", "9000 steps", "--config.eval_every=173")),
         ({"data__crop": 224, "data__resize": 224}, ("--config.data.augment=crop", "no room")),
         ({"data__crop": 224, "data__resize": 224, "eval_crops": 10, "method": "l2_fe"}, ("--config.eval_crops=10",)),
         ({"validation": 0, "method": "l2_fe"}, ("--config.head_l2", "it is 0.01 (beta)")),
@@ -105,6 +106,7 @@ def test_statistics_cannot_be_frozen_where_there_are_none(source, policy, parts)
         {"arch": "efficientnet_lite1", "weights": "pip/efficientnet-lite1"},  # 240: odd at 15, as timm's
         {"method": "l2_fe", "learning_rate": 0.0, "steps": 1, "batch_size": 1, "remat": True},  # nothing of it is read
         {"steps": 90, "warmup_steps": 60, "schedule": "cosine"},
+        {"patience": 16},
         {"data__crop": 224, "data__resize": 224, "data__aspect": "keep"},  # the longer side leaves room
     ],
     ids=str,
