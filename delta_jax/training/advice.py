@@ -167,6 +167,12 @@ def _of_steps(setup: Setup) -> Iterator[str]:
             f"validation images in {config.steps} steps, so it cannot end the run; try "
             f"--config.eval_every={max(config.steps // (3 * config.patience + 1), 1)}"
         )
+    elif config.patience and (seen := config.patience * config.eval_every * config.batch_size) < images:
+        yield (
+            f"--config.patience={config.patience}: so many looks, {config.eval_every} steps of {config.batch_size} "
+            f"images apart, see {seen} of {images} training images, and a bounce passes for a plateau; an epoch is "
+            f"--config.patience={-(-images // (config.eval_every * config.batch_size))}"
+        )
     if settings.augment == "crop" and settings.aspect == "squash" and settings.crop == settings.resize:
         yield (
             f"--config.data.augment=crop: data.crop = data.resize = {settings.crop} leaves no room for random crops, "

@@ -37,7 +37,10 @@ FLOORS = (
 )
 
 # The pure part of training: arrays in, arrays out.
-PURE = ("training.state", "training.steps", "training.optim", "training.evaluation")
+PURE = (
+    *("training.state", "training.steps", "training.optim", "training.evaluation"),
+    *("training.convergence", "training.course"),
+)
 
 # What a module may import of delta_jax. The longest name that fits a module counts, and holds for all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {

@@ -49,6 +49,7 @@ def test_nothing_is_said_of_the_configs_that_come_with_the_library(get, capsys):
         ({"steps": 10, "batch_size": 8, "schedule": "cosine"}, ("80 of the 1000", "--config.steps=125")),
         ({"steps": 90, "warmup_steps": 60, "batch_size": 64}, ("--config.warmup_steps=60", "decays at step 60")),
         ({"select": "best", "eval_every": 9000}, ("--config.select=best", "looked at once")),
+        ({"patience": 3, "eval_every": 5}, ("--config.patience=3", "960 of 1000", "--config.patience=4")),
         ({"patience": 17}, ("--config.patience=17", "18 looks", "9000 steps", "--config.eval_every=173")),
         ({"data__crop": 224, "data__resize": 224}, ("--config.data.augment=crop", "no room")),
         ({"data__crop": 224, "data__resize": 224, "eval_crops": 10, "method": "l2_fe"}, ("--config.eval_crops=10",)),
