@@ -16,6 +16,7 @@ IMPROVING, CONVERGED, WORSE, UNKNOWN = "improving", "converged", "worse", "unkno
 LEAST_IMAGES = 10  # the standard error of fewer differences is itself hardly known
 # A change of less than this share of the cross-entropy, or of so many nats, is none that anybody would train on for.
 _SHARE, _NATS = 0.05, 0.01
+_LEAST_BETTER = 0.001  # nats: a network that is sure of every image grows ever surer, by next to nothing
 
 
 class Change(NamedTuple):
@@ -96,15 +97,15 @@ def trend(values: np.ndarray, first: int, second: int) -> Change:
 def without_improvement(looks: Looks) -> int:
     """How many looks have passed since the last that was better than the best before.
 
-    Better is a lower cross-entropy or a higher top-1, by more than the standard error of the change; what is better by
-    less is not yet the best, so that a slow improvement adds up.
+    Better is a lower cross-entropy or a higher top-1, by more than the standard error of the change, and than 0.001
+    nats; what is better by less is not yet the best, so that a slow improvement adds up.
     """
     newest = 0
-    for values in (looks.losses, ~looks.right):
+    for values, least in ((looks.losses, _LEAST_BETTER), (~looks.right, 0.0)):
         best = 0
         for look in range(1, len(looks)):
             mean, error = change(values, best, look)
-            if mean < -error:
+            if mean < -max(error, least):
                 best = look
         newest = max(newest, best)
     return len(looks) - 1 - newest
@@ -158,7 +159,11 @@ def judge(looks: Looks, rates: np.ndarray, *, stretches: bool) -> Verdict:
     said = _too_few(looks)
     if said:
         return Verdict(UNKNOWN, said, looks=len(looks), images=looks.losses.shape[1])
-    last, best = len(looks) - 1, int(looks.losses.mean(axis=1, dtype=np.float64).argmin())
+    means = looks.losses.mean(axis=1, dtype=np.float64)
+    last, best = len(looks) - 1, int(means.argmin())
+    if means[last] <= _NATS:  # nothing is left to gain, however it fell
+        since = min(int(np.flatnonzero(means <= _NATS)[0]), last - 1)
+        return _verdict(looks, CONVERGED, since, last, since=since)
     if best != last and _moved(looks, best, last) == "rose":
         return _verdict(looks, WORSE, best, last, since=best)
     pairs = _pairs(looks, np.asarray(rates, np.float64), stretches)

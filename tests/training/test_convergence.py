@@ -72,6 +72,8 @@ def test_looks_are_kept_as_they_are_on_disk():
         ([1.0, 0.9, 0.8], {}, 0),
         ([1.0, 0.9, 0.9, 0.95], {}, 2),  # the same again is none
         ([1.0, 1.1, 1.2], {}, 2),
+        ([0.0030, 0.0022, 0.0018], {}, 0),  # 0.001 at once is enough, and so are 0.0008 and 0.0004
+        ([0.0030, 0.0022, 0.0021], {}, 2),
         # The error between an even and an odd look is 0.1 sqrt(16/15) / 4 = 0.0258; between two even ones it is 0.
         ([1.0, 0.98], {"spread": 0.1}, 1),
         ([1.0, 0.97], {"spread": 0.1}, 0),
@@ -122,6 +124,16 @@ def test_verdicts(levels, rates, stretches, verdict, between, since):
     assert (found.looks, found.images) == (10, 16)
     first, second = (levels[at // 10 - 1] for at in between)
     assert found.cross_entropy == pytest.approx((second - first, 0), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("levels", "since"),
+    [([0.7, 0.4, 0.1, 0.05, 0.02, 0.009, 0.005, 0.004, 0.003, 0.002], 60), ([*[0.7] * 9, 0.009], 90)],
+)
+def test_where_nothing_is_left_to_gain_more_steps_do_not_pay(levels, since):
+    for rates in (constant(100), cosine(100)):
+        found = judge(looks_of(levels), rates, stretches=True)
+        assert (found.verdict, found.between, found.since) == ("converged", (since, 100), since)
 
 
 def test_the_sentence_has_the_numbers():
