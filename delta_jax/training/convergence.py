@@ -216,7 +216,8 @@ def _pairs(looks: Looks, rates: np.ndarray, stretches: bool) -> list[tuple[int, 
         return bool(past[i]) and at[j] >= at[i] / 2
 
     way = np.cumsum(rates)
-    found = [_pair(way[steps - 1], float(way[-1]), alike), _pair(steps, len(rates), alike)]
+    whole = float(way[-1]) or 1.0  # where every rate is 0
+    found = [_pair(way[steps - 1], whole, alike), _pair(steps, len(rates), alike)]
     return list(dict.fromkeys(pair for pair in found if pair))
 
 
@@ -238,7 +239,7 @@ def _verdict(looks: Looks, kind: str, first: int, second: int, since: int | None
     between = (int(looks.steps[start]), int(looks.steps[second]))
     loss, top1 = (trend(values, start, second) for values in (looks.losses, looks.right))
     images = looks.losses.shape[1]
-    points = f"top-1 by {100 * top1.mean:+.1f} ± {200 * top1.error:.1f} points"
+    points = f"top-1 by {round(100 * top1.mean, 1) + 0.0:+.1f} ± {200 * top1.error:.1f} points"
     errors = f"two standard errors, of {images} images and the bounce of the looks; {points}"
     return Verdict(
         kind,
@@ -253,15 +254,14 @@ def _verdict(looks: Looks, kind: str, first: int, second: int, since: int | None
 
 
 def _sentence(kind: str, first: int, second: int, loss: Change, later: int) -> str:
+    moved = round(loss.mean, 3) + 0.0  # no "-0.000"
     what, between, error = "the validation cross-entropy", f"from step {first} to {second}", f"± {2 * loss.error:.3f}"
     if kind == IMPROVING:
-        return f"still improving: more steps pay; {what} fell by {-loss.mean:.3f} {error} {between}"
+        return f"still improving: more steps pay; {what} fell by {-moved:.3f} {error} {between}"
     if kind == WORSE:
-        return (
-            f"getting worse since step {first}: overfitting; {what} rose by {loss.mean:.3f} {error} until step {second}"
-        )
+        return f"getting worse since step {first}: overfitting; {what} rose by {moved:.3f} {error} until step {second}"
     if kind == CONVERGED:
         looks = "look" if later == 1 else f"{later} looks"
-        changed = f"changed {what} by {loss.mean:+.3f} {error}"
+        changed = f"changed {what} by {moved:+.3f} {error}"
         return f"converged at step {first}: the next {looks}, until step {second}, {changed}"
-    return f"cannot be told: {what} changed by {loss.mean:+.3f} {error} {between}, too uncertain for either"
+    return f"cannot be told: {what} changed by {moved:+.3f} {error} {between}, too uncertain for either"

@@ -174,6 +174,12 @@ def test_what_cannot_be_told(looks, rates, said):
     assert re.search(f"cannot be told: .*{said}", found.said)
 
 
+def test_where_every_rate_is_0_nothing_changes():
+    found = judge(looks_of([1.0] * 4), np.zeros(40, np.float32), stretches=True)
+    assert (found.verdict, found.since) == ("converged", 10)
+    assert "changed the validation cross-entropy by +0.000 ± 0.000" in found.said
+
+
 def test_warm_up_is_no_witness():
     rates = constant(40)
     rates[:30] = np.linspace(0, 1, 30, endpoint=False)
