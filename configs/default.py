@@ -77,7 +77,8 @@ def get_config() -> ConfigDict:
     config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset
 
     # Optimisation.
-    config.steps = 9000  # optimizer steps
+    config.steps = 9000  # optimizer steps; 0: by the number of training images, see docs/own_photos.md
+    config.effort = 1.0  # times as many steps as that; has no effect on a given number
     config.batch_size = 64  # images per step, over all devices
     config.accumulate = 1  # parts of a batch that go through the network one after the other, to save memory
     config.learning_rate = 0.01  # after warm-up
@@ -111,7 +112,7 @@ def get_config() -> ConfigDict:
     # Evaluation and what is written.
     config.eval_crops = 1  # centre crop, or 10: corners and centre, mirrored, probabilities averaged
     config.eval_batch_size = 64  # images
-    config.eval_every = 500  # steps between looks at the validation images; 0 for none before the end
+    config.eval_every = 500  # steps between looks at the validation images; 0: none before the end; -1: a tenth
     config.patience = 0  # looks in a row without improvement that end the run, see docs/own_photos.md; 0: never
     config.select = "last"  # keep the last step's parameters, or the best on the validation images
     config.checkpoint_every = 500  # steps

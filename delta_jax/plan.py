@@ -20,6 +20,7 @@ from delta_jax import chips, command_line, processes
 from delta_jax.planning import noise, plan, tables, works
 from delta_jax.planning.amounts import amounts
 from delta_jax.training import config as configs
+from delta_jax.training import length
 from delta_jax.training.config import ConfigError
 from delta_jax.training.setup import cache_dir
 from delta_jax.workdir import logs
@@ -55,6 +56,7 @@ def main(_: list[str]) -> None:
             counted = amounts(config, classes=_CLASSES.value, images=images)
             logs.say(str(counted))
             names = _PROGRAMS.value or works.NAMES
+            config = length.settled(config, counted.train)
             found = plan.make(config, topology, counted, folder, names=names, largest=_LARGEST.value)
     except (ConfigError, chips.TopologyError) as error:
         sys.exit(f"error: {error}")

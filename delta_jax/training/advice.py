@@ -34,6 +34,7 @@ _TRAINING = (
         "eval_every",
         "select",
         "patience",
+        "effort",
         "checkpoint_every",
         "log_every",
         "auxiliary_weight",
@@ -67,6 +68,8 @@ def _unread(config: FrozenConfigDict) -> Iterator[tuple[str, Sequence[str]]]:
         yield f"attention_estimator is {config.attention_estimator}", ("attention_exact_filters",)
     if config.attention_normalization == "uniform":
         yield "attention_normalization is uniform", ("attention_temperature", "attention_over")
+    if config.steps:
+        yield f"steps is {config.steps}", ("effort",)
     if config.alpha is not None:
         yield f"alpha is {config.alpha:g}", ("alpha_relative",)
     if config.schedule != "step":

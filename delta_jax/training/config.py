@@ -70,12 +70,12 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 _AT_LEAST = {
     "seed": 0,
-    "steps": 1,
+    "steps": 0,
     "batch_size": 1,
     "accumulate": 1,
     "warmup_steps": 0,
     "eval_batch_size": 1,
-    "eval_every": 0,
+    "eval_every": -1,
     "patience": 0,
     "checkpoint_every": 1,
     "log_every": 1,
@@ -229,8 +229,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     for field in ("mean", "std"):
         if problem := weights.problem_of_channels(values["data"][field], positive=field == "std"):
             _require(False, f"data.{field}", values["data"][field], problem)
+    _require(values["effort"] > 0, "effort", values["effort"], "more than 0")
     _require(
-        values["warmup_steps"] < values["steps"],
+        values["steps"] == 0 or values["warmup_steps"] < values["steps"],
         "warmup_steps",
         values["warmup_steps"],
         f"less than steps = {values['steps']}",
@@ -253,9 +254,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     if folds == 0:
         _require(values["select"] == "last", "select", values["select"], "last: data.validation_fraction is 0")
     if values["patience"]:
-        _require(values["eval_every"] > 0, "eval_every", 0, "1 or more, for looks that patience can count")
+        _require(values["eval_every"] != 0, "eval_every", 0, "1 or more, for looks that patience can count")
     if values["select"] == "best":
-        _require(values["eval_every"] > 0, "eval_every", 0, "1 or more, to select the best of")
+        _require(values["eval_every"] != 0, "eval_every", 0, "1 or more, to select the best of")
     part, shots = values["data"]["train_fraction"], values["data"]["shots"]
     _require(0 < part <= 1, "data.train_fraction", part, "above 0 to 1 (all)")
     _require(part == 1 or shots == 0, "data.train_fraction", part, f"1: data.shots is {shots}, set one of them")
@@ -336,6 +337,7 @@ _FREE = (
 _BEFORE: dict[str, Any] = {
     "matmul_precision": "default",
     "patience": 0,
+    "effort": 1.0,
     "data.split_column": "",
     "data.group": "",
     "data.image_column": "",

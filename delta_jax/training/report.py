@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from delta_jax.training import advice, evaluation
+from delta_jax.training import advice, evaluation, length
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import json_files, logs
 
@@ -33,6 +33,8 @@ def announce(setup: Setup, workdir: Path) -> None:
         f"{config.arch} from {config.weights}, {config.data.crop} px, batch {config.batch_size}, {config.steps} steps, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s); workdir {workdir}"
     )
+    if setup.method.trains_backbone and (line := length.said(config, setup.asked, len(setup.catalogue.rows("train")))):
+        logs.say(line)
     for remark in advice.remarks(setup):
         logs.say(f"note: {remark}")
 

@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 
 from delta_jax import data, processes, weights
 from delta_jax.processes import sharding
-from delta_jax.training import checks, evaluation, steps
+from delta_jax.training import checks, evaluation, length, steps
 from delta_jax.training.config import origin_of_preprocessing
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.programs import Programs
@@ -25,6 +25,7 @@ class Setup(Programs):
 
     Attributes:
       catalogue: the data set; images are decoded when one is first asked for.
+      asked: the config as it was given; that of the run has numbers where it leaves them to the images.
     """
 
     def __init__(self, config: FrozenConfigDict, *, images: data.Catalogue | None = None, trains: bool = True):
@@ -41,9 +42,11 @@ class Setup(Programs):
         mesh = sharding.make_mesh()
         checks.batches_divide(config, mesh)
         self._trains = trains
+        self.asked = config
         self.catalogue = found(config) if images is None else images
         if self._trains:
             checks.counts(config, self.catalogue)
+            config = length.settled(config, len(self.catalogue.rows("train")))
         super().__init__(config, mesh, len(self.catalogue.class_names))
         # Last: of many images it takes minutes, the first time.
         self.catalogue = identified(self.catalogue, config)

@@ -24,6 +24,7 @@ from delta_jax.training import (
     compiled_step,
     evaluation,
     head_phase,
+    length,
     report,
 )
 from delta_jax.training import config as configs
@@ -124,6 +125,8 @@ def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]
     resolved = configs.resolve(config)
     agreement.on_config(resolved)
     images = claims.images(workdir, resolved)
+    if claims.begun(workdir):
+        resolved = length.as_begun(resolved, workdir / claims.CONFIG)
     setup = Setup(resolved, images=images)
     if setup.method.trains_backbone:
         checks.batch_statistics(setup.config, setup.network(), setup.source, setup.frozen)

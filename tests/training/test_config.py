@@ -20,12 +20,12 @@ def changed(**fields):
     return config
 
 
-def test_every_field_has_a_comment_and_there_are_fewer_than_80():
+def test_every_field_has_a_comment_and_there_are_fewer_than_85():
     source = (ROOT / "configs" / "default.py").read_text()
     assigned = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)]
     lines = {ast.unparse(node.targets[0]): source.splitlines()[node.lineno - 1 : node.end_lineno] for node in assigned}
     fields = {name: text for name, text in lines.items() if "ConfigDict()" not in text[0]}
-    assert 40 < len(fields) < 80
+    assert 40 < len(fields) < 85
     assert [name for name, text in fields.items() if not re.search(r"  # \w", "\n".join(text))] == []
 
 
@@ -177,7 +177,7 @@ def test_a_run_of_before_mean_was_a_field_keeps_what_its_classifier_has(tmp_path
         ({"data__on_device": "maybe"}, ("data.on_device", "'maybe'", "auto")),
         ({"data__interpolation": "nearest"}, ("data.interpolation", "'nearest'", "bicubic")),
         ({"auxiliary_weight": 0.4, "arch": "resnet18"}, ("auxiliary_weight", "0.4", "0: resnet18 has no auxiliary")),
-        ({"steps": 0}, ("steps", "0", "1 or more")),
+        ({"steps": -1}, ("steps", "-1", "0 or more")),
         ({"batch_size": -8}, ("batch_size", "-8", "1 or more")),
         ({"learning_rate": -0.1}, ("learning_rate", "-0.1", "0 or more")),
         ({"alpha": float("nan")}, ("alpha", "nan", "0 or more")),
