@@ -20,6 +20,6 @@ def get_config():
     config.batch_norm = "frozen_stats"  # with batch statistics the maps of these grey images are far from the source's
     config.head_init = "l2_fe"
     config.attention_images = 256  # as many as the published code averages over
-    config.eval_every = 250
+    config.eval_every = -1
     config.checkpoint_every = 250
     return config

@@ -14,6 +14,6 @@ def get_config():
     config.data.interpolation = "bilinear"  # what the published numbers were measured with
     config.steps = 600
     config.attention_images = 128
-    config.eval_every = 200
+    config.eval_every = -1
     config.checkpoint_every = 100
     return config
