@@ -100,11 +100,13 @@ def get_config() -> ConfigDict:
     )
     config.attention_exact_filters = 64  # of mixed, per image and tap: those with the largest first-order gaps
     config.attention_images = 0  # training images it is measured on; 0 for all
+    config.attention_share = 0.0  # of fine-tuning's time: no more images than it takes; 0 for no limit
     config.attention_tolerance = 0.0  # fewer images are enough when C * W is known to within this; 0: never
     config.attention_per = placeholder(str)  # weights per image (Eq. 6), class or data_set; as the preset
     config.attention_normalization = placeholder(str)  # softmax, standardized_softmax or uniform; as the preset
     config.attention_temperature = placeholder(float)  # of that softmax; as the preset
     config.attention_over = "tap"  # filters of a tap share its weights, or those of all_taps
+    config.attention_shrink = False  # weights go towards uniform by as much of the gaps' spread as is noise
     config.attention_file = ""  # JSON with a list of gaps per tap, as the published code writes it; "" to measure
     config.attention_batch = placeholder(int)  # images per pass; not set: 8, or as many more as the devices take alike
     config.attention_chunk = placeholder(int)  # filters that run together; not set: as many as fill the device and fit

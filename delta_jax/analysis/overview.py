@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from delta_jax import features, methods, models
-from delta_jax.analysis import flops
+from delta_jax.chips import flops
 from delta_jax.models.checks import init_shapes
 from delta_jax.training import optim, steps
 

@@ -5,19 +5,15 @@ the chips, published, and three assumptions, which are named below.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 
-from delta_jax import features
-from delta_jax.analysis import flops
 from delta_jax.analysis.overview import overview
 from delta_jax.models import create
 from delta_jax.models.checks import init_shapes
+from delta_jax.training import attention_images
 
 # Of a chip's published peaks (operations and memory alike), what a whole training step reaches. It is set so that the
 # model gives the 2,470 images/s that NVIDIA publishes for ResNet-50 on an A100 (DeepLearningExamples, ResNet50 v1.5
@@ -68,6 +64,7 @@ def of_network(arch: str, *, size: int, num_classes: int) -> Network:
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("batch_stats", {}))
         if path[-1].key == "mean"
     ]
+    behind = attention_images.operations_behind(model, variables, size, found.default_taps)
     return Network(
         parameters=sum(found.parameters.values()),
         norm_layers=len(means),
@@ -76,22 +73,8 @@ def of_network(arch: str, *, size: int, num_classes: int) -> Network:
         forward_flops=found.flops,
         outputs=sum(math.prod(found.taps[path]) for path, kernel in kernels.items() if kernel.ndim == 4),
         kept_bytes=found.memory["activations"],
-        ablation_flops=_ablation_flops(model, variables, size, found.default_taps),
+        ablation_flops=sum(found.taps[tap][-1] * each for tap, each in behind.items()),
     )
-
-
-def _ablation_flops(model: Any, variables: Any, size: int, taps: Sequence[str]) -> int:
-    """Of the plain way: no closed forms, no rank-one updates; only what runs before a tap is not repeated."""
-    counted = []
-
-    def count(variables: Any, image: jax.Array) -> None:
-        prefix = features.Prefix(model, variables, image)
-        for tap in taps:
-            maps = prefix.feature_maps(tap)
-            counted.append(maps.shape[-1] * flops.count(partial(prefix.continue_from, tap), maps))
-
-    jax.eval_shape(count, variables, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    return sum(counted)
 
 
 class Links(Protocol):

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import jax
 
-from delta_jax.analysis import flops
-from delta_jax.chips import Topology, programs
+from delta_jax.chips import Topology, flops, programs
 from delta_jax.planning.works import Work
 from delta_jax.workdir import json_files, logs
 

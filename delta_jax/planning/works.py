@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from delta_jax.planning.amounts import Amounts
-from delta_jax.training import attention_phase, compiled_step, image_sets
+from delta_jax.training import attention_images, attention_program, compiled_step, image_sets
 from delta_jax.training.programs import Programs
 
 NAMES = FEATURES, ATTENTION, STEP, EVALUATION = ("features", "attention", "step", "evaluation")
@@ -48,8 +48,8 @@ def works(programs: Programs, amounts: Amounts, memory: float) -> list[Work]:
     both = -(-amounts.train // batch) + -(-amounts.validation // batch)
     found = [Work(FEATURES, batch, {"head": both}, kept, lambda: (programs.head_features(), _of_source(programs)))]
     if programs.method.uses_attention and not config.attention_file:
-        images = min(config.attention_images or amounts.train, amounts.train)
-        together = attention_phase.images_per_pass(config, programs.mesh)
+        images = attention_images.number(programs, amounts.train).images
+        together = attention_program.images_per_pass(config, programs.mesh)
         calls = {"attention": -(-images // together)}
         found.append(Work(ATTENTION, together, calls, kept, lambda: _attention(programs), split=False))
     validation, test = (-(-n // batch) for n in (amounts.validation, amounts.test))
@@ -98,8 +98,8 @@ def _of_source(programs: Programs) -> tuple[Any, Any]:
 
 def _attention(programs: Programs) -> tuple[Any, tuple[Any, ...]]:
     config = programs.config
-    program = attention_phase.program(programs, config.attention_estimator, config.attention_chunk)
-    return program, attention_phase.arguments(programs)
+    program = attention_program.program(programs, config.attention_estimator, config.attention_chunk)
+    return program, attention_program.arguments(programs)
 
 
 def _bytes(tree: Any) -> int:

@@ -20,7 +20,7 @@ from delta_jax.workdir import logs
 
 _ATTENTION = (
     *("attention_images", "attention_estimator", "attention_exact_filters", "attention_tolerance", "attention_batch"),
-    "attention_chunk",
+    *("attention_chunk", "attention_share", "attention_shrink"),
 )
 _WEIGHTS = ("attention_per", "attention_normalization", "attention_temperature", "attention_over", "attention_file")
 _TRAINING = (
@@ -66,8 +66,12 @@ def _unread(config: FrozenConfigDict) -> Iterator[tuple[str, Sequence[str]]]:
         yield "attention_file is read instead", _ATTENTION
     if config.attention_estimator != "mixed":
         yield f"attention_estimator is {config.attention_estimator}", ("attention_exact_filters",)
+    if config.attention_per == "image":
+        yield "attention_per is image", ("attention_share",)
+    if config.attention_per != "data_set":
+        yield f"attention_per is {config.attention_per}", ("attention_shrink",)
     if config.attention_normalization == "uniform":
-        yield "attention_normalization is uniform", ("attention_temperature", "attention_over")
+        yield "attention_normalization is uniform", ("attention_temperature", "attention_over", "attention_shrink")
     if config.steps:
         yield f"steps is {config.steps}", ("effort",)
     if config.alpha is not None:

@@ -22,10 +22,12 @@ class Normalization:
     temperature: float
     over: str = "tap"
 
-    def __call__(self, gaps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(
+        self, gaps: Mapping[str, np.ndarray], signal: Mapping[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
         """{tap: [..., C]} -> {tap: float32 [..., C]}; computed in float64."""
         wide = {tap: np.asarray(gap, np.float64) for tap, gap in gaps.items()}
-        found = attention.normalize(wide, self.how, temperature=self.temperature, over=self.over)
+        found = attention.normalize(wide, self.how, temperature=self.temperature, over=self.over, signal=signal)
         return {tap: weights.astype(np.float32) for tap, weights in found.items()}
 
 
@@ -53,6 +55,10 @@ class AttentionPass:
             for tap, gaps in self.gaps.items()
         }
 
+    def signal(self) -> dict[str, float]:
+        """{tap: share of the spread of the mean gaps that is no noise of the images}, see `attention.signal_of`."""
+        return {tap: attention.signal_of(gaps) for tap, gaps in self.gaps.items()}
+
     def class_mean(self, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
         """{tap: [K, C]}, averaged over the images of each class; of all, where none of a class was measured.
 
@@ -71,7 +77,7 @@ class AttentionPass:
         return found
 
     def weights(
-        self, normalization: Normalization, per: str, labels: np.ndarray, num_classes: int
+        self, normalization: Normalization, per: str, labels: np.ndarray, num_classes: int, *, shrink: bool = False
     ) -> dict[str, np.ndarray]:
         """What multiplies the distances of Eq. 5: {tap: [C]} per data set, {tap: [N, C]} per class or image.
 
@@ -80,9 +86,10 @@ class AttentionPass:
           per: "data_set"; "class": the row of an example is its class's; or "image", for which all N are measured.
           labels: int [N], of all training examples.
           num_classes: K.
+          shrink: whether those per data set go towards uniform by what is no signal.
         """
         if per == "data_set":
-            return normalization(self.mean())
+            return normalization(self.mean(), self.signal() if shrink else None)
         if per == "class":
             by_class = normalization(self.class_mean(labels, num_classes))
             return {tap: weights[labels] for tap, weights in by_class.items()}

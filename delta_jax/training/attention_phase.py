@@ -6,25 +6,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from delta_jax import attention, processes
+from delta_jax import processes
 from delta_jax.processes import interruption, sharding
-from delta_jax.training import attention_pass, channel_weights, provenance
+from delta_jax.training import attention_images, attention_pass, attention_program, channel_weights, provenance
 from delta_jax.training.attention_pass import AttentionPass, Normalization
-from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 from delta_jax.workdir import json_files, logs, storage
 from delta_jax.workdir.gap_table import GapTable
 
 # To be raised when `filter_gaps` gives other gaps than before, so that old tables are not taken for new ones.
-VERSION = 3
+VERSION = 4
 FILE, FACTS = "attention.npz", "attention.json"
+_MORE_SIGNAL_THAN_NOISE = 0.5  # of the whole; two halves then agree by a third
 _CHECKED_FILTERS = 32  # per tap, and a batch of images: how far an estimate is from the exact gaps
-_FILTERS_AFTER_OOM = 8  # fewer than any device takes by itself
-_IMAGES = 8  # per pass, where the config names no number; on more devices one for each
 
 
 class Attention(NamedTuple):
@@ -33,7 +30,7 @@ class Attention(NamedTuple):
     Attributes:
       gaps: {tap: float32 [M, C]}, loss increase per image and filter.
       images: int [M], which training examples.
-      weights: {tap: float32 [C]}, from the mean gaps.
+      weights: {tap: float32 [C]}, from the mean gaps; shrunk, where the config says so.
     """
 
     gaps: Mapping[str, np.ndarray]
@@ -76,11 +73,33 @@ def measure(setup: Setup, l2_fe: Variables, workdir: Path) -> Attention:
     """
     config, normalization = setup.config, _normalization(setup.config)
     found, facts = _gaps(setup, l2_fe, workdir)
-    chosen = found.weights(normalization, config.attention_per, setup.train.labels, setup.num_classes)
+    shrink, labels = config.attention_shrink, setup.train.labels
+    chosen = found.weights(normalization, config.attention_per, labels, setup.num_classes, shrink=shrink)
+    signal = found.signal()
+    if line := unsure(signal, len(found.images), config):
+        logs.say(line)
+    facts |= {"signal": signal, "shrunk": bool(shrink and config.attention_per == "data_set")}
     # The file that says that the phase is done comes last.
     json_files.write(workdir / FACTS, facts)
     attention_pass.save(workdir / FILE, chosen, found.mean(), found.standard_error(), found.images)
-    return Attention(found.gaps, found.images, normalization(found.mean()))
+    of_data_set = found.weights(normalization, "data_set", labels, setup.num_classes, shrink=shrink)
+    return Attention(found.gaps, found.images, of_data_set)
+
+
+def unsure(signal: Mapping[str, float], images: int, config: Any) -> str:
+    """One line on the taps whose mean gaps are more noise than signal, and what becomes of them; "" for none."""
+    taps = [f"{tap} ({share:.2f})" for tap, share in signal.items() if share < _MORE_SIGNAL_THAN_NOISE]
+    if not taps or config.attention_normalization == "uniform":
+        return ""
+    found = (
+        f"attention: two halves of the {images:,} images do not agree which filters matter at {', '.join(taps)}: in "
+        "brackets the share of the mean gaps' spread that is no noise"
+    )
+    if config.attention_per != "data_set":
+        return f"{found}; weights per {config.attention_per} are taken as they are"
+    if config.attention_shrink:
+        return f"{found}, by which the weights of every tap are shrunk towards uniform"
+    return f"{found}; the weights are taken as they are, --config.attention_shrink=True shrinks them towards uniform"
 
 
 def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass, dict[str, Any]]:
@@ -91,11 +110,13 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
     # The cache of a host that comes and goes is lost with it: there the table lies where the results lie.
     tables = workdir / "gaps" if storage.is_mirrored(workdir) else setup.cache_dir / "attention"
     table = GapTable(tables / facts["key"], sum(setup.channels.values()))
-    # Always in the same random order: any number of images is a random sample, and a beginning of a larger one.
-    images = np.random.default_rng(0).permutation(len(setup.train))
-    if config.attention_images:
-        images = images[: config.attention_images]
-    gaps_of = _Gaps(setup, l2_fe)
+    there = len(setup.train)
+    chosen = attention_images.number(setup, there)
+    if line := attention_images.described(chosen, there, config):
+        logs.say(line)
+    # Always in the same order: a number of images is a random sample, and a beginning of every larger one.
+    images = attention_images.order(setup.train.labels)[: chosen.images]
+    gaps_of = attention_program.Gaps(setup, l2_fe)
 
     def run() -> AttentionPass:
         description = f"attention, {sum(setup.channels.values()):,} filters"
@@ -104,7 +125,7 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
                 table,
                 setup.channels,
                 images,
-                images_per_pass(config, setup.mesh),
+                attention_program.images_per_pass(config, setup.mesh),
                 gaps_of.estimate,
                 bar.advance,
                 tolerance=config.attention_tolerance,
@@ -131,84 +152,8 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
     return found, told | {"seconds": time.monotonic() - began}
 
 
-def images_per_pass(config: Any, mesh: sharding.Mesh) -> int:
-    """Over all devices: that of the config, or else 8, rounded up to a multiple of the devices."""
-    return config.attention_batch or -(-_IMAGES // mesh.size) * mesh.size
-
-
 def _normalization(config: Any) -> Normalization:
     return Normalization(config.attention_normalization, config.attention_temperature, config.attention_over)
-
-
-def program(programs: Programs, estimator: str, chunk: int | None) -> Any:
-    """((variables with the L2-FE head, filters), normalised images [B, ...], labels [B]) -> gaps {tap: [B, C]}.
-
-    Args:
-      programs: of the run.
-      estimator: see `attention.filter_gaps`, as the filters {tap: [n]}, None for all.
-      chunk: filters that run together; None for as many as pay and fit.
-    """
-    config, model = programs.config, programs.network()
-
-    def gaps(whole: Any, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        variables, filters = whole
-        return attention.filter_gaps(
-            model,
-            variables,
-            images,
-            labels,
-            taps=config.taps,
-            estimator=estimator,
-            filters=filters,
-            exact_filters=config.attention_exact_filters,
-            chunk=chunk,
-        )
-
-    return sharding.per_device(gaps, programs.mesh)
-
-
-def arguments(programs: Programs) -> tuple[Any, ...]:
-    """Shapes of what `program` takes for a batch and all filters, and how they lie on the devices."""
-    batch, crop = images_per_pass(programs.config, programs.mesh), programs.config.data.crop
-    parts = (jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32))
-    return (programs.source, None), *sharding.planned(parts, programs.mesh, split=True)
-
-
-class _Gaps:
-    """Examples -> gaps, with the images split over the devices; with fewer filters at once when memory runs out."""
-
-    def __init__(self, setup: Setup, l2_fe: Variables):
-        self._setup, self._l2_fe = setup, l2_fe
-        self._centre, self._chunk = jax.jit(setup.centre), setup.config.attention_chunk
-        self._programs: dict[Any, Any] = {}
-
-    def estimate(self, picked: np.ndarray) -> Mapping[str, np.ndarray]:
-        """By the estimator of the config: {tap: [B, C]}."""
-        return self._run(picked, self._setup.config.attention_estimator)
-
-    def exact(self, picked: np.ndarray, filters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """The exact gaps of some filters {tap: [n]}: {tap: [B, n]}."""
-        return self._run(picked, "exact", filters)
-
-    def _run(self, picked: np.ndarray, estimator: str, filters: Mapping[str, np.ndarray] | None = None) -> Any:
-        batch = self._setup.train.batch(picked)
-        images = self._centre(batch["image"])
-        while True:
-            try:
-                found = self._compiled(estimator)((self._l2_fe, filters), images, batch["label"])
-                return sharding.on_host(jax.block_until_ready(found))
-            except jax.errors.JaxRuntimeError as error:
-                # One of several processes cannot go on with a program that the others do not run.
-                if "RESOURCE_EXHAUSTED" not in str(error) or self._chunk == 1 or processes.count() > 1:
-                    raise
-                self._chunk = max(1, (self._chunk or 2 * _FILTERS_AFTER_OOM) // 2)
-                logs.say(f"attention: out of memory; going on with {self._chunk} filters at once")
-
-    def _compiled(self, estimator: str) -> Any:
-        key = (estimator, self._chunk)
-        if key not in self._programs:
-            self._programs[key] = program(self._setup, estimator, self._chunk)
-        return self._programs[key]
 
 
 def _depends_on(setup: Setup, l2_fe: Variables) -> dict[str, Any]:
@@ -233,14 +178,14 @@ def _error_of(found: AttentionPass, config: Any) -> str:
     return f"{error.relative():.3g} at the worst tap"
 
 
-def _check(gaps_of: _Gaps, found: AttentionPass, setup: Setup) -> dict[str, dict[str, float]]:
+def _check(gaps_of: attention_program.Gaps, found: AttentionPass, setup: Setup) -> dict[str, dict[str, float]]:
     """{tap: {"rms", "spearman"}} of the estimate against exact gaps of random filters, for the first batch of images.
 
     "rms" is in units of the exact gaps' standard deviation, "spearman" the rank correlation over filters and images.
     """
     from scipy import stats  # half a second to import, wanted for estimates only
 
-    rng, size = np.random.default_rng(0), images_per_pass(setup.config, setup.mesh)
+    rng, size = np.random.default_rng(0), attention_program.images_per_pass(setup.config, setup.mesh)
     rows = np.arange(size) % len(found.images)
     filters = {tap: rng.permutation(n)[:_CHECKED_FILTERS] for tap, n in setup.channels.items()}
     exact = gaps_of.exact(found.images[rows], filters)

@@ -81,6 +81,7 @@ _AT_LEAST = {
     "log_every": 1,
     "attention_images": 0,
     "attention_exact_filters": 1,
+    "attention_share": 0,
     "attention_tolerance": 0,
     "learning_rate": 0,
     "head_learning_rate_factor": 0,
@@ -335,6 +336,8 @@ _FREE = (
 
 # Fields that came later, and what runs did before there were any.
 _BEFORE: dict[str, Any] = {
+    "attention_share": 0.0,
+    "attention_shrink": False,
     "matmul_precision": "default",
     "patience": 0,
     "effort": 1.0,

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 
 from delta_jax import features, methods, models
-from delta_jax.analysis import flops
 from delta_jax.analysis.overview import overview, step_memory
+from delta_jax.chips import flops
 from delta_jax.models.checks import init_shapes
 from delta_jax.training import optim, state, steps
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from delta_jax import chips, features, models
-from delta_jax.analysis import flops
+from delta_jax.chips import flops
 from delta_jax.chips.figures import CHIPS
 from tests.benchmark_scripts import load
 

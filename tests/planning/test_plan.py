@@ -11,7 +11,7 @@ from delta_jax.planning import amounts as counting
 from delta_jax.planning import plan, tables, works
 from delta_jax.planning.amounts import Amounts
 from delta_jax.processes import sharding
-from delta_jax.training import attention_phase, compiled_step
+from delta_jax.training import attention_program, compiled_step
 from delta_jax.training import config as configs
 from delta_jax.training.config import ConfigError
 from delta_jax.training.programs import Programs
@@ -56,7 +56,7 @@ def test_programs_are_those_of_the_run(photos, changed):
         gaps, arguments = found["attention"].make()
         batch = run.train.batch(range(8))
         real = (run.source, None), jax.jit(run.centre)(batch["image"]), batch["label"]
-        own = attention_phase.program(run, run.config.attention_estimator, None)
+        own = attention_program.program(run, run.config.attention_estimator, None)
         assert gaps.lower(*arguments).as_text() == own.lower(*real).as_text()
 
 

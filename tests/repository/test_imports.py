@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "analysis": (*GROUND, *LIBRARY, *PARTS, "training", "analysis"),
     "analysis.statistics": (),
     "analysis.published": (),
-    "planning": (*GROUND, "data", "training", "analysis.flops", "planning"),
+    "planning": (*GROUND, "data", "training", "planning"),
     # Reads files; of the rest it takes names, statistics and the readers of two files.
     "page": ("methods", "workdir", "analysis.drift", "analysis.statistics", "analysis.published", "page"),
     "reports": (*GROUND, *LIBRARY, *PARTS, "training", "analysis", "page", "reports"),

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from delta_jax import attention
 from delta_jax.data import cache
-from delta_jax.training import attention_phase, head_phase, trainer
+from delta_jax.training import attention_images, attention_program, head_phase, trainer
 from delta_jax.training import config as configs
 from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.checkpoints import Checkpoints
@@ -296,7 +297,7 @@ def test_runs_that_need_the_same_attention_measure_it_once(run, photos, tmp_path
     def never(*_, **__):
         raise AssertionError("these gaps are in the cache")
 
-    monkeypatch.setattr(attention_phase.attention, "filter_gaps", never)
+    monkeypatch.setattr(attention_program.attention, "filter_gaps", never)
     found = trainer.attend(small_config(photos, seed=5, alpha=0.7, attention_normalization="softmax"), tmp_path / "a")
     np.testing.assert_array_equal(np.concatenate(list(found.gaps.values()), 1), gap_table(run[0]))
     fewer = trainer.attend(small_config(photos, attention_images=9, attention_per="class"), tmp_path / "b")
@@ -312,6 +313,28 @@ def test_runs_that_need_the_same_attention_measure_it_once(run, photos, tmp_path
         config = small_config(photos, **changed)
         with pytest.raises(AssertionError, match="in the cache"):
             trainer.attend(config, tmp_path / str(len(list(tmp_path.iterdir()))))
+
+
+def test_a_share_of_the_time_pays_for_some_images_and_what_is_noise_is_shrunk(
+    run, photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(attention_program.attention, "filter_gaps", lambda *_, **__: pytest.fail("in the cache"))
+    changed = {"attention_share": 1.2 * attention_images._TIME_OF_AN_OPERATION["cpu"], "attention_shrink": True}
+    found = trainer.attend(small_config(photos, **changed), tmp_path)
+    # 1.2 * 64 images of 4 forwards of 616,688 FLOPs, over the 10,544,368 of an image's gaps, in whole passes of 8.
+    assert len(found.images) == 16
+    signal = json.loads((tmp_path / "attention.json").read_text())["signal"]
+    start = 0
+    for tap, filters in FILTERS.items():
+        gaps = gap_table(run[0])[:16, start : start + filters].astype(np.float64)
+        assert signal[tap] == attention.signal_of(gaps) < 1
+        z = (gaps.mean(0) - gaps.mean()) / gaps.mean(0).std()
+        expected = np.exp(signal[tap] * z / 5) / np.exp(signal[tap] * z / 5).sum()
+        np.testing.assert_allclose(found.weights[tap], expected, rtol=1e-4)
+        start += filters
+    with np.load(tmp_path / "attention.npz") as file:
+        np.testing.assert_array_equal(file[f"weight/{tap}"], found.weights[tap])
+    assert "attention on 16 of 40 images: " in capsys.readouterr().out
 
 
 def test_the_attention_comes_from_a_file_of_the_published_code(go_on, photos, tmp_path):
@@ -332,7 +355,7 @@ def test_the_attention_comes_from_a_file_of_the_published_code(go_on, photos, tm
 
 
 def test_when_memory_runs_out_fewer_filters_run_together(photos, tmp_path, monkeypatch, capsys):
-    asked, filter_gaps = [], attention_phase.attention.filter_gaps
+    asked, filter_gaps = [], attention_program.attention.filter_gaps
 
     def small_device(*args, chunk, **kwargs):
         asked.append(chunk)
@@ -340,7 +363,7 @@ def test_when_memory_runs_out_fewer_filters_run_together(photos, tmp_path, monke
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
         return filter_gaps(*args, chunk=chunk, **kwargs)
 
-    monkeypatch.setattr(attention_phase.attention, "filter_gaps", small_device)
+    monkeypatch.setattr(attention_program.attention, "filter_gaps", small_device)
     config = small_config(photos, data__cache_dir=str(tmp_path / "cache"), attention_images=8)
     trainer.attend(config, tmp_path / "run")
     assert asked == [None, 8, 4]
