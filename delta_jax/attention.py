@@ -62,7 +62,7 @@ def filter_gaps(
       taps: names, of Linen modules their paths; filter j of a tap is channel j of its maps.
       estimator: one of the three.
       filters: {tap: integers [n], or [B, n] for each image its own} to restrict the exact gaps to.
-      exact_filters: of "mixed", per image and tap; at least 1.
+      exact_filters: of "mixed", per image and tap; 0 for those with a closed form alone.
       chunk: filters that run together, at least 1; more need more memory. Not given: what fills the device, and fits.
       apply_kwargs: passed on to the model, e.g. {"train": False}; hashable values.
 
@@ -76,9 +76,9 @@ def filter_gaps(
         raise ValueError(f"estimator {estimator!r} is not one of {ESTIMATORS}")
     if filters is not None and estimator != "exact":
         raise ValueError(f"filters can be chosen for the exact estimator only; {estimator} yields all at once")
-    for name, count in (("chunk", chunk), ("exact_filters", exact_filters)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name} {count} is not a number of filters; take 1 or more")
+    for name, count, least in (("chunk", chunk, 1), ("exact_filters", exact_filters, 0)):
+        if count is not None and count < least:
+            raise ValueError(f"{name} {count} is not a number of filters; take {least} or more")
     chosen = None if filters is None else _chosen(model, variables, x, taps, filters, apply_kwargs or {})
     kwargs = tuple(sorted((apply_kwargs or {}).items()))
     gaps = _gaps(model, variables, x, y, chosen, tuple(taps), estimator, exact_filters, chunk, kwargs)
@@ -165,6 +165,9 @@ def _mixed(model, variables, x, y, first_order, exact_filters, chunk, apply) -> 
         for tap, estimate in estimates.items():
             ablation = ablations[tap]
             n = len(estimate) if ablation.has_closed_form else min(exact_filters, len(estimate))
+            if not n:
+                gaps[tap] = estimate
+                continue
             largest = jax.lax.top_k(jnp.abs(estimate), n)[1].astype(jnp.int32)
             gaps[tap] = estimate.at[largest].set(_increase(ablation, label[None], largest, chunk))
         return gaps

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ from delta_jax.planning.amounts import Amounts
 from delta_jax.training import attention_images, attention_program, compiled_step, image_sets
 from delta_jax.training.programs import Programs
 
-NAMES = FEATURES, ATTENTION, STEP, EVALUATION = ("features", "attention", "step", "evaluation")
+NAMES = FEATURES, ESTIMATES, ATTENTION, STEP, EVALUATION = (
+    *("features", "estimates", "attention", "step", "evaluation"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,13 @@ def works(programs: Programs, amounts: Amounts, memory: float) -> list[Work]:
     both = -(-amounts.train // batch) + -(-amounts.validation // batch)
     found = [Work(FEATURES, batch, {"head": both}, kept, lambda: (programs.head_features(), _of_source(programs)))]
     if programs.method.uses_attention and not config.attention_file:
-        images = attention_images.number(programs, amounts.train).images
+        chosen = attention_images.number(programs, amounts.train)
         together = attention_program.images_per_pass(config, programs.mesh)
-        calls = {"attention": -(-images // together)}
-        found.append(Work(ATTENTION, together, calls, kept, lambda: _attention(programs), split=False))
+        estimators = attention_program.estimators(config)
+        names = (ESTIMATES, ATTENTION)[-len(estimators) :]
+        for name, estimator, images in zip(names, estimators, chosen.of_estimators, strict=True):
+            calls = {"attention": -(-images // together)}
+            found.append(Work(name, together, calls, kept, partial(_attention, programs, estimator), split=False))
     validation, test = (-(-n // batch) for n in (amounts.validation, amounts.test))
     # At the end both splits with the network that was trained and, to compare, with the one before.
     calls = {"evaluation": validation + test}
@@ -96,9 +102,8 @@ def _of_source(programs: Programs) -> tuple[Any, Any]:
     return programs.source, programs.pixels(programs.config.eval_batch_size)
 
 
-def _attention(programs: Programs) -> tuple[Any, tuple[Any, ...]]:
-    config = programs.config
-    program = attention_program.program(programs, config.attention_estimator, config.attention_chunk)
+def _attention(programs: Programs, estimator: attention_program.Estimator) -> tuple[Any, tuple[Any, ...]]:
+    program = attention_program.program(programs, estimator, programs.config.attention_chunk)
     return program, attention_program.arguments(programs)
 
 

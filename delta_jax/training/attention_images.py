@@ -10,12 +10,15 @@ import numpy as np
 
 from delta_jax import features
 from delta_jax.chips import flops
+from delta_jax.training import attention_program
+from delta_jax.training.attention_program import Estimator
 from delta_jax.training.programs import Programs
 
 FEWEST = 8  # images, whatever they cost
+MANY = 16  # images with estimates for each with exact gaps, of two_phase; docs/attention.md says why
 # Of the gaps, in units of one of the training step. Measured on CPUs: docs/attention.md. Elsewhere arithmetic: gaps are
 # in full float32, six passes in bfloat16 where the step takes one, at twice the step's use of the matrix units.
-_TIME_OF_AN_OPERATION = {"cpu": 0.5}
+_TIME_OF_AN_OPERATION = {"cpu": 0.75}
 _ELSEWHERE = 3.0
 
 
@@ -40,12 +43,17 @@ class Number(NamedTuple):
     """How many images are measured.
 
     Attributes:
-      images: the first ones of `order`.
-      cost: of them all, as a share of the fine-tuning's time by counted operations; None where that is not asked for.
+      of_estimators: by each of `attention_program.estimators`, in their order: the first ones of `order`.
+      cost: as a share of the fine-tuning's time by counted operations; None where that is not asked for.
     """
 
-    images: int
+    of_estimators: tuple[int, ...]
     cost: float | None
+
+    @property
+    def images(self) -> int:
+        """That are measured in any way."""
+        return self.of_estimators[0]
 
 
 def number(programs: Programs, there: int) -> Number:
@@ -54,15 +62,37 @@ def number(programs: Programs, there: int) -> Number:
     Counted, not timed: a run that goes on, or is made again elsewhere, measures the same images.
     """
     config = programs.config
-    images = min(config.attention_images or there, there)
+    wanted = min(config.attention_images or there, there)
+    two = config.attention_estimator == "two_phase"
     if not config.attention_share:
-        return Number(images, None)
+        return Number((wanted, min(wanted, _whole(wanted / MANY)))[: 1 + two], None)
     training = config.steps * config.batch_size * operations_of_step(programs)
     time = _TIME_OF_AN_OPERATION.get(programs.platform, _ELSEWHERE)
-    each = time * operations_of_gaps(programs) / training
-    if config.attention_per != "image":  # where each needs weights of its own, all are measured
-        images = min(images, max(FEWEST, int(config.attention_share / each) // FEWEST * FEWEST))  # whole passes
-    return Number(images, each * images)
+    costs = [time * operations_of_gaps(programs, one) / training for one in attention_program.estimators(config)]
+    share = config.attention_share
+    if config.attention_per == "image":  # each needs weights of its own
+        images: tuple[int, ...] = (wanted,)
+    elif not two:
+        images = (min(wanted, _whole(share / costs[0])),)
+    else:
+        images = _two_phase(costs[0], costs[1], share, wanted)
+    return Number(images, sum(cost * n for cost, n in zip(costs, images, strict=True)))
+
+
+def _two_phase(cheap: float, exact: float, share: float, wanted: int) -> tuple[int, int]:
+    """(estimated, exact) images for what one of either costs."""
+    if (cheap + exact) * wanted <= share:
+        return wanted, wanted
+    few = share / (exact + MANY * cheap)
+    if MANY * few > wanted:
+        few = (share - wanted * cheap) / exact
+    n = min(wanted, _whole(few))
+    return min(wanted, MANY * n), n
+
+
+def _whole(images: float) -> int:
+    """In whole passes, and not too few."""
+    return max(FEWEST, int(images) // FEWEST * FEWEST)
 
 
 def described(chosen: Number, there: int, config: Any) -> str:
@@ -70,7 +100,8 @@ def described(chosen: Number, there: int, config: Any) -> str:
     if chosen.cost is None:
         return ""
     cost = f"{chosen.cost:.2g} of the fine-tuning's time by counted operations"
-    found = f"attention on {chosen.images:,} of {there:,} images: {cost}"
+    few = f", {chosen.of_estimators[1]:,} of them exactly" if len(chosen.of_estimators) > 1 else ""
+    found = f"attention on {chosen.images:,} of {there:,} images{few}: {cost}"
     limit = f"attention_share is {config.attention_share:g}"
     if chosen.cost <= config.attention_share:
         return f"{found} ({limit})"
@@ -93,17 +124,17 @@ def operations_behind(model: Any, variables: Any, size: int, taps: Sequence[str]
     return found
 
 
-def operations_of_gaps(programs: Programs) -> int:
-    """FLOPs of one image's gaps, all filters alive, by the estimator of the config."""
-    config, model, size = programs.config, programs.network(), programs.config.data.crop
+def operations_of_gaps(programs: Programs, estimator: Estimator) -> int:
+    """FLOPs of one image's gaps, all filters alive."""
+    model, size = programs.network(), programs.config.data.crop
     forward = flops.count(features.caller(model), programs.source, _image(size))
-    if config.attention_estimator == "first_order":
+    if estimator.name == "first_order":
         return 3 * forward  # a backward pass is two
-    behind = operations_behind(model, programs.source, size, config.taps)
-    if config.attention_estimator == "exact":
-        return forward + sum(filters * behind[tap] for tap, filters in programs.channels.items())
-    most = config.attention_exact_filters
-    return 4 * forward + sum(min(most, filters) * behind[tap] for tap, filters in programs.channels.items())
+    behind = operations_behind(model, programs.source, size, programs.config.taps)
+    exact = estimator.name == "exact"
+    most = max(programs.channels.values()) if exact else estimator.exact_filters or 0
+    passes = sum(min(most, filters) * behind[tap] for tap, filters in programs.channels.items())
+    return passes + (forward if exact else 4 * forward)
 
 
 def operations_of_step(programs: Programs) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,16 @@ import numpy as np
 
 from delta_jax import processes
 from delta_jax.processes import interruption, sharding
-from delta_jax.training import attention_images, attention_pass, attention_program, channel_weights, provenance
+from delta_jax.training import (
+    attention_images,
+    attention_pass,
+    attention_program,
+    channel_weights,
+    provenance,
+    two_phase,
+)
 from delta_jax.training.attention_pass import AttentionPass, Normalization
+from delta_jax.training.attention_program import EXACT, Estimator, Gaps
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 from delta_jax.workdir import json_files, logs, storage
@@ -104,29 +113,51 @@ def unsure(signal: Mapping[str, float], images: int, config: Any) -> str:
 
 def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass, dict[str, Any]]:
     """The gaps of the training images, and facts about them: "images", "seconds", "table" and "error"."""
-    config = setup.config
-    began = time.monotonic()
-    facts = _depends_on(setup, l2_fe)
-    # The cache of a host that comes and goes is lost with it: there the table lies where the results lie.
-    tables = workdir / "gaps" if storage.is_mirrored(workdir) else setup.cache_dir / "attention"
-    table = GapTable(tables / facts["key"], sum(setup.channels.values()))
-    there = len(setup.train)
+    config, there, began = setup.config, len(setup.train), time.monotonic()
     chosen = attention_images.number(setup, there)
     if line := attention_images.described(chosen, there, config):
         logs.say(line)
     # Always in the same order: a number of images is a random sample, and a beginning of every larger one.
-    images = attention_images.order(setup.train.labels)[: chosen.images]
-    gaps_of = attention_program.Gaps(setup, l2_fe)
+    order, gaps_of = attention_images.order(setup.train.labels), Gaps(setup, l2_fe)
+    depends, passes = _depends_on(setup, l2_fe), []
+    told: dict[str, Any] = {}
+    for estimator, images in zip(attention_program.estimators(config), chosen.of_estimators, strict=True):
+        found, table = _pass(setup, gaps_of, estimator, order[:images], depends, workdir)
+        passes.append(found)
+        told["table"] = str(table)
+    found = passes[0]
+    if len(passes) > 1:
+        told["exact_images"] = len(passes[1].images)
+        found = AttentionPass(
+            {tap: two_phase.combined(passes[1].gaps[tap], gaps) for tap, gaps in found.gaps.items()}, found.images
+        )
+    elif estimator.name != "exact":
+        told["error"] = _check(gaps_of, found, setup)
+    return found, {"images": len(found.images), **told, "seconds": time.monotonic() - began}
+
+
+def _pass(
+    setup: Setup, gaps_of: Gaps, estimator: Estimator, images: np.ndarray, depends: Mapping[str, Any], workdir: Path
+) -> tuple[AttentionPass, Path]:
+    """The gaps of these images by one estimator, and the folder that keeps them."""
+    config = setup.config
+    # Of `mixed` alone the number counts.
+    facts = {**depends, "estimator": estimator.name, "exact_filters": estimator.exact_filters}
+    facts = {"key": provenance.key(facts), **facts}
+    # The cache of a host that comes and goes is lost with it: there the table lies where the results lie.
+    tables = workdir / "gaps" if storage.is_mirrored(workdir) else setup.cache_dir / "attention"
+    table = GapTable(tables / facts["key"], sum(setup.channels.values()))
 
     def run() -> AttentionPass:
-        description = f"attention, {sum(setup.channels.values()):,} filters"
+        what = "attention" if estimator.name == config.attention_estimator else f"attention, {estimator.name}"
+        description = f"{what}, {sum(setup.channels.values()):,} filters"
         with interruption.held(), logs.progress(len(images), description, initial=0) as bar:
             return attention_pass.measure(
                 table,
                 setup.channels,
                 images,
                 attention_program.images_per_pass(config, setup.mesh),
-                gaps_of.estimate,
+                partial(gaps_of, estimator),
                 bar.advance,
                 tolerance=config.attention_tolerance,
                 normalization=_normalization(config),
@@ -146,10 +177,7 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
         logs.say(
             f"attention: {done} of {len(images)} images, the standard error of C * W is {_error_of(found, config)}"
         )
-    told: dict[str, Any] = {"images": done, "table": str(table.folder)}
-    if config.attention_estimator != "exact":
-        told["error"] = _check(gaps_of, found, setup)
-    return found, told | {"seconds": time.monotonic() - began}
+    return found, table.folder
 
 
 def _normalization(config: Any) -> Normalization:
@@ -157,19 +185,15 @@ def _normalization(config: Any) -> Normalization:
 
 
 def _depends_on(setup: Setup, l2_fe: Variables) -> dict[str, Any]:
-    """What the gaps depend on, and "key": a hash of it."""
-    config = setup.config
-    facts = {
+    """What the gaps depend on, beside the estimator."""
+    return {
         "version": VERSION,
         "arch": provenance.of_network(setup),
         "variables": provenance.of_variables(l2_fe),
         "examples": provenance.of_examples(setup.train),
-        "taps": list(config.taps),
-        "estimator": config.attention_estimator,
-        "exact_filters": config.attention_exact_filters if config.attention_estimator == "mixed" else None,
+        "taps": list(setup.config.taps),
         **provenance.of_pixels(setup),
     }
-    return {"key": provenance.key(facts), **facts}
 
 
 def _error_of(found: AttentionPass, config: Any) -> str:
@@ -178,7 +202,7 @@ def _error_of(found: AttentionPass, config: Any) -> str:
     return f"{error.relative():.3g} at the worst tap"
 
 
-def _check(gaps_of: attention_program.Gaps, found: AttentionPass, setup: Setup) -> dict[str, dict[str, float]]:
+def _check(gaps_of: Gaps, found: AttentionPass, setup: Setup) -> dict[str, dict[str, float]]:
     """{tap: {"rms", "spearman"}} of the estimate against exact gaps of random filters, for the first batch of images.
 
     "rms" is in units of the exact gaps' standard deviation, "spearman" the rank correlation over filters and images.
@@ -188,7 +212,7 @@ def _check(gaps_of: attention_program.Gaps, found: AttentionPass, setup: Setup) 
     rng, size = np.random.default_rng(0), attention_program.images_per_pass(setup.config, setup.mesh)
     rows = np.arange(size) % len(found.images)
     filters = {tap: rng.permutation(n)[:_CHECKED_FILTERS] for tap, n in setup.channels.items()}
-    exact = gaps_of.exact(found.images[rows], filters)
+    exact = gaps_of(EXACT, found.images[rows], filters)
     told = {}
     for tap, numbers in filters.items():
         kept = min(size, len(found.images))

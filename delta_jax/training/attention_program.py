@@ -1,7 +1,7 @@
 """The attention as a program: gaps of a batch of images, dealt to the devices; fewer filters when memory runs out."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,27 @@ def images_per_pass(config: Any, mesh: sharding.Mesh) -> int:
     return config.attention_batch or -(-_IMAGES // mesh.size) * mesh.size
 
 
-def program(programs: Programs, estimator: str, chunk: int | None) -> Any:
+class Estimator(NamedTuple):
+    """Of the gaps: arguments of `attention.filter_gaps`."""
+
+    name: str
+    exact_filters: int | None = None  # of mixed
+
+
+EXACT = Estimator("exact")
+# As first order, but for the taps whose exact gaps cost next to nothing.
+CHEAP = Estimator("mixed", 0)
+
+
+def estimators(config: Any) -> tuple[Estimator, ...]:
+    """Those that a run measures gaps with: two for two_phase, the one with more images first."""
+    name = config.attention_estimator
+    if name == "two_phase":
+        return CHEAP, EXACT
+    return (Estimator(name, config.attention_exact_filters if name == "mixed" else None),)
+
+
+def program(programs: Programs, estimator: Estimator, chunk: int | None) -> Any:
     """((variables with the L2-FE head, filters), normalised images [B, ...], labels [B]) -> gaps {tap: [B, C]}.
 
     Args:
@@ -41,9 +61,9 @@ def program(programs: Programs, estimator: str, chunk: int | None) -> Any:
             images,
             labels,
             taps=config.taps,
-            estimator=estimator,
+            estimator=estimator.name,
             filters=filters,
-            exact_filters=config.attention_exact_filters,
+            exact_filters=estimator.exact_filters or 0,
             chunk=chunk,
         )
 
@@ -65,15 +85,10 @@ class Gaps:
         self._centre, self._chunk = jax.jit(setup.centre), setup.config.attention_chunk
         self._programs: dict[Any, Any] = {}
 
-    def estimate(self, picked: np.ndarray) -> Mapping[str, np.ndarray]:
-        """By the estimator of the config: {tap: [B, C]}."""
-        return self._run(picked, self._setup.config.attention_estimator)
-
-    def exact(self, picked: np.ndarray, filters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """The exact gaps of some filters {tap: [n]}: {tap: [B, n]}."""
-        return self._run(picked, "exact", filters)
-
-    def _run(self, picked: np.ndarray, estimator: str, filters: Mapping[str, np.ndarray] | None = None) -> Any:
+    def __call__(
+        self, estimator: Estimator, picked: np.ndarray, filters: Mapping[str, np.ndarray] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """{tap: [B, C]}, or the exact gaps of some filters {tap: [n]}: {tap: [B, n]}."""
         batch = self._setup.train.batch(picked)
         images = self._centre(batch["image"])
         while True:
@@ -87,7 +102,7 @@ class Gaps:
                 self._chunk = max(1, (self._chunk or 2 * _FILTERS_AFTER_OOM) // 2)
                 logs.say(f"attention: out of memory; going on with {self._chunk} filters at once")
 
-    def _compiled(self, estimator: str) -> Any:
+    def _compiled(self, estimator: Estimator) -> Any:
         key = (estimator, self._chunk)
         if key not in self._programs:
             self._programs[key] = program(self._setup, estimator, self._chunk)

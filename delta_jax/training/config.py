@@ -55,7 +55,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "matmul_precision": precision.PRECISIONS,
     "penalty_scale": regularizers.SCALES,
     "schedule": SCHEDULES,
-    "attention_estimator": attention.ESTIMATORS,
+    "attention_estimator": (*attention.ESTIMATORS, "two_phase"),
     "attention_normalization": attention.NORMALIZATIONS,
     "attention_over": attention.SCOPES,
     "attention_per": PER,
@@ -80,7 +80,7 @@ _AT_LEAST = {
     "checkpoint_every": 1,
     "log_every": 1,
     "attention_images": 0,
-    "attention_exact_filters": 1,
+    "attention_exact_filters": 0,
     "attention_share": 0,
     "attention_tolerance": 0,
     "learning_rate": 0,
@@ -267,6 +267,11 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         why = "a weight per image needs the gaps of every training image"
         _require(values["attention_images"] == 0, "attention_images", values["attention_images"], f"0: {why}")
         _require(values["attention_tolerance"] == 0, "attention_tolerance", values["attention_tolerance"], f"0: {why}")
+    if values["attention_estimator"] == "two_phase" and not values["attention_file"]:
+        per, tolerance = values["attention_per"], values["attention_tolerance"]
+        _require(per == "data_set", "attention_per", per, "data_set: attention_estimator=two_phase gives means alone")
+        why = "attention_estimator=two_phase has a number of images of its own"
+        _require(tolerance == 0, "attention_tolerance", tolerance, f"0: {why}")
     if values["attention_file"]:
         per = values["attention_per"]
         _require(per == "data_set", "attention_per", per, "data_set: attention_file has one gap per filter")

@@ -56,7 +56,7 @@ def test_programs_are_those_of_the_run(photos, changed):
         gaps, arguments = found["attention"].make()
         batch = run.train.batch(range(8))
         real = (run.source, None), jax.jit(run.centre)(batch["image"]), batch["label"]
-        own = attention_program.program(run, run.config.attention_estimator, None)
+        own = attention_program.program(run, attention_program.estimators(run.config)[0], None)
         assert gaps.lower(*arguments).as_text() == own.lower(*real).as_text()
 
 

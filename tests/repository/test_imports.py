@@ -69,6 +69,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PURE, (*LIBRARY, *PURE)),
     "training.evaluation": (*LIBRARY, "data", *PURE),
     "training.head_fit": (),
+    "training.two_phase": (),
     "configs": (),  # its modules lie in configs/, and start from one another
     "command_line": ("configs", "training.config", "command_line"),
     "exports": (*GROUND, *PARTS, "precision", "equations", "downloads", "training", "exports"),

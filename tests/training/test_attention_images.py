@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delta_jax.processes import sharding
-from delta_jax.training import attention_images, config
+from delta_jax.training import attention_images, attention_program, config
 from delta_jax.training.attention_images import Number
 from delta_jax.training.programs import Programs
 from tests.small_run import small_config
@@ -65,7 +65,8 @@ def programs(tmp_path, **changed: Any) -> Programs:
 @pytest.mark.parametrize("estimator", GAPS)
 def test_operations_are_counted_as_by_hand(tmp_path, estimator):
     run = programs(tmp_path, attention_estimator=estimator)
-    assert attention_images.operations_of_gaps(run) == GAPS[estimator]
+    (own,) = attention_program.estimators(run.config)
+    assert attention_images.operations_of_gaps(run, own) == GAPS[estimator]
     assert attention_images.operations_of_step(run) == STEP
 
 
@@ -77,16 +78,16 @@ def test_of_a_network_that_is_frozen_in_part_the_rest_is_trained(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "there", "expected"),
     [
-        ({}, 1000, Number(1000, None)),
-        ({"attention_images": 50}, 1000, Number(50, None)),
-        ({"attention_images": 50}, 40, Number(40, None)),
+        ({}, 1000, Number((1000,), None)),
+        ({"attention_images": 50}, 1000, Number((50,), None)),
+        ({"attention_images": 50}, 40, Number((40,), None)),
         ({"attention_share": 0.25}, 1000, paid_for("exact")),
         ({"attention_share": 0.25, "attention_images": 50}, 1000, 50),
         ({"attention_share": 0.25}, 40, 40),
         ({"attention_share": 1e-4}, 1000, 8),
         ({"attention_share": 0.25, "attention_per": "class"}, 1000, paid_for("exact")),
         ({"attention_share": 0.25, "attention_per": "image"}, 1000, 1000),
-        ({"attention_share": 0.25, "attention_estimator": "first_order"}, 1000, paid_for("first_order")),
+        ({"attention_share": 0.25, "attention_estimator": "first_order"}, 10_000, paid_for("first_order")),
     ],
 )
 def test_a_share_of_the_time_pays_for_so_many_images(tmp_path, changed, there, expected):
@@ -94,14 +95,36 @@ def test_a_share_of_the_time_pays_for_so_many_images(tmp_path, changed, there, e
     if isinstance(expected, int):
         estimator = changed.get("attention_estimator", "exact")
         cost = pytest.approx(TIME * expected * GAPS[estimator] / (2000 * STEP))
-        expected = Number(expected, cost)
+        expected = Number((expected,), cost)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "there", "expected"),
+    [
+        ({}, 1000, (1000, 56)),  # 1 of 16 in whole passes: 62.5
+        ({"attention_images": 5}, 1000, (5, 5)),
+        # A quarter of 2,000 steps' images is 1,644.5 MFLOP at three quarters of an operation's time; 10.5 for one exact
+        # image, 2.47 for one estimated: 16 of these with each exact one make 32.9, and with 300 of them 85.8 are left.
+        ({"attention_share": 0.25}, 10_000, (512, 32)),
+        ({"attention_share": 0.25}, 300, (300, 80)),
+        ({"attention_share": 0.25}, 100, (100, 100)),
+        ({"attention_share": 1e-4}, 1000, (128, 8)),
+    ],
+)
+def test_of_two_phases_the_first_has_16_times_the_images(tmp_path, changed, there, expected):
+    run = programs(tmp_path, steps=250, attention_estimator="two_phase", **changed)
+    found = attention_images.number(run, there)
+    assert found.of_estimators == expected
+    if found.cost is not None:
+        operations = TIME * (expected[0] * 4 * FORWARD + expected[1] * GAPS["exact"])
+        assert found.cost == pytest.approx(operations / (2000 * STEP))
 
 
 def test_the_line_says_what_was_chosen_and_why():
     def said(images: int, cost: float | None, per: str = "data_set") -> str:
         settings = SimpleNamespace(attention_share=0.25, attention_per=per)
-        return attention_images.described(Number(images, cost), 2424, settings)
+        return attention_images.described(Number((images,), cost), 2424, settings)
 
     assert said(2424, None) == ""
     assert said(96, 0.2412) == (

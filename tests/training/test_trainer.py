@@ -337,6 +337,24 @@ def test_a_share_of_the_time_pays_for_some_images_and_what_is_noise_is_shrunk(
     assert "attention on 16 of 40 images: " in capsys.readouterr().out
 
 
+def test_two_phases_correct_estimates_of_many_images_by_exact_gaps_of_some(run, photos, tmp_path):
+    found = trainer.attend(small_config(photos, attention_estimator="two_phase"), tmp_path / "both")
+    mixed = small_config(photos, attention_estimator="mixed", attention_exact_filters=0)
+    estimates, start = trainer.attend(mixed, tmp_path / "estimates").gaps, 0
+    facts = json.loads((tmp_path / "both" / "attention.json").read_text())
+    assert (facts["images"], facts["exact_images"]) == (40, 8)
+    with np.load(tmp_path / "both" / "attention.npz") as file:
+        for tap, filters in FILTERS.items():
+            exact, guessed = gap_table(run[0])[:8, start : start + filters], estimates[tap][:8]
+            deviations = [np.subtract(table, table.mean(0), dtype=np.float64) for table in (exact, guessed)]
+            slope = np.clip((deviations[0] * deviations[1]).sum() / (deviations[1] ** 2).sum(), 0, 1)
+            expected = exact.mean(0) + slope * (estimates[tap].mean(0) - guessed.mean(0))
+            np.testing.assert_allclose(file[f"gap/{tap}"], expected, atol=1e-5 * np.abs(expected).max())
+            assert file[f"standard_error/{tap}"].min() > 0
+            start += filters
+    assert len(found.images) == 40
+
+
 def test_the_attention_comes_from_a_file_of_the_published_code(go_on, photos, tmp_path):
     gaps = {tap: np.linspace(-1, 1, n) ** 3 for tap, n in FILTERS.items()}
     file = tmp_path / "channel_wei.json"
