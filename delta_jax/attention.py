@@ -14,9 +14,10 @@ from delta_jax import chunks, features, precision, repeats
 from delta_jax.ablation import Ablation
 from delta_jax.chips import target
 
-ESTIMATORS = ("exact", "first_order", "mixed")
+ESTIMATORS = ("exact", "first_order", "linear_logits", "mixed")
 NORMALIZATIONS = ("softmax", "standardized_softmax", "uniform")
 SCOPES = ("tap", "all_taps")
+CLASSES = 10  # of "linear_logits", where no number is given
 
 _LARGEST_EXPONENT = 80.0  # exp of more than 88 is infinite in float32
 
@@ -33,6 +34,7 @@ def filter_gaps(
     estimator: str = "exact",
     filters: Mapping[str, Any] | None = None,
     exact_filters: int = 64,
+    classes: int = CLASSES,
     chunk: int | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, jax.Array]:
@@ -44,6 +46,10 @@ def filter_gaps(
       whose removal changes nothing behind the tap costs nothing and has a gap of exactly 0.
     - "first_order": the sum of -gradient * map, one forward and one backward pass for all filters of all taps: good at
       late taps, poor at early ones, where a filter's removal is far from a small change.
+    - "linear_logits": every logit changes by the sum of -gradient * map, and the cross-entropy of the changed logits is
+      exact: one backward pass less than there are `classes`. Right where logits are linear in the maps, however large
+      the change. Of more classes the label and the most likely ones change each on their own, the others all together:
+      as one class with the log of the sum of their exponentials for a logit.
     - "mixed": of each image and tap the `exact_filters` filters with the largest first-order values are exact (early
       taps have few filters: often all), and all filters of a tap whose exact gaps have a closed form; the others are
       first-order.
@@ -60,9 +66,10 @@ def filter_gaps(
       x: images [B, H, W, 3], normalised.
       y: labels [B], integers.
       taps: names, of Linen modules their paths; filter j of a tap is channel j of its maps.
-      estimator: one of the three.
+      estimator: one of the four.
       filters: {tap: integers [n], or [B, n] for each image its own} to restrict the exact gaps to.
       exact_filters: of "mixed", per image and tap; 0 for those with a closed form alone.
+      classes: of "linear_logits", that change on their own or together with others; at least 2.
       chunk: filters that run together, at least 1; more need more memory. Not given: what fills the device, and fits.
       apply_kwargs: passed on to the model, e.g. {"train": False}; hashable values.
 
@@ -76,12 +83,13 @@ def filter_gaps(
         raise ValueError(f"estimator {estimator!r} is not one of {ESTIMATORS}")
     if filters is not None and estimator != "exact":
         raise ValueError(f"filters can be chosen for the exact estimator only; {estimator} yields all at once")
-    for name, count, least in (("chunk", chunk, 1), ("exact_filters", exact_filters, 0)):
+    for name, count, least in (("chunk", chunk, 1), ("exact_filters", exact_filters, 0), ("classes", classes, 2)):
         if count is not None and count < least:
-            raise ValueError(f"{name} {count} is not a number of filters; take {least} or more")
+            what = "classes" if name == "classes" else "filters"
+            raise ValueError(f"{name} {count} is not a number of {what}; take {least} or more")
     chosen = None if filters is None else _chosen(model, variables, x, taps, filters, apply_kwargs or {})
     kwargs = tuple(sorted((apply_kwargs or {}).items()))
-    gaps = _gaps(model, variables, x, y, chosen, tuple(taps), estimator, exact_filters, chunk, kwargs)
+    gaps = _gaps(model, variables, x, y, chosen, tuple(taps), estimator, exact_filters, classes, chunk, kwargs)
     return {tap: gaps[tap] for tap in taps}  # jit sorts the keys of its results
 
 
@@ -104,13 +112,15 @@ def _chosen(model, variables, x, taps, filters, kwargs) -> dict[str, jax.Array]:
     return found
 
 
-@partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
-def _gaps(model, variables, x, y, chosen, taps, estimator, exact_filters, chunk, kwargs):
+@partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9, 10))
+def _gaps(model, variables, x, y, chosen, taps, estimator, exact_filters, classes, chunk, kwargs):
     apply = dict(kwargs)
     _warn_of_narrow_products(model, variables, x, apply)
     with precision.full():
         if estimator == "exact":
             return _exact(model, variables, x, y, taps, chosen, chunk, apply)
+        if estimator == "linear_logits":
+            return _linear_logits(model, variables, x, y, taps, classes, apply)
         gaps = _first_order(model, variables, x, y, taps, apply)
         if estimator == "mixed":
             return _mixed(model, variables, x, y, gaps, exact_filters, chunk, apply)
@@ -258,18 +268,63 @@ def _loss_increase(before: jax.Array, after: jax.Array, label: jax.Array) -> jax
 
 
 def _first_order(model, variables, x, y, taps, apply) -> dict[str, jax.Array]:
-    _, shapes = jax.eval_shape(lambda v, x: features.apply_with_taps(model, v, x, taps, **apply), variables, x)
-    shifts = {tap: jnp.zeros(shape.shape, shape.dtype) for tap, shape in shapes.items()}
+    shifted, shifts = _of_shifts(model, variables, x, taps, apply)
 
     def loss(shifts):
-        changes = {tap: partial(jnp.add, shift) for tap, shift in shifts.items()}
-        run = lambda x: features.apply_with_changes(model, variables, x, changes, **apply)  # noqa: E731
-        logits, maps = (repeats.rolled(run) if _rolls() else run)(x)
+        logits, maps = shifted(shifts)
         # Images do not see each other in evaluation mode: the gradient of the sum is every image's own.
         return jnp.sum(_cross_entropy(logits, y)), maps
 
     gradients, maps = jax.grad(loss, has_aux=True)(shifts)
-    return {tap: -jnp.sum(gradients[tap] * maps[tap], axis=tuple(range(1, maps[tap].ndim - 1))) for tap in taps}
+    return {tap: _faded(gradients[tap], maps[tap]) for tap in taps}
+
+
+def _of_shifts(model, variables, x, taps, apply):
+    """(shifts {tap: added to its maps} -> (logits, maps), shifts of zero)."""
+    _, shapes = jax.eval_shape(lambda v, x: features.apply_with_taps(model, v, x, taps, **apply), variables, x)
+
+    def shifted(shifts):
+        changes = {tap: partial(jnp.add, shift) for tap, shift in shifts.items()}
+        run = lambda x: features.apply_with_changes(model, variables, x, changes, **apply)  # noqa: E731
+        return (repeats.rolled(run) if _rolls() else run)(x)
+
+    return shifted, {tap: jnp.zeros(shape.shape, shape.dtype) for tap, shape in shapes.items()}
+
+
+def _faded(gradient: jax.Array, maps: jax.Array) -> jax.Array:
+    """What setting each filter to zero adds, to first order: of [B, ..., C] and [B, ..., C], [B, C]."""
+    return -jnp.sum(gradient * maps, axis=tuple(range(1, maps.ndim - 1)))
+
+
+def _linear_logits(model, variables, x, y, taps, classes, apply) -> dict[str, jax.Array]:
+    shifted, shifts = _of_shifts(model, variables, x, taps, apply)
+
+    def rivals(shifts):
+        """Logits [B, n - 1] of the n classes that are told apart, less the label's."""
+        logits, maps = shifted(shifts)
+        known = jax.lax.stop_gradient(logits).at[jnp.arange(len(y)), y].set(-jnp.inf)
+        others = jnp.argsort(-known, axis=-1)[:, : logits.shape[-1] - 1]  # the likely ones first, without the label
+        found = jnp.take_along_axis(logits, others, 1)
+        if found.shape[-1] > classes - 1:
+            rest = jax.nn.logsumexp(found[:, classes - 2 :], axis=-1, keepdims=True)
+            found = jnp.concatenate([found[:, : classes - 2], rest], axis=1)
+        return found - jnp.take_along_axis(logits, y[:, None], 1), maps
+
+    before, backwards, maps = jax.vjp(rivals, shifts, has_aux=True)
+
+    def of_rival(k):
+        (gradients,) = backwards(jax.nn.one_hot(jnp.full(len(y), k), before.shape[-1], dtype=before.dtype))
+        return {tap: _faded(gradients[tap], maps[tap]) for tap in taps}
+
+    changes = jax.lax.map(of_rival, jnp.arange(before.shape[-1]))  # {tap: [n - 1, B, C]}
+    label = jnp.zeros((), jnp.int32)
+
+    def increase(before, change):
+        with_label = [jnp.concatenate([jnp.zeros(1, before.dtype), rivals]) for rivals in (before, before + change)]
+        return _loss_increase(with_label[0], with_label[1], label)
+
+    of_filters = jax.vmap(increase, (None, 1))  # [n - 1] and [n - 1, C]
+    return {tap: jax.vmap(of_filters, (0, 1))(before, changes[tap]) for tap in taps}
 
 
 def normalize(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from delta_jax import features
+from delta_jax import attention, features
 from delta_jax.chips import flops
 from delta_jax.training import attention_program
 from delta_jax.training.attention_program import Estimator
@@ -130,6 +130,8 @@ def operations_of_gaps(programs: Programs, estimator: Estimator) -> int:
     forward = flops.count(features.caller(model), programs.source, _image(size))
     if estimator.name == "first_order":
         return 3 * forward  # a backward pass is two
+    if estimator.name == "linear_logits":
+        return (1 + 2 * (min(programs.num_classes, attention.CLASSES) - 1)) * forward
     behind = operations_behind(model, programs.source, size, programs.config.taps)
     exact = estimator.name == "exact"
     most = max(programs.channels.values()) if exact else estimator.exact_filters or 0

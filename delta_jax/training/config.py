@@ -267,9 +267,10 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         why = "a weight per image needs the gaps of every training image"
         _require(values["attention_images"] == 0, "attention_images", values["attention_images"], f"0: {why}")
         _require(values["attention_tolerance"] == 0, "attention_tolerance", values["attention_tolerance"], f"0: {why}")
-    if values["attention_estimator"] == "two_phase" and not values["attention_file"]:
+    if values["method"] == "delta" and values["attention_estimator"] == "two_phase" and not values["attention_file"]:
         per, tolerance = values["attention_per"], values["attention_tolerance"]
-        _require(per == "data_set", "attention_per", per, "data_set: attention_estimator=two_phase gives means alone")
+        others = f"{', '.join(attention.ESTIMATORS)}: two_phase gives means over all images, and attention_per is {per}"
+        _require(per == "data_set", "attention_estimator", "two_phase", others)
         why = "attention_estimator=two_phase has a number of images of its own"
         _require(tolerance == 0, "attention_tolerance", tolerance, f"0: {why}")
     if values["attention_file"]:

@@ -159,6 +159,52 @@ def test_first_order_is_minus_gradient_times_map(variables):
                 np.testing.assert_allclose(found[tap][:, j], slope, atol=1e-6)
 
 
+def _with_linear_logits(logits, changes, label, classes):
+    """One image's gaps by numpy: logits [K] that change by [K, C]; beyond `classes` the unlikely ones as one."""
+    order = [label, *(k for k in np.argsort(-logits) if k != label)]
+    z, dz = logits[order], changes[order]
+    if len(z) > classes:
+        rest = np.exp(z[classes - 1 :])
+        z = np.append(z[: classes - 1], np.log(rest.sum()))
+        dz = np.vstack([dz[: classes - 1], rest / rest.sum() @ dz[classes - 1 :]])
+    after = [scipy.special.logsumexp(z + one) - (z + one)[0] for one in dz.T]
+    return np.array(after) - (scipy.special.logsumexp(z) - z[0])
+
+
+class ManyClasses(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.tanh(nn.Conv(6, (3, 3), name="first")(x))
+        x = jnp.tanh(nn.Conv(5, (3, 3), strides=2)(x))
+        return 9 * nn.Dense(7, name="head")(jnp.mean(x, (1, 2)))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 7, 10])
+def test_linear_logits_are_those_of_a_jacobian(classes):
+    """In float64: logits change by minus their derivative to a factor on each filter, taken by jax.jacrev of flax."""
+    variables = random_variables(ManyClasses(), X)
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.asarray(X, np.float64))
+        variables = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), variables)
+
+        def logits(keep):
+            def interceptor(call, args, keywords, context):
+                out = call(*args, **keywords)
+                return out * keep[None, None, None] if context.module.name == "first" else out
+
+            with nn.intercept_methods(interceptor):
+                return ManyClasses().apply(variables, x)
+
+        keep = jnp.ones(6, jnp.float64)
+        z, slopes = np.asarray(logits(keep)), np.asarray(jax.jacrev(logits)(keep))  # [4, 7], [4, 7, 6]
+        expected = [_with_linear_logits(*one, classes) for one in zip(z, -slopes, np.asarray(Y), strict=True)]
+        run = partial(attention.filter_gaps, ManyClasses(), variables, x, Y, taps=("first",))
+        found = run(estimator="linear_logits", classes=classes)["first"]
+        np.testing.assert_allclose(found, np.stack(expected), rtol=1e-9, atol=1e-12)
+        first_order = run(estimator="first_order")["first"]
+    assert np.abs(found - first_order).max() > 1e-2
+
+
 class Linear(nn.Module):
     """Logits that are linear in the maps of both taps; with one huge logit that is never the label, so is the loss.
 
@@ -182,6 +228,15 @@ def test_exact_and_first_order_agree_where_the_loss_is_linear(tap):
     assert np.abs(run()[tap]).max() > 1e-2
 
 
+@pytest.mark.parametrize("tap", ["first", "second"])
+def test_linear_logits_are_exact_where_the_logits_are_linear(tap):
+    variables = random_variables(Linear(), X)
+    variables["params"]["head"]["kernel"] *= 30.0  # so that the loss is far from linear
+    run = partial(attention.filter_gaps, Linear(), variables, X, Y, taps=(tap,))
+    exact = run()[tap]
+    np.testing.assert_allclose(run(estimator="linear_logits")[tap], exact, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -194,6 +249,7 @@ def test_exact_and_first_order_agree_where_the_loss_is_linear(tap):
         ({"filters": {"first": [0]}, "estimator": "mixed"}, "filters can be chosen for the exact estimator only"),
         ({"chunk": 0}, "chunk 0 is not a number of filters"),
         ({"exact_filters": -1, "estimator": "mixed"}, "exact_filters -1 is not a number of filters"),
+        ({"classes": 1, "estimator": "linear_logits"}, "classes 1 is not a number of classes; take 2 or more"),
         ({"taps": ("frist",)}, "no tap called 'frist' in the network; did you mean .*first"),
         (
             {"taps": ("frist",), "estimator": "first_order"},

@@ -206,6 +206,15 @@ def test_a_run_of_before_mean_was_a_field_keeps_what_its_classifier_has(tmp_path
         ({"data__color_jitter": ("a", 0.1, 0.1, 0.1)}, ("data.color_jitter", "('a', ", "four numbers")),
         ({"select": "best", "data__validation_fraction": 0.0}, ("select", "'best'", "validation_fraction is 0")),
         ({"select": "best", "eval_every": 0}, ("eval_every", "0", "1 or more")),
+        ({"attention_share": -0.1}, ("attention_share", "-0.1", "0 or more")),
+        (
+            {"preset": "paper", "attention_estimator": "two_phase"},
+            ("attention_estimator", "two_phase", "exact", "attention_per is image"),
+        ),
+        (
+            {"attention_estimator": "two_phase", "attention_tolerance": 0.1},
+            ("attention_tolerance", "0.1", "number of images of its own"),
+        ),
         ({"preset": "paper", "attention_images": 100}, ("attention_images", "100", "every training image")),
     ],
     ids=str,
