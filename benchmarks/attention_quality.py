@@ -4,8 +4,9 @@
 
 DIR holds train/<class>/*.jpg; without --photos the photos are ELPV's solar cells. A head is trained on the frozen
 network (L2-FE) with all training images, then the gaps of some of them are measured: with every estimator against the
-exact ones, with few images against many, and with less precision against float64. Matrix products are full float32
-("highest") wherever nothing else is said: on a GPU jax's default may round their inputs to TF32.
+exact ones, also for the same time, with few images against many, and with less precision against float64. Matrix
+products are full float32 ("highest") wherever nothing else is said: on a GPU jax's default may round their inputs to
+TF32.
 
 OUT gets attention_quality_<arch>_<data>.json, .md, .png, and .npz with the exact gaps: a second call with the same
 arguments takes them from there, together with the seconds that they took then. Delete it to measure them again.
@@ -38,8 +39,9 @@ from matplotlib.figure import Figure
 from delta_jax import attention, data, precision, processes, weights
 from delta_jax.analysis import gap_statistics
 from delta_jax.processes import sharding
+from delta_jax.training import attention_images, head_phase, provenance, two_phase
 from delta_jax.training import config as configs
-from delta_jax.training import head_phase, provenance
+from delta_jax.training.attention_pass import Normalization
 from delta_jax.training.head import put_head
 from delta_jax.training.setup import Setup
 from delta_jax.weights import SOURCES
@@ -49,6 +51,7 @@ Gaps = Mapping[str, np.ndarray]  # {tap: [N, C]}
 BATCH = 8  # images per call
 SPLITS = 20  # random choices of images that a number over fewer than all is averaged over
 SMALLEST = 4  # images in such a choice
+LEAST_TIME = 8  # of so many exact images, to be spent on one estimator or another
 PACKAGES = ("delta_jax", "jax", "jaxlib", "flax", "numpy")
 PRECISION_IMAGES, PRECISION_FILTERS = 8, 32  # float64 is slow: images, and filters per tap
 NORMALIZATIONS = {"softmax": 1.0, "standardized_softmax": 5.0}  # and their temperatures: the presets' (config.PRESETS)
@@ -72,6 +75,8 @@ def set_up(args: argparse.Namespace) -> Setup:
     config.data.name, config.data.root = ("folder", args.photos) if args.photos else (args.data, "")
     config.data.crop, config.data.resize = args.size, args.size * 9 // 8
     config.taps = tuple(args.taps)
+    if args.head_l2:
+        config.head_l2 = tuple(args.head_l2)
     config.batch_size = config.attention_batch = jax.device_count()  # unused here, but checked
     config.eval_batch_size = 64 * jax.device_count()
     return Setup(configs.resolve(config))
@@ -165,6 +170,56 @@ def _attention(exact: np.ndarray, how: str, temperature: float) -> dict[str, dic
     }
 
 
+def images_for_the_time(n: int, seconds: Mapping[str, float], there: int) -> dict[str, tuple[int, int]]:
+    """{way: (estimated, exact) images} that take as long as the exact gaps of n images; by one estimator or two."""
+    exact, cheap = seconds["exact"], seconds["mixed_0"]
+    found = {way: (min(there, int(n * exact / each)), 0) for way, each in seconds.items() if way != "exact"}
+    few = int(n * exact / (exact + attention_images.MANY * cheap))
+    if attention_images.MANY * few > there:
+        few = int(n - there * cheap / exact)
+    return {"exact": (0, n), **found, "two_phase": (min(there, attention_images.MANY * few), few)}
+
+
+def for_the_time(tap: str, found: Mapping[str, Gaps], seconds: Mapping[str, float], seed: int) -> dict[str, Any]:
+    """{n: {way: "estimated" and "exact" images, "spearman" and "weights"}} of a tap, in the time of n exact images.
+
+    Against the exact gaps of all images: rank correlation of the mean gaps, and the root mean square error of C * W of
+    the `reference` preset. Means over random choices of the images.
+    """
+    exact = found["exact"][tap].astype(np.float64)
+    truth, n = exact.mean(0), len(exact)
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(n) for _ in range(SPLITS)]
+    normalization = Normalization("standardized_softmax", NORMALIZATIONS["standardized_softmax"])
+    relative = lambda mean: len(mean) * normalization({tap: mean})[tap].astype(np.float64)  # noqa: E731
+
+    def mean(way: str, order: np.ndarray, images: tuple[int, int]) -> np.ndarray:
+        estimated, measured = images
+        if way == "exact":
+            return exact[order[:measured]].mean(0)
+        if way == "two_phase":
+            estimates = found["mixed_0"][tap][order[:estimated]]
+            return two_phase.combined(exact[order[:measured]], estimates).mean(0, dtype=np.float64)
+        return found[way][tap][order[:estimated]].mean(0, dtype=np.float64)
+
+    told: dict[str, Any] = {}
+    for budget in doubling(LEAST_TIME, n // 2):
+        told[str(budget)] = {}
+        for way, images in images_for_the_time(budget, seconds, n).items():
+            if max(images) < 1 or (way == "two_phase" and images[1] < 2):
+                continue
+            means = [mean(way, order, images) for order in orders]
+            order = [float(gap_statistics.rank_correlation(one, truth)) for one in means]
+            errors = [np.sqrt(np.mean(np.square(relative(one) - relative(truth)))) for one in means]
+            told[str(budget)][way] = {
+                "estimated": images[0],
+                "exact": images[1],
+                "spearman": float(np.mean(order)),
+                "weights": float(np.mean(errors)),
+            }
+    return told
+
+
 # The exact gaps, kept for a second call.
 
 
@@ -223,7 +278,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
     precisions = {
         pair: [f"precision/{pair}/{measure}" for measure in ("spearman_per_image", "error_per_image", "sign_changes")]
-        for pair in first["precision"]
+        for pair in first.get("precision", ())
     }
     spreads = {
         f"{name}, {of.replace('_', ' ')}": [
@@ -233,6 +288,19 @@ def markdown(result: Mapping[str, Any]) -> str:
         for of in ("per_image", "of_mean")
     }
     seconds = result["seconds_per_image"]
+    times = [
+        section(
+            f"In the time of {budget} exact images: rank correlation / error of C * W, of the mean gaps",
+            ".2f",
+            {
+                f"{way}, {one['exact']} exact, {one['estimated']} estimated": [
+                    f"for_the_time/{budget}/{way}/{measure}" for measure in ("spearman", "weights")
+                ]
+                for way, one in ways.items()
+            },
+        )
+        for budget, ways in first["for_the_time"].items()
+    ]
     sections = [
         f"# The attention of {arguments['arch']} on {images['name']}",
         f"{arguments['images']} of {images['training_images']} training images of {images['classes']} classes, "
@@ -246,10 +314,13 @@ def markdown(result: Mapping[str, Any]) -> str:
         section("Filters, and share of negative exact gaps", ".4g", {"filters": ["filters"], "negative": ["negative"]}),
         section("Rank correlation with the exact gaps: per image / of the mean gaps", ".2f", estimators("spearman")),
         section("RMS error over the exact gaps' spread: per image / of the mean gaps", ".2g", estimators("error")),
+        *times,
         section("Split-half reliability of the mean exact gaps", ".2f", sizes("split_half", "exact")),
         section("Split-half reliability of the mean first-order gaps", ".2f", sizes("split_half", "first_order")),
         section("Rank correlation with the mean exact gaps of all images", ".2f", sizes("agreement_with_all")),
-        section("Precision: rank correlation / RMS error over spread / share of changed signs", ".3g", precisions),
+        section("Precision: rank correlation / RMS error over spread / share of changed signs", ".3g", precisions)
+        if precisions
+        else "",
         "" if "tf32 against float64" in precisions else "TF32 does not apply: it is a format of GPUs.",
         section("Attention: lowest and highest C * W / effective number of filters", ".4g", spreads),
     ]
@@ -318,7 +389,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=16, help="training images whose gaps are measured")
     parser.add_argument("--size", type=int, default=64, help="height and width, pixels")
     parser.add_argument("--taps", nargs="+", default=["default"], help="module paths; default: the network's own")
-    parser.add_argument("--exact_filters", nargs="+", type=int, default=[32], help="of the mixed estimator")
+    parser.add_argument("--exact_filters", nargs="*", type=int, default=[32], help="of the mixed estimator")
+    parser.add_argument("--head_l2", nargs="+", type=float, help="penalties of the head that are tried")
+    parser.add_argument("--skip_precision", action="store_true", help="no float64, which takes the longest")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
     parser.add_argument("--out", type=Path, default=Path("runs/attention_quality"), help="folder for what is written")
     args = parser.parse_args(argv)
@@ -358,14 +431,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     else:
         seconds_of_exact, exact = stored
     found, seconds = {"exact": exact}, {"exact": seconds_of_exact}
-    ways: dict[str, dict[str, Any]] = {"first_order": {"estimator": "first_order"}}
-    ways |= {f"mixed_{k}": {"estimator": "mixed", "exact_filters": k} for k in args.exact_filters}
+    ways: dict[str, dict[str, Any]] = {name: {"estimator": name} for name in ("first_order", "linear_logits")}
+    ways["linear_logits_2"] = {"estimator": "linear_logits", "classes": 2}
+    ways |= {f"mixed_{k}": {"estimator": "mixed", "exact_filters": k} for k in (0, *args.exact_filters)}
     for way, options in ways.items():
         found[way], seconds[way] = measure(partial(gaps_of, **options), x, y)
 
     judged = judge(found, args.seed)
-    for tap, compared in compare_precisions(setup, variables, x, y, exact).items():
-        judged[tap]["precision"] = compared
+    for tap, facts in judged.items():
+        facts["for_the_time"] = for_the_time(tap, found, seconds, args.seed)
+    if not args.skip_precision:
+        for tap, compared in compare_precisions(setup, variables, x, y, exact).items():
+            judged[tap]["precision"] = compared
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

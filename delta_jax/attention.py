@@ -50,9 +50,9 @@ def filter_gaps(
       exact: one backward pass less than there are `classes`. Right where logits are linear in the maps, however large
       the change. Of more classes the label and the most likely ones change each on their own, the others all together:
       as one class with the log of the sum of their exponentials for a logit.
-    - "mixed": of each image and tap the `exact_filters` filters with the largest first-order values are exact (early
-      taps have few filters: often all), and all filters of a tap whose exact gaps have a closed form; the others are
-      first-order.
+    - "mixed": of each image and tap the `exact_filters` filters with the largest values of "linear_logits" are exact
+      (early taps have few filters: often all), and all filters of a tap whose exact gaps have a closed form; the others
+      keep these values. They are of two classes, the label and all others, and cost what first-order ones do.
 
     Gaps are differences of about 1e-4 between losses, and bfloat16 swallows them. So products are in full float32 on
     every chip, whatever the caller's `jax.default_matmul_precision`; for layers that compute in bfloat16 or ask for a
@@ -119,9 +119,9 @@ def _gaps(model, variables, x, y, chosen, taps, estimator, exact_filters, classe
     with precision.full():
         if estimator == "exact":
             return _exact(model, variables, x, y, taps, chosen, chunk, apply)
-        if estimator == "linear_logits":
-            return _linear_logits(model, variables, x, y, taps, classes, apply)
-        gaps = _first_order(model, variables, x, y, taps, apply)
+        if estimator == "first_order":
+            return _first_order(model, variables, x, y, taps, apply)
+        gaps = _linear_logits(model, variables, x, y, taps, 2 if estimator == "mixed" else classes, apply)
         if estimator == "mixed":
             return _mixed(model, variables, x, y, gaps, exact_filters, chunk, apply)
         return gaps
@@ -167,7 +167,7 @@ def _all_filters(images: int, filters: int) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(filters, dtype=jnp.int32), (images, filters))
 
 
-def _mixed(model, variables, x, y, first_order, exact_filters, chunk, apply) -> dict[str, jax.Array]:
+def _mixed(model, variables, x, y, estimates, exact_filters, chunk, apply) -> dict[str, jax.Array]:
     def one_image(one):
         image, label, estimates = one
         ablations = _ablations(model, variables, image[None], tuple(estimates), apply)
@@ -182,7 +182,7 @@ def _mixed(model, variables, x, y, first_order, exact_filters, chunk, apply) -> 
             gaps[tap] = estimate.at[largest].set(_increase(ablation, label[None], largest, chunk))
         return gaps
 
-    return jax.lax.map(one_image, (x, y, first_order))
+    return jax.lax.map(one_image, (x, y, estimates))
 
 
 def _ablations(model, variables, x, taps, apply) -> dict[str, Ablation]:

@@ -31,7 +31,7 @@ class Estimator(NamedTuple):
 
 
 EXACT = Estimator("exact")
-# As first order, but for the taps whose exact gaps cost next to nothing.
+# Linear logits, but for the taps whose exact gaps cost next to nothing.
 CHEAP = Estimator("mixed", 0)
 
 

@@ -123,18 +123,18 @@ def test_chosen_filters_may_be_traced(variables):
 
 
 @pytest.mark.parametrize("count", [0, 1, 64])
-def test_mixed_is_exact_for_the_filters_with_the_largest_first_order_values(variables, count):
+def test_mixed_is_exact_for_the_filters_with_the_largest_estimates(variables, count):
     """The taps have 6 filters; behind the second one comes a nonlinearity and a head that is linear: a closed form."""
     run = partial(attention.filter_gaps, Net(), variables, X, Y, taps=TAPS)
-    exact, first_order = run(), run(estimator="first_order")
+    exact, estimated = run(), run(estimator="linear_logits", classes=2)
     found = run(estimator="mixed", exact_filters=count)
-    expected = np.array(first_order["first"])
-    for image, estimates in enumerate(first_order["first"]):
+    expected = np.array(estimated["first"])
+    for image, estimates in enumerate(estimated["first"]):
         largest = np.argsort(-np.abs(np.asarray(estimates)))[:count]
         expected[image, largest] = exact["first"][image, largest]
     np.testing.assert_allclose(found["first"], expected, atol=1e-6)
     np.testing.assert_allclose(found["block/second"], exact["block/second"], atol=1e-6)
-    assert np.abs(exact["first"] - first_order["first"]).max() > 1e-3
+    assert np.abs(exact["first"] - estimated["first"]).max() > 1e-3
 
 
 def test_arguments_reach_the_model(variables):

@@ -64,6 +64,30 @@ def test_numbers_of_images_double_up_to_the_last(first, last, sizes):
     assert quality.doubling(first, last) == sizes
 
 
+def test_the_same_time_is_spent_in_every_way():
+    seconds = {"exact": 1.0, "first_order": 0.1, "mixed_0": 0.25}
+    # 10 s: 100 images at 0.1, 40 at 0.25; an exact image with 16 estimated ones takes 5 s.
+    expected = {"exact": (0, 10), "first_order": (100, 0), "mixed_0": (40, 0), "two_phase": (32, 2)}
+    assert quality.images_for_the_time(10, seconds, 1000) == expected
+    # Of 20 images all are estimated, in 5 s, and 5 measured.
+    assert quality.images_for_the_time(10, seconds, 20)["two_phase"] == (20, 5)
+
+
+def test_errors_for_the_same_time_are_those_of_the_means():
+    exact = RNG.standard_normal((32, 10)).astype(np.float32) + np.arange(10, dtype=np.float32)
+    found = {"exact": {"tap": exact}, "mixed_0": {"tap": exact + 7}}  # which two phases correct
+    told = quality.for_the_time("tap", found, {"exact": 1.0, "mixed_0": 0.01}, seed=0)
+    assert list(told) == ["8", "16"]
+    assert told["8"]["two_phase"] == {
+        "estimated": 32,
+        "exact": 7,
+        "spearman": pytest.approx(1),
+        "weights": pytest.approx(0, abs=1e-6),
+    }
+    assert told["8"]["mixed_0"]["spearman"] == pytest.approx(1)
+    assert 0 < told["16"]["exact"]["weights"] < told["8"]["exact"]["weights"]
+
+
 def test_split_half_reliability_is_1_where_images_agree_and_about_0_where_they_do_not():
     alike = np.tile(RNG.standard_normal(50), (16, 1))
     np.testing.assert_allclose(gap_statistics.split_half_reliability(alike, 8, splits=5, seed=0), np.ones(5))
@@ -164,7 +188,9 @@ def test_the_script_on_a_few_photos(photos, tmp_path, capsys):
     assert stem.with_suffix(".png").stat().st_size > 10_000
     result = json.loads(stem.with_suffix(".json").read_text())
     assert not result["exact_from_earlier_run"]
-    assert list(result["seconds_per_image"]) == ["exact", "first_order", "mixed_24"]
+    assert list(result["seconds_per_image"]) == [
+        *("exact", "first_order", "linear_logits", "linear_logits_2", "mixed_0", "mixed_24"),
+    ]
     assert {tap: facts["filters"] for tap, facts in result["taps"].items()} == FILTERS
     for facts in result["taps"].values():
         errors = {name: one["error_per_image"] for name, one in facts["estimators"].items()}
@@ -175,13 +201,14 @@ def test_the_script_on_a_few_photos(photos, tmp_path, capsys):
         if BFLOAT16:
             assert errors["bfloat16 against float64"] > 1e-2
 
-    quality.main(arguments)
+    quality.main([*arguments, "--skip_precision"])
     again = json.loads(stem.with_suffix(".json").read_text())
     assert again["exact_from_earlier_run"]
     assert again["seconds_per_image"]["exact"] == result["seconds_per_image"]["exact"]
-    if not BFLOAT16:
-        for facts in (*again["taps"].values(), *result["taps"].values()):
-            del facts["precision"]
+    for facts in result["taps"].values():
+        del facts["precision"]
+    for facts in (*again["taps"].values(), *result["taps"].values()):
+        assert "exact" in facts.pop("for_the_time")["8"]  # how many images it is depends on the clock
     assert again["taps"] == result["taps"]
 
 
