@@ -20,7 +20,7 @@ from delta_jax.training import (
     two_phase,
 )
 from delta_jax.training.attention_pass import AttentionPass, Normalization
-from delta_jax.training.attention_program import EXACT, Estimator, Gaps
+from delta_jax.training.attention_program import CHEAP, EXACT, Estimator, Gaps
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 from delta_jax.workdir import json_files, logs, storage
@@ -149,7 +149,7 @@ def _pass(
     table = GapTable(tables / facts["key"], sum(setup.channels.values()))
 
     def run() -> AttentionPass:
-        what = "attention" if estimator.name == config.attention_estimator else f"attention, {estimator.name}"
+        what = "estimates" if estimator == CHEAP else "attention"
         description = f"{what}, {sum(setup.channels.values()):,} filters"
         with interruption.held(), logs.progress(len(images), description, initial=0) as bar:
             return attention_pass.measure(
