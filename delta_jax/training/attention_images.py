@@ -15,7 +15,9 @@ from delta_jax.training.attention_program import Estimator
 from delta_jax.training.programs import Programs
 
 FEWEST = 8  # images, whatever they cost
-MANY = 16  # images with estimates for each with exact gaps, of two_phase; docs/attention.md says why
+# Of two_phase, docs/attention.md says why: images with estimates for each with exact gaps, and how many exact ones
+# correct more than their own noise adds.
+MANY, ENOUGH = 16, 16
 # Of the gaps, in units of one of the training step. Measured on CPUs: docs/attention.md. Elsewhere arithmetic: gaps are
 # in full float32, six passes in bfloat16 where the step takes one, at twice the step's use of the matrix units.
 _TIME_OF_AN_OPERATION = {"cpu": 0.75}
@@ -65,7 +67,7 @@ def number(programs: Programs, there: int) -> Number:
     wanted = min(config.attention_images or there, there)
     two = config.attention_estimator == "two_phase"
     if not config.attention_share:
-        return Number((wanted, min(wanted, _whole(wanted / MANY)))[: 1 + two], None)
+        return Number((wanted, min(wanted, max(ENOUGH, _whole(wanted / MANY))))[: 1 + two], None)
     training = config.steps * config.batch_size * operations_of_step(programs)
     time = _TIME_OF_AN_OPERATION.get(programs.platform, _ELSEWHERE)
     costs = [time * operations_of_gaps(programs, one) / training for one in attention_program.estimators(config)]
@@ -86,6 +88,8 @@ def _two_phase(cheap: float, exact: float, share: float, wanted: int) -> tuple[i
     few = share / (exact + MANY * cheap)
     if MANY * few > wanted:
         few = (share - wanted * cheap) / exact
+    if few < ENOUGH:
+        return min(wanted, _whole(share / cheap)), 0
     n = min(wanted, _whole(few))
     return min(wanted, MANY * n), n
 

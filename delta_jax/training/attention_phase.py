@@ -122,16 +122,17 @@ def _gaps(setup: Setup, l2_fe: Variables, workdir: Path) -> tuple[AttentionPass,
     depends, passes = _depends_on(setup, l2_fe), []
     told: dict[str, Any] = {}
     for estimator, images in zip(attention_program.estimators(config), chosen.of_estimators, strict=True):
-        found, table = _pass(setup, gaps_of, estimator, order[:images], depends, workdir)
-        passes.append(found)
-        told["table"] = str(table)
+        if images:
+            found, table = _pass(setup, gaps_of, estimator, order[:images], depends, workdir)
+            passes.append(found)
+            told["table"] = str(table)
     found = passes[0]
     if len(passes) > 1:
         told["exact_images"] = len(passes[1].images)
         found = AttentionPass(
             {tap: two_phase.combined(passes[1].gaps[tap], gaps) for tap, gaps in found.gaps.items()}, found.images
         )
-    elif estimator.name != "exact":
+    elif config.attention_estimator != "exact":
         told["error"] = _check(gaps_of, found, setup)
     return found, {"images": len(found.images), **told, "seconds": time.monotonic() - began}
 

@@ -21,11 +21,11 @@ def combined(exact: np.ndarray, estimates: np.ndarray) -> np.ndarray:
       estimates: [m, C], m >= n.
 
     Returns:
-      float32 [m, C]; the exact gaps themselves where n = m.
+      float32 [m, C]; the exact gaps themselves where n = m, the estimates where n = 0.
     """
     n, m = len(exact), len(estimates)
-    if n == m:
-        return exact
+    if n in (0, m):
+        return exact if n else estimates
     wide, guesses = exact.astype(np.float64), estimates.astype(np.float64)
     slope = _slope(wide, guesses[:n])
     rest = wide - slope * guesses[:n]

@@ -69,6 +69,9 @@ def test_calls_are_counted(photos):
         "step": {"fine-tuning": 8},
         "evaluation": {"validation while it trains": 2 * 2, "evaluation": 2 * (2 + 3)},
     }
+    both = works.works(planned(photos, attention_estimator="two_phase"), COUNTED, 1e9)
+    two = {work.name: work.calls for work in both}
+    assert (two["estimates"], two["attention"]) == ({"attention": 5}, {"attention": 2})  # of 40 images 16 exactly
     few = works.works(planned(photos, attention_images=9, eval_every=0), COUNTED, 1e9)
     assert few[1].calls == {"attention": 2}
     assert few[3].calls == {"evaluation": 10}

@@ -342,10 +342,10 @@ def test_two_phases_correct_estimates_of_many_images_by_exact_gaps_of_some(run, 
     mixed = small_config(photos, attention_estimator="mixed", attention_exact_filters=0)
     estimates, start = trainer.attend(mixed, tmp_path / "estimates").gaps, 0
     facts = json.loads((tmp_path / "both" / "attention.json").read_text())
-    assert (facts["images"], facts["exact_images"]) == (40, 8)
+    assert (facts["images"], facts["exact_images"]) == (40, 16)
     with np.load(tmp_path / "both" / "attention.npz") as file:
         for tap, filters in FILTERS.items():
-            exact, guessed = gap_table(run[0])[:8, start : start + filters], estimates[tap][:8]
+            exact, guessed = gap_table(run[0])[:16, start : start + filters], estimates[tap][:16]
             deviations = [np.subtract(table, table.mean(0), dtype=np.float64) for table in (exact, guessed)]
             slope = np.clip((deviations[0] * deviations[1]).sum() / (deviations[1] ** 2).sum(), 0, 1)
             expected = exact.mean(0) + slope * (estimates[tap].mean(0) - guessed.mean(0))
@@ -353,6 +353,13 @@ def test_two_phases_correct_estimates_of_many_images_by_exact_gaps_of_some(run, 
             assert file[f"standard_error/{tap}"].min() > 0
             start += filters
     assert len(found.images) == 40
+    # A share of 0.3 pays for no 16 exact images: 64 images of 4 forwards, at three quarters, are 25 of an estimate's 4.
+    little = small_config(photos, attention_estimator="two_phase", attention_share=0.3)
+    found = trainer.attend(little, tmp_path / "little")
+    facts = json.loads((tmp_path / "little" / "attention.json").read_text())
+    assert set(facts["error"]) == set(FILTERS)
+    for tap, gaps in estimates.items():
+        np.testing.assert_array_equal(found.gaps[tap], gaps[:24])
 
 
 def test_the_attention_comes_from_a_file_of_the_published_code(go_on, photos, tmp_path):

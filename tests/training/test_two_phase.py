@@ -37,6 +37,7 @@ def test_the_slope_is_between_0_and_1(estimates, slope):
 def test_where_all_are_exact_estimates_count_for_nothing():
     exact = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     assert two_phase.combined(exact, np.zeros((5, 3))) is exact
+    assert two_phase.combined(exact[:0], exact) is exact  # and where none are, they are all there is
 
 
 def test_the_standard_errors_are_the_spread_of_repeated_samples():
