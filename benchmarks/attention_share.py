@@ -46,6 +46,7 @@ def main() -> None:
     args = parser.parse_args()
 
     config = get_config()
+    config.steps = 300
     config.arch, config.attention_estimator = args.arch, args.estimator
     config.data.crop, config.data.resize = args.size, args.size * 9 // 8
     programs = Programs(configs.resolve(config), sharding.make_mesh(), args.classes)

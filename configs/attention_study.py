@@ -3,12 +3,14 @@
 EfficientNet-Lite0 on a folder of photos with train/ and test/, 96 px, 300 steps of 32 images.
 """
 
-from delta_jax.configs.folder import get_config as get_folder
+from delta_jax.configs.elpv import get_config as get_elpv
 
 
 def get_config():
     """Steps and rates for photos like ImageNet's, with a new head."""
-    config = get_folder()
+    config = get_elpv()
+    config.data.name = "folder"
+    config.attention_images = 0
     config.data.resize = 108
     config.data.crop = 96
     config.data.interpolation = "bilinear"  # what the published numbers were measured with

@@ -11,7 +11,7 @@ from delta_jax.configs.default import get_config
 from delta_jax.configs.elpv import get_config as get_elpv
 from delta_jax.configs.folder import get_config as get_folder
 from delta_jax.configs.quickstart import get_config as get_quickstart
-from delta_jax.training import advice, checks
+from delta_jax.training import advice, checks, length
 from delta_jax.training import config as configs
 
 NORM = {"bn": {"mean": np.zeros(4), "var": np.ones(4)}}
@@ -20,7 +20,7 @@ NORM = {"bn": {"mean": np.zeros(4), "var": np.ones(4)}}
 def remarks(config, *, train=1000, validation=250, source=None, **changed):
     """Of a run on so many images."""
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changed.items()})
-    resolved = configs.resolve(config)
+    resolved = length.settled(configs.resolve(config), train)
     rows = {"train": range(train), "validation": range(validation)}
     setup = SimpleNamespace(
         config=resolved,
