@@ -1,0 +1,1 @@
+"""The best classifier that a budget allows: settings tried on validation images, the winner trained, tested once."""

@@ -1,0 +1,162 @@
+"""The end of a search: the winner over seeds and on all images, its test, and what is said of it all."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delta_jax import page, processes, reports
+from delta_jax.training import trainer
+from delta_jax.training.classifier import MODEL
+from delta_jax.tuning import averaging, space, trials, winner, words
+from delta_jax.tuning.decision import State
+from delta_jax.tuning.search import WAIT_S, Search, alone
+from delta_jax.tuning.space import HEAD
+from delta_jax.tuning.trials import Run
+from delta_jax.tuning.winner import Candidate
+from delta_jax.workdir import json_files, logs
+from delta_jax.workdir.variable_files import save_variables
+
+CHOICE, AVERAGE, SUMMARY, FINAL = "choice.json", "average.json", "summary.json", "final"
+SEEDS = 3  # of the final network, where there is time
+
+
+def seeds(left: float, run: float, first_refit: float, refit: bool) -> int:
+    """How many seeds the final network may be made of.
+
+    Args:
+      left: seconds of the budget.
+      run: seconds of a whole run of the winner.
+      first_refit: seconds of the first run on all images, with its head and its attention; the others take `run`.
+      refit: whether there is such a run.
+
+    Returns:
+      3, 2 or 1; 0 where there is no time for a run on all images: the network of the search is the end.
+    """
+    for count in range(SEEDS, 0, -1):
+        # Each seed but the first is also run on the validation fold, to see whether an average pays.
+        needed = (count - 1) * run + (first_refit + (count - 1) * run if refit else 0.0)
+        if needed <= left:
+            return count
+    return 0
+
+
+def finish(search: Search) -> None:
+    """Trains the winner, tests it once, and writes and says what came out; what is done already is not done again.
+
+    Several processes share the runs; the one that finds the last step free does it, the others end.
+
+    Raises:
+      ConfigError, DataError, WeightsError, OSError: as `trainer.fit`.
+    """
+    folder = search.folder
+    state = search.state()
+    chosen = _choice(search, state)
+    won, count = Candidate(**chosen["winner"]), int(chosen["seeds"])
+    setting = next(one for one in state.settings if one.number == won.setting)
+    base = int(search.config.seed)
+    on_fold = [Run(won.setting, won.steps, 0, base + i) for i in range(max(count, 1))]
+    if not trials.has_model(folder, on_fold[0]) and (not search.plan.refit or count != 1):
+        trials.forget(folder, on_fold[0])
+    _all_done(search, on_fold)
+    averaged = len(on_fold) > 1 and _average_pays(search, setting, on_fold)
+    ends = on_fold[: len(on_fold) if averaged else 1]
+    head_l2 = trials.results(folder)[on_fold[0].path].head_l2
+    if search.plan.refit and count:
+        ends = [Run(run.setting, run.steps, 0, run.seed, refit=True) for run in ends]
+        _all_done(search, ends, head_l2)
+    with alone(folder / ".final.lock") as mine:
+        if not mine:
+            logs.say("another process does the last step: the test, and the page")
+            return
+        _last_step(search, setting, ends, head_l2)
+
+
+def _choice(search: Search, state: State) -> Mapping[str, Any]:
+    """The content of choice.json: decided once, as the clock goes on."""
+    path = search.folder / CHOICE
+    if processes.is_first() and not path.exists():
+        won = winner.choose(winner.candidates(state))
+        run = Run(won.setting, won.steps, 0, state.seed)
+        whole = state.seconds(run)
+        once = state.results[run.path].timed.once
+        count = seeds(search.left(), whole, whole + once, search.plan.refit)
+        trials.first_to_write(path, {"winner": vars(won), "seeds": min(count, 1) if won.setting == HEAD else count})
+    return json_files.read(path)
+
+
+def _all_done(search: Search, runs: list[Run], head_l2: float = 0.0) -> None:
+    """Does those of the runs that nobody else does, and waits for the others."""
+    while left := [run for run in runs if not json_files.exists(search.folder / run.path / trials.RESULT)]:
+        free = [run for run in left if not trials.is_held(search.folder, run)] if processes.is_first() else []
+        number = processes.from_first(str(left.index(free[0])) if free else "")
+        if number:
+            search.do(left[int(number)], head_l2)
+        else:
+            time.sleep(WAIT_S)
+
+
+def _average_pays(search: Search, setting: space.Setting, runs: list[Run]) -> bool:
+    """Whether the average is at least as good on the validation images as its parts are on the average."""
+    path = search.folder / AVERAGE
+    if not json_files.exists(path):
+        config = search.config_of(setting, runs[0])
+        setup = averaging.set_up(config, search.folder / runs[0].path)
+        found = averaging.compared(setup, [search.folder / run.path for run in runs])
+        right = found.pop("right")
+        gain = winner.against(right["ensemble"], right["average"])
+        json_files.write(path, {**found, "ensemble_gain": gain._asdict()})
+    found = json_files.read(path)
+    single = np.mean([trials.value(one) for one in found["single"]])
+    pays = bool(trials.value(found["average"]) >= single)
+    parts = ", ".join(f"{one['top1']:.2%}" for one in found["single"])
+    logs.say(
+        f"average of {len(runs)} seeds: validation top-1 {found['average']['top1']:.2%}, its parts {parts}: "
+        f"{'taken' if pays else 'not taken'}"
+    )
+    return pays
+
+
+def _last_step(search: Search, setting: space.Setting, ends: list[Run], head_l2: float) -> None:
+    folder, final = search.folder, search.folder / FINAL
+    config = search.config_of(setting, ends[0], head_l2)
+    if processes.is_first() and not (final / MODEL).exists():
+        unfinished = folder / f".{FINAL}.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        left_out = shutil.ignore_patterns(trials.RESULT, trials.PROBABILITIES, "checkpoints", ".*", "summary.json")
+        shutil.copytree(folder / ends[0].path, unfinished, ignore=left_out)
+        if len(ends) > 1:
+            setup = averaging.set_up(config, folder / ends[0].path)
+            networks = averaging.load([folder / run.path for run in ends], setup)
+            save_variables(unfinished / MODEL, averaging.average(networks))
+            json_files.write(unfinished / AVERAGE, {"seeds": [run.seed for run in ends]})
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+    fitted = trainer.fit(config, final)
+    reports.show(fitted)
+    if not processes.is_first():
+        return
+    facts = words.facts(search, fitted.summary, ends)
+    json_files.write(folder / SUMMARY, facts)
+    logs.say(f"\n{facts['words']}")
+    for path in (FINAL, SUMMARY):
+        logs.say(f"  {folder / path}")
+    for run in trials.results(folder).values():
+        trials.forget_model(folder, run.run)
+    logs.say(f"All of it on one page, for a browser: {page.write(folder)}")
+
+
+def shown_again(folder: Path) -> bool:
+    """Says what a search that has ended found; False where it has not."""
+    path = folder / SUMMARY
+    if not json_files.exists(path):
+        return False
+    logs.say(json.loads(path.read_text())["words"])
+    logs.say(
+        f"This search has ended, and its test images were looked at; another one takes another --workdir ({folder})"
+    )
+    return True

@@ -1,0 +1,272 @@
+"""The search in a folder: settings tried on validation images, by as many processes as are started there."""
+
+import fcntl
+import gc
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from delta_jax import processes
+from delta_jax.training import config as configs
+from delta_jax.training import setup
+from delta_jax.training.config import ConfigError, InUseError
+from delta_jax.tuning import budget, decision, plan, sampling, space, trials
+from delta_jax.tuning.budget import Clock
+from delta_jax.tuning.decision import State
+from delta_jax.tuning.halving import Promotion
+from delta_jax.tuning.plan import Limits, Plan
+from delta_jax.tuning.space import CONFIGURED, HEAD, Setting
+from delta_jax.tuning.trials import Run
+from delta_jax.workdir import json_files, logs
+
+FACTS = "tune.json"
+WAIT_S = 1.0  # between looks at what other processes do
+KEPT_MODELS = 3  # of whole runs; the best ones
+
+
+class Search:
+    """Of the best setting for a config, in a folder.
+
+    Attributes:
+      config: that the search starts from, not resolved.
+      folder: of all files.
+      plan: made once, when the search begins.
+    """
+
+    def __init__(self, config: ConfigDict, given: Sequence[str], folder: Path, limits: Limits, clock: Clock):
+        """Checks what can be checked before anything slow.
+
+        Args:
+          config: of a run, not resolved.
+          given: its fields on the command line: these are not searched.
+          folder: of all files; a search that has begun there goes on.
+          limits: when it ends.
+          clock: of the folder.
+
+        Raises:
+          ConfigError: there is nothing to choose by, optuna is missing, or the folder is that of another search.
+        """
+        self.config, self.folder, self._limits, self._clock = config, Path(folder), limits, clock
+        self._given = tuple(given)
+        sampling.require()
+        resolved = configs.resolve(config)
+        self._folds, self._refit = _folds(config)
+        json_files.write(self.folder / FACTS, _same_search(self.folder, resolved.to_dict(), self._given))
+        self.plan: Plan = self._planned()
+
+    def run(self) -> None:
+        """Tries settings until the limits are reached or it does not pay any more.
+
+        Raises:
+          ConfigError, DataError, WeightsError, OSError: as `trainer.fit`.
+          Interrupted: by a signal; the same call goes on from there.
+        """
+        first = space.first(self.config, self.plan.space)
+
+        def propose(number: int) -> Setting:
+            if number < len(first):
+                return first[number]
+            state = self.state()
+            values = {one.number: {} for one in state.settings}
+            for rung, found in enumerate(state.values()):
+                for setting, value in found.items():
+                    values[setting][rung] = value
+            seed = 1000 * int(self.config.seed) + number
+            return Setting(
+                number, sampling.propose(self.plan.space, state.settings, values, len(self.plan.rungs), seed)
+            )
+
+        while (todo := self._next(propose)) is not None:
+            if isinstance(todo, Setting):
+                trials.begin(self.folder, todo)
+            elif isinstance(todo, Promotion):
+                trials.climb(self.folder, *todo)
+            elif isinstance(todo, Run):
+                self.do(todo)
+            else:
+                time.sleep(WAIT_S)
+
+    def state(self) -> State:
+        """Of the search as it is on disk."""
+        settings = trials.settings(self.folder)
+        begun = [set(), *(trials.on_rung(self.folder, rung) for rung in range(1, len(self.plan.rungs)))]
+        results = trials.results(self.folder)
+        known = State(self.plan, settings, begun, results, (), int(self.config.seed))
+        held = [run.path for run in known.undone() if trials.is_held(self.folder, run)]
+        return State(self.plan, settings, begun, results, held, known.seed)
+
+    def config_of(self, setting: Setting, run: Run, head_l2: float = 0.0) -> ConfigDict:
+        """That a run is given; `head_l2` is the penalty of a refit's head."""
+        return space.configured(
+            self.config,
+            setting,
+            steps=run.steps or int(self.config.steps),
+            fold=run.fold,
+            seed=run.seed,
+            refit=head_l2 if run.refit else 0.0,
+        )
+
+    def spent(self) -> float:
+        """Seconds of all processes so far."""
+        return self._clock.spent()
+
+    def left(self) -> float:
+        """Seconds of the whole budget; infinity for no limit."""
+        return float("inf") if self._limits.seconds is None else self._limits.seconds - self._clock.spent()
+
+    def do(self, run: Run, head_l2: float = 0.0) -> None:
+        """Does a run, says what it found, and frees the memory it took; nothing if another process is at it.
+
+        Args:
+          run: to do.
+          head_l2: the penalty of a refit's head.
+        """
+        setting = next(one for one in trials.settings(self.folder) if one.number == run.setting)
+        config = self.config_of(setting, run, head_l2)
+        logs.say(f"\n{run.path}: {setting.describe()}{f', {run.steps} steps' if run.steps else ''}{self._time_left()}")
+        try:
+            trials.do(self.folder, run, setting.method, config, lasting=setting.number > CONFIGURED)
+        except InUseError:
+            return
+        found = trials.results(self.folder)[run.path]
+        measured = f"validation top-1 {found.top1:.2%}, cross-entropy {found.cross_entropy:.3f}" if found.n else "done"
+        logs.say(f"{run.path}: {found.error or measured}; {budget.shown(found.timed.whole)}{self._time_left()}")
+        self._clock.tick()
+        self._tidy()
+        # What a run compiled stands in the cache on disk; here it would only grow.
+        jax.clear_caches()
+        gc.collect()
+
+    def _next(self, propose: Any) -> Run | Promotion | Setting | str | None:
+        """As `decision.decide`, the same on every process of a group."""
+        todo = None
+        if processes.is_first():
+            reserve = 0.0 if self._limits.seconds is None else (1 - plan.SHARE) * self._limits.seconds
+            todo = decision.decide(self.state(), self.left() - reserve, self._limits.trials, propose)
+        return _unpacked(json.loads(processes.from_first(json.dumps(_packed(todo)))))
+
+    def _planned(self) -> Plan:
+        while (made := plan.read(self.folder)) is None:
+            with alone(self.folder / ".plan.lock") as mine:
+                if mine and plan.read(self.folder) is None:
+                    self._plan()
+            if not mine:
+                time.sleep(WAIT_S)
+        return made
+
+    def _plan(self) -> None:
+        """The head alone is the first run: it tells how fast the network is here, and what is to be surpassed."""
+        head = Run(HEAD, 0, 0, int(self.config.seed))
+        trials.begin(self.folder, Setting(HEAD, {"method": "l2_fe"}))
+        if head.path not in trials.results(self.folder):
+            self.do(head)
+        found = trials.results(self.folder)[head.path]
+        reserve = (1 - plan.SHARE) * (self._limits.seconds or 0.0)
+        made = plan.make(
+            self.config,
+            self._given,
+            None if self._limits.seconds is None else max(0.0, self.left() - reserve),
+            folds=self._folds,
+            refit=self._refit,
+            image_seconds=found.image_seconds,
+            overhead=found.timed.rest,
+        )
+        plan.write(self.folder, made)
+        shorter = f" instead of {self.config.steps}, by the budget" if made.steps < self.config.steps else ""
+        logs.say(
+            f"plan: {', '.join(made.space.methods)}; whole runs of {made.steps} steps{shorter}; rungs of "
+            + ", ".join(f"{r.steps} steps{f' on {r.folds} folds' if r.folds > 1 else ''}" for r in made.rungs)
+        )
+
+    def _tidy(self) -> None:
+        """Leaves the networks of the best whole runs on fold 0, one of which is the end where no time is left."""
+        if not processes.is_first() or not plan.read(self.folder):
+            return
+        done = [
+            one
+            for one in trials.results(self.folder).values()
+            if not one.run.refit and one.run.seed == self.config.seed
+        ]
+        kept = [one for one in done if one.run.fold == 0 and one.run.setting not in (HEAD, CONFIGURED)]
+        kept = sorted(kept, key=lambda one: (one.run.steps < self.plan_steps(), -one.value))[:KEPT_MODELS]
+        for one in done:
+            always = one.run.fold == 0 and one.run.setting in (HEAD, CONFIGURED)
+            if one not in kept and not always:
+                trials.forget_model(self.folder, one.run)
+
+    def plan_steps(self) -> int:
+        """Of a whole run."""
+        made = plan.read(self.folder)
+        return made.steps if made else 0
+
+    def _time_left(self) -> str:
+        left = self.left()
+        return "" if left == float("inf") else f"; {budget.shown(max(left, 0.0))} of the budget left"
+
+
+def _folds(config: ConfigDict) -> tuple[int, bool]:
+    """How many validation folds there are, and whether the final runs may train on them."""
+    without = config.copy_and_resolve_references()
+    without.data.validation_fraction, without.data.validation_fold, without.select = 0.0, 0, "last"
+    if len(setup.found(configs.resolve(without)).rows("validation")):
+        return 1, False  # the data set's own: always the same, and never trained on
+    fraction = float(config.data.validation_fraction)
+    if fraction <= 0:
+        raise ConfigError(
+            "--config.data.validation_fraction=0: there are no validation images to choose by; expected a part of the "
+            "training images, such as 0.2; the final runs train on them, too"
+        )
+    return round(1 / fraction), True
+
+
+def _same_search(folder: Path, resolved: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The content of tune.json: that of a search that has begun has to be the same."""
+    stored = json_files.read(folder / FACTS)
+    if stored and (different := configs.differences(resolved, stored["config"])):
+        listed = "\n  ".join(different)
+        raise ConfigError(
+            f"{folder} holds a search with another config:\n  {listed}\n"
+            "Choose another --workdir, or go on with the same config"
+        )
+    return {"config": resolved, "given": list(given)}
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock within, which a process that dies gives back."""
+    mine = True
+    if processes.is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                mine = False
+            mine = processes.from_first("mine" if mine else "") == "mine"
+            yield mine
+        return
+    yield processes.from_first("") == "mine"
+
+
+def _packed(todo: Any) -> Any:
+    if isinstance(todo, Run):
+        return {"run": vars(todo)}
+    if isinstance(todo, Promotion):
+        return {"promotion": list(todo)}
+    if isinstance(todo, Setting):
+        return {"setting": [todo.number, dict(todo.fields)]}
+    return todo
+
+
+def _unpacked(todo: Any) -> Run | Promotion | Setting | str | None:
+    if not isinstance(todo, dict):
+        return todo
+    if "run" in todo:
+        return Run(**todo["run"])
+    return Promotion(*todo["promotion"]) if "promotion" in todo else Setting(*todo["setting"])

@@ -1,0 +1,147 @@
+"""What is searched, and around which values: of the config's fields those that are not given on the command line."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from delta_jax import methods
+
+HEAD, CONFIGURED = 0, 1  # settings that are always there: the head alone, and the config as it is
+RATES = (0.3, 10.0)  # times the config's learning rate
+# The field with the strength of a method, and how far around the config's value; L2's weight decay is left alone, as
+# it is a constant of the compiled step and moves little in a short run.
+STRENGTHS = {
+    "delta": ("alpha_relative", (0.01, 1.0)),
+    "delta_without_attention": ("alpha_relative", (0.01, 1.0)),
+    "l2_sp": ("alpha", (0.03, 3.0)),
+}
+_DEFAULT_ALPHA = 0.01  # of l2_sp
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One way to train.
+
+    Attributes:
+      number: 0, 1, ... in the order in which they are tried.
+      fields: of the config, by dotted name, in which it differs from it; the method is always among them.
+    """
+
+    number: int
+    fields: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """That it trains with."""
+        return str(self.fields["method"])
+
+    def describe(self) -> str:
+        """Its fields in a line."""
+        rest = ", ".join(f"{name} {value:.3g}" for name, value in self.fields.items() if name != "method")
+        what = self.method + (f", {rest}" if rest else "")
+        return f"{what} (as configured)" if self.number == CONFIGURED else what
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Where settings are drawn from.
+
+    Attributes:
+      methods: to choose from; each is a program to compile.
+      rates: least and largest learning rate; None where it is not searched.
+      strengths: {method: (field, least, largest)} of those methods whose strength is searched.
+    """
+
+    methods: tuple[str, ...]
+    rates: tuple[float, float] | None
+    strengths: Mapping[str, tuple[str, float, float]]
+
+
+def space(config: ConfigDict, given: Sequence[str], *, wide: bool) -> Space:
+    """The space around a config.
+
+    Args:
+      config: not yet resolved.
+      given: its fields on the command line, which stay as they are.
+      wide: whether there is time for more methods than the config's and plain fine-tuning.
+    """
+    own = str(config.method)
+    tried = [own] if methods.create(own).trains_backbone else []
+    if "method" not in given:
+        tried += ["l2", *(("delta_without_attention", "l2_sp") if wide else ())]
+    strengths = {}
+    for method in dict.fromkeys(tried):
+        if method in STRENGTHS:
+            field, (low, high) = STRENGTHS[method]
+            value = _value(config, field)
+            fixed = {field, "alpha"} & set(given)
+            if value and not fixed and (field == "alpha" or config.alpha is None):
+                strengths[method] = (field, low * value, high * value)
+    rate = float(config.learning_rate)
+    rates = (RATES[0] * rate, RATES[1] * rate) if "learning_rate" not in given and rate > 0 else None
+    return Space(tuple(dict.fromkeys(tried)), rates, strengths)
+
+
+def first(config: ConfigDict, around: Space) -> list[Setting]:
+    """The settings that come before any is drawn: the head alone, the config, and what is worth a try beside it.
+
+    Rates above the config's and weaker penalties come first: of five public sets none was best at alpha_relative 1.
+    """
+    own = str(config.method)
+    found: list[dict[str, Any]] = [{"method": "l2_fe"}]
+    if own not in around.methods:
+        found.append({"method": around.methods[0], **_fields(config, around, around.methods[0], 1, 1)})
+    else:
+        found.append({"method": own, **_fields(config, around, own, 1, 1)})
+    others = [method for method in around.methods if method != own] or [own]
+    order = [("l2", 1, 3), (own, 0.1, 3), ("l2", 1, 1), (own, 0.1, 1), (own, 1, 3), ("l2", 1, 9)]
+    for method, strength, rate in order:
+        method = method if method in around.methods else others[0]
+        found.append({"method": method, **_fields(config, around, method, strength, rate)})
+    unique = [one for place, one in enumerate(found) if one not in found[:place]]
+    return [Setting(number, fields) for number, fields in enumerate(unique)]
+
+
+def configured(
+    base: ConfigDict, setting: Setting, *, steps: int, fold: int, seed: int, refit: float = 0.0
+) -> ConfigDict:
+    """The config of a run.
+
+    Args:
+      base: of the command.
+      setting: in which it differs.
+      steps: of a schedule of its own, with the warm-up in proportion.
+      fold: of the validation images.
+      seed: of the run.
+      refit: the penalty of its L2-FE head where it trains on the validation images, too; 0: it does not.
+    """
+    config = base.copy_and_resolve_references()
+    config.update_from_flattened_dict(dict(setting.fields))
+    config.warmup_steps = min(round(config.warmup_steps * steps / config.steps), steps - 1)
+    config.steps, config.seed = steps, seed
+    config.data.validation_fold = fold
+    # What is compared is what a run ends with, and where there are no validation images nothing else can be had.
+    config.select, config.eval_every = "last", 0
+    config.checkpoint_every = min(config.checkpoint_every, max(10, steps // 5))
+    if refit:
+        config.data.validation_fraction, config.data.validation_fold = 0.0, 0
+        config.head_l2 = (refit,)
+    return config
+
+
+def _value(config: ConfigDict, field: str) -> float:
+    if field == "alpha":
+        return float(_DEFAULT_ALPHA if config.alpha is None else config.alpha)
+    return float(config[field])
+
+
+def _fields(config: ConfigDict, around: Space, method: str, strength: float, rate: float) -> dict[str, Any]:
+    found = {}
+    if around.rates:
+        found["learning_rate"] = min(rate * float(config.learning_rate), around.rates[1])
+    if method in around.strengths:
+        field, low, high = around.strengths[method]
+        found[field] = min(max(strength * _value(config, field), low), high)
+    return found
