@@ -10,6 +10,7 @@ from delta_jax import methods
 from delta_jax.workdir import logs
 
 SWEEP, RESULTS, COMPARISONS = "sweep.json", "results.jsonl", "comparisons.json"
+SEARCH, FINAL = "tune.json", "final"
 _OWN = ("folder", "manifest", "parquet")
 SUMMARY, CONFIG = "summary.json", "config.json"
 
@@ -87,8 +88,8 @@ class Study:
 
     Attributes:
       folder: that was read.
-      kind: "sweep", "run" or "runs".
-      settings: content of sweep.json; {} for runs.
+      kind: "sweep", "search", "run" or "runs".
+      settings: content of sweep.json, of a search of its summary.json; {} for runs.
       experiments: at least one, unless a sweep has no results yet.
       comparisons: content of comparisons.json; {} without it.
       notes: what could not be read, a sentence each.
@@ -107,7 +108,7 @@ class Study:
 
 
 def read(folder: Path) -> Study:
-    """Reads a sweep's folder, a workdir, or a folder of workdirs.
+    """Reads the folder of a sweep or a search, a workdir, or a folder of workdirs.
 
     Raises:
       PageError: it is none of them.
@@ -118,6 +119,14 @@ def read(folder: Path) -> Study:
         experiments = _grouped(_sweep_runs(folder, notes))
         comparisons = read_json(folder / COMPARISONS)
         return Study(folder, "sweep", read_json(folder / SWEEP), experiments, comparisons, notes)
+    if (folder / SEARCH).is_file():
+        if not (folder / SUMMARY).is_file():
+            raise PageError(
+                f"the search in {folder} has not ended: there is no {SUMMARY} yet; the same command goes on"
+            )
+        return Study(
+            folder, "search", read_json(folder / SUMMARY), _grouped([_from_workdir(folder / FINAL)]), {}, notes
+        )
     if (folder / CONFIG).is_file():
         return Study(folder, "run", {}, _grouped([_from_workdir(folder)]), {}, notes)
     workdirs = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []

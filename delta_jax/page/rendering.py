@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from delta_jax.page import confusions, images, naming, plots, reading, repeat, results, series
+from delta_jax.page import confusions, images, naming, plots, reading, repeat, results, series, trials
 from delta_jax.page.plots import Chart
 from delta_jax.page.reading import SUMMARY, Experiment, Run, Study
 
@@ -47,6 +47,7 @@ def render(study: Study) -> str:
     """The page as text."""
     own = files("delta_jax.page")
     columns, differing, same = repeat.settings(study.runs())
+    tried = trials.table(study) if study.kind == "search" else []
     return _template().render(
         style=Markup(own.joinpath("style.css").read_text(encoding="utf-8")),
         script=Markup(own.joinpath("script.js").read_text(encoding="utf-8")),
@@ -68,6 +69,9 @@ def render(study: Study) -> str:
         shown_commands=1 if study.kind == "sweep" else 3,
         finals=len(study.runs()),
         versions=repeat.versions(study.runs()),
+        words=study.settings.get("words", ""),
+        trials=tried,
+        trial_charts=trials.charts(tried),
     )
 
 
@@ -112,7 +116,7 @@ def _title(study: Study) -> str:
     if study.kind == "sweep":
         return str(study.settings.get("title") or study.settings.get("name") or "A sweep of delta_jax")
     experiment = study.experiments[0]
-    if study.kind == "run":
+    if study.kind in ("run", "search"):
         return f"{naming.label(next(iter(experiment.runs)))} on {naming.setting(experiment.data)}"
     return f"Runs on {', '.join(dict.fromkeys(naming.setting(one.data) for one in study.experiments))}"
 
@@ -122,7 +126,7 @@ def _lead(study: Study) -> str:
     runs = study.runs()
     if not runs:
         return "No final run has finished yet."
-    if study.kind == "run" and runs[0].test:
+    if study.kind in ("run", "search") and runs[0].test:
         return _lead_of_run(runs[0])
     methods = [naming.label(name) for name in dict.fromkeys(run.method for run in runs)]
     finished = sum(bool(run.test) for run in runs)

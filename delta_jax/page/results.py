@@ -55,7 +55,7 @@ def table(study: Study, experiment: Experiment) -> tuple[list[Row], tuple[float,
     # The stand-in of a sweep has other data: the paper's numbers beside it would mislead.
     published_in = "" if study.settings.get("small") else str(study.settings.get("table") or "")
     by_method = dict(experiment.runs)
-    if study.kind == "run" and "l2_fe" not in by_method:
+    if study.kind in ("run", "search") and "l2_fe" not in by_method:
         # A run of any method trains a head on the frozen source first: that is its baseline.
         by_method = {
             "l2_fe": [head for runs in by_method.values() for run in runs if (head := _baseline(run))],

@@ -31,14 +31,14 @@ class Promotion(NamedTuple):
 
 
 def promotion(
-    values: Sequence[Mapping[int, float]], begun: Sequence[Collection[int]], always: int | None = None
+    values: Sequence[Mapping[int, float]], begun: Sequence[Collection[int]], always: int = -1
 ) -> Promotion | None:
     """The next setting that has earned its next rung, the highest rung first; None if there is none.
 
     Args:
       values: of each rung {setting: value} of those that passed it; larger is better.
       begun: of each rung the settings that are or were on it.
-      always: a setting that goes on wherever another one does, and first, as all are compared with it.
+      always: a setting that goes on wherever another one does, and first, as all are compared with it; -1 for none.
     """
     for rung in reversed(range(len(values) - 1)):
         ranked = sorted(values[rung], key=lambda setting: (-values[rung][setting], setting))

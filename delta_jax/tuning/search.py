@@ -5,7 +5,7 @@ import gc
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from delta_jax.tuning.space import CONFIGURED, HEAD, Setting
 from delta_jax.tuning.trials import Run
 from delta_jax.workdir import json_files, logs
 
-FACTS = "tune.json"
+FACTS, SAID = "tune.json", "said.txt"
 WAIT_S = 1.0  # between looks at what other processes do
 KEPT_MODELS = 3  # of whole runs; the best ones
 
@@ -73,7 +73,7 @@ class Search:
             if number < len(first):
                 return first[number]
             state = self.state()
-            values = {one.number: {} for one in state.settings}
+            values: dict[int, dict[int, float]] = {one.number: {} for one in state.settings}
             for rung, found in enumerate(state.values()):
                 for setting, value in found.items():
                     values[setting][rung] = value
@@ -129,14 +129,22 @@ class Search:
         """
         setting = next(one for one in trials.settings(self.folder) if one.number == run.setting)
         config = self.config_of(setting, run, head_l2)
-        logs.say(f"\n{run.path}: {setting.describe()}{f', {run.steps} steps' if run.steps else ''}{self._time_left()}")
+        # The first run says what there is to say of the data; the others would say it again.
+        first = run.setting == HEAD and run.fold == 0 and not run.refit
         try:
-            trials.do(self.folder, run, setting.method, config, lasting=setting.number > CONFIGURED)
+            with nullcontext() if first else logs.kept_in(self.folder / run.path / SAID):
+                trials.do(self.folder, run, setting.method, config, lasting=setting.number > CONFIGURED)
         except InUseError:
             return
         found = trials.results(self.folder)[run.path]
-        measured = f"validation top-1 {found.top1:.2%}, cross-entropy {found.cross_entropy:.3f}" if found.n else "done"
-        logs.say(f"{run.path}: {found.error or measured}; {budget.shown(found.timed.whole)}{self._time_left()}")
+        measured = f"validation top-1 {found.top1:.2%}, cross-entropy {found.cross_entropy:.3f}"
+        what = [setting.describe(), f"{run.steps} steps" if run.steps else "", f"fold {run.fold}" if run.fold else ""]
+        what += [f"seed {run.seed}" if run.seed != self.config.seed else "", "all images" if run.refit else ""]
+        logs.say(
+            f"{setting.number:>4}  {', '.join(filter(None, what))}: "
+            f"{found.error or (measured if found.n else 'trained')}; {budget.shown(found.timed.whole)}"
+            f"{self._time_left()}"
+        )
         self._clock.tick()
         self._tidy()
         # What a run compiled stands in the cache on disk; here it would only grow.

@@ -9,6 +9,9 @@ from delta_jax.analysis import statistics
 from delta_jax.analysis.statistics import Paired
 from delta_jax.tuning.decision import State
 from delta_jax.tuning.space import CONFIGURED, HEAD
+from delta_jax.tuning.trials import Run
+
+Key = tuple[int, int]  # setting, steps
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ def candidates(state: State) -> list[Candidate]:
                 found.append(Candidate(setting, rung.steps, value, float(np.mean(top1)), rung.folds))
     whole = [one for one in found if one.steps >= state.plan.steps] or found
     most = max((one.folds for one in whole), default=1)
-    heads = [state.results.get(run.path) for run in _head_runs(state, most)]
-    if all(heads):
-        value, top1 = (float(np.mean([getattr(one, name) for one in heads])) for name in ("value", "top1"))
-        whole.append(Candidate(HEAD, 0, value, top1, most))
+    heads = [state.results.get(Run(HEAD, 0, fold, state.seed).path) for fold in range(most)]
+    known = [one for one in heads if one]
+    if len(known) == most:
+        value, correct = (float(np.mean([getattr(one, name) for one in known])) for name in ("value", "top1"))
+        whole.append(Candidate(HEAD, 0, value, correct, most))
     return sorted((one for one in whole if one.folds == most), key=lambda one: (-one.value, one.setting, one.steps))
 
 
@@ -65,7 +69,7 @@ def against(winner: np.ndarray, other: np.ndarray) -> Paired:
     return statistics.paired(winner.astype(np.float64), other.astype(np.float64))
 
 
-def indistinguishable(right: Mapping[int, np.ndarray], winner: int) -> list[int]:
+def indistinguishable(right: Mapping[Key, np.ndarray], winner: Key) -> list[Key]:
     """Keys of `right` whose accuracy is not lower than the winner's by more than the images can tell."""
     found = []
     for key, one in right.items():
@@ -73,9 +77,3 @@ def indistinguishable(right: Mapping[int, np.ndarray], winner: int) -> list[int]
         if key != winner and not pair.low > 0:
             found.append(key)
     return found
-
-
-def _head_runs(state: State, folds: int):
-    from delta_jax.tuning.trials import Run
-
-    return [Run(HEAD, 0, fold, state.seed) for fold in range(folds)]

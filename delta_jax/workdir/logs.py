@@ -22,6 +22,7 @@ METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
 _console = Console(highlight=False, markup=False)
+_files: list[Path] = []  # of `kept_in`
 
 
 class MetricsLog:
@@ -196,8 +197,24 @@ def transfer(description: str, unit: str, per_unit: int) -> Iterator[Callable[[i
 
 def say(text: str) -> None:
     """Prints a message, above the progress bar if there is one; the first process alone does."""
-    if processes.is_first():
+    if not processes.is_first():
+        return
+    if _files:
+        with _files[-1].open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text + "\n")
+    else:
         _console.print(_printable(text), soft_wrap=True)
+
+
+@contextmanager
+def kept_in(path: Path) -> Iterator[None]:
+    """Within, messages and the lines of progress are appended to a file; a bar on a terminal stays there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _files.append(path)
+    try:
+        yield
+    finally:
+        _files.pop()
 
 
 def leave_stdout() -> None:
