@@ -119,11 +119,12 @@ def decide(
     count = len(state.settings)
     if (trials is None or count <= trials) and (trials is not None or left < float("inf") or _pays(state, values)):
         new = propose(count)
-        steps = state.plan.rungs[0].steps
-        short = state.seconds(Run(count, steps, 0, state.seed), new.method)
-        # The best one so far is to have time for a whole run, else this one is for nothing.
+        short, long = (
+            state.seconds(Run(count, state.plan.rungs[rung].steps, 0, state.seed), new.method) for rung in (0, whole)
+        )
         nxt = halving.best_left(values, begun, whole)
-        if short + (state.seconds_of(nxt) if nxt else 0.0) <= left:
+        # It, or the best one so far, is to have time for a whole run: else this one is for nothing.
+        if short + max(long if whole else 0.0, state.seconds_of(nxt) if nxt else 0.0) <= left:
             return new
     ending = halving.best_left(values, begun, whole)
     if ending and state.seconds_of(ending) <= left and _may_win(values, ending, left < float("inf")):

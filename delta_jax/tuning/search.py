@@ -120,6 +120,14 @@ class Search:
         """Seconds of the whole budget; infinity for no limit."""
         return float("inf") if self._limits.seconds is None else self._limits.seconds - self._clock.spent()
 
+    def needed(self) -> float:
+        """Seconds of a budget in which the config as it is would have been tried, as far as that can be foreseen."""
+        state = self.state()
+        method = str(self.config.method)
+        runs = [Run(CONFIGURED, rung.steps, 0, state.seed) for rung in self.plan.rungs[: self.plan.whole + 1]]
+        head = sum(one.timed.whole for one in state.results.values() if not one.run.refit)
+        return (head + sum(state.seconds(run, method) for run in runs)) / plan.SHARE
+
     def do(self, run: Run, head_l2: float = 0.0) -> None:
         """Does a run, says what it found, and frees the memory it took; nothing if another process is at it.
 

@@ -36,9 +36,11 @@ def facts(search: Any, final: Mapping[str, Any], ends: Sequence[Run]) -> dict[st
         if key in right and key != mine
     }
     rows = [_row(one, of[one.run.setting]) for one in state.results.values()]
+    tried = {one.run.setting for one in state.results.values()} - {HEAD}
     described = {
-        "settings": len(state.settings) - 1,
-        "methods": sorted({one.method for one in state.settings if one.number != HEAD}),
+        "settings": len(tried),
+        "methods": sorted({of[number].method for number in tried}),
+        "needed_seconds": None if tried else search.needed(),
         "runs": sum(not one.run.refit for one in state.results.values()),
         "seconds": search.spent(),
         "winner": {**vars(won), "description": of[won.setting].describe(), "fields": dict(of[won.setting].fields)},
@@ -59,10 +61,17 @@ def facts(search: Any, final: Mapping[str, Any], ends: Sequence[Run]) -> dict[st
 def paragraph(found: Mapping[str, Any]) -> str:
     """What was tried, what won, and how sure that is."""
     won, n, count = found["winner"], found["validation_images"], found["settings"]
-    parts = [
-        f"{count} {'setting' if count == 1 else 'settings'} of {', '.join(found['methods'])} were tried in "
-        f"{found['runs']} runs and {budget.shown(found['seconds'])}, beside the head alone (L2-FE)."
-    ]
+    if count:
+        was = "1 setting was" if count == 1 else f"{count} settings were"
+        parts = [
+            f"{was} tried beside the head alone (L2-FE), of {', '.join(found['methods'])}, in {found['runs']} runs and "
+            f"{budget.shown(found['seconds'])}."
+        ]
+    else:
+        parts = [
+            "The budget had no time for fine-tuning: the config as it is, short and whole, and then the final run take "
+            f"about {budget.shown(found['needed_seconds'])}."
+        ]
     kept = won["setting"] == CONFIGURED
     name = {HEAD: "The head alone, l2_fe,"}.get(won["setting"], f"{won['description']}, {won['steps']} steps,")
     parts.append(f"{name} is best on {n} validation images: {_percent(won['top1'])}.")
