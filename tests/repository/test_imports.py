@@ -17,7 +17,7 @@ FILES = {
 LIBRARY = ("precision", "regularizers", "features", "attention", "methods")
 PARTS = ("models", "weights", "data")
 GROUND = ("processes", "chips", "workdir")  # know nothing of networks and images
-COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export", "describe", "plan")
+COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export", "describe", "plan", "tune")
 
 # The rooms from the ground up: who imports stands above whom it imports. docs/design.md says what each is for.
 FLOORS = (
@@ -31,7 +31,7 @@ FLOORS = (
     ("exports", "analysis", "command_line"),
     ("page", "planning"),
     ("reports",),
-    ("sweeps",),
+    ("sweeps", "tuning"),
     ("train",),
     tuple(name for name in COMMANDS if name != "train"),
 )
@@ -82,6 +82,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "reports": (*GROUND, *LIBRARY, *PARTS, "training", "analysis", "page", "reports"),
     "sweeps": (*GROUND, "methods", *PARTS, "training", "analysis", "page", "reports", "sweeps"),
     "sweeps.typesetting": (),
+    "tuning": (*GROUND, "methods", *PARTS, "training", "analysis.statistics", "page", "reports", "tuning"),
+    "tuning.halving": (),
+    "tuning.pace": (),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*GROUND, *LIBRARY, *PARTS, "training", "analysis", "command_line", "train")),
     "train": (*GROUND, *PARTS, "training", "reports", "command_line"),
@@ -90,9 +93,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "export": (*GROUND, "training", "exports", "weights", "command_line"),
     "describe": (*GROUND, "models", "analysis", "command_line"),
     "plan": (*GROUND, "training", "planning", "command_line"),
+    "tune": (*GROUND, "training", "tuning", "command_line", "train"),
 }
 PUBLIC = (*LIBRARY, *PARTS)  # delta_jax/__init__.py re-exports them
-MAY_IMPORT_TRAINER = ("training.trainer", "reports", "sweeps.runner", *COMMANDS)
+MAY_IMPORT_TRAINER = ("training.trainer", "reports", "sweeps.runner", "tuning.trials", "tuning.ending", *COMMANDS)
 
 # Names of other packages, and the only modules of delta_jax that may use them.
 OWNERS: dict[str, tuple[str, ...]] = {
@@ -102,6 +106,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "pyarrow": ("data.arrow_tables", "data.arrow_columns", "data.arrow_source"),
     "h5py": ("weights.keras_file",),
     "fsspec": ("workdir.storage",),
+    "optuna": ("tuning.sampling",),
     "jinja2": ("page.rendering",),
     "jax.distributed": ("processes.group",),
     "jax.make_mesh": ("processes.sharding",),
@@ -158,7 +163,7 @@ def problem_with(own: str, name: str) -> str | None:
     if not within(target, allowed):
         return f"{', '.join(allowed) or 'nothing'} of delta_jax may be imported here"
     if within(target, ("training.trainer",)) and not within(own, MAY_IMPORT_TRAINER):
-        return "only the commands, reports and sweeps.runner import the trainer"
+        return "only the commands, reports, sweeps.runner and two of tuning import the trainer"
     inside = ".".join(["delta_jax", *target.split(".")[:2]])
     if (
         part in PARTS
@@ -292,5 +297,6 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "huggingface_hub",
         "pyarrow",
         "h5py",
+        "optuna",
     )
     assert [name for name in added if within(name, heavy)] == []

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.disturbed import Run
+from tests.disturbed import Run, checkpoints
 from tests.small_run import make_photos, run
 
 pytest.importorskip("optuna", reason="settings are proposed by it: pip install 'delta_jax[tune]'")
@@ -19,7 +19,7 @@ from tests.small_run import small_config
 
 def get_config():
     config = small_config(
-        Path({photos!r}), steps=27, learning_rate=0.003, batch_norm="frozen_stats", head_init="l2_fe", log_every=1
+        Path({photos!r}), method="l2_sp", steps=27, learning_rate=0.003, batch_norm="frozen_stats", head_init="l2_fe"
     )
     config.alpha = None
     return config
@@ -43,15 +43,12 @@ def test_killed_in_a_trial_and_started_twice_a_search_ends_with_a_classifier(con
     workdir = tmp_path / "search"
     flags = [f"--config={config}", "--trials=2"]
 
-    def checkpoints():
-        return list(workdir.glob("trials/0001/steps-27-*/checkpoints/[0-9]*/_CHECKPOINT_METADATA"))
-
-    killed = Run(workdir, flags, program=PROGRAM).wait_until(lambda: bool(checkpoints()))
+    run_of = workdir / "trials/0001/steps-27-fold-0-seed-0"
+    killed = Run(workdir, flags, program=PROGRAM).wait_until(lambda: bool(checkpoints(run_of)))
     assert killed.stop(signal.SIGKILL) == -signal.SIGKILL
     both = [Run(workdir, flags, program=PROGRAM) for _ in range(2)]
     assert [one.end() for one in both] == [0, 0], "\n".join(one.output for one in both)
-    (said,) = workdir.glob("trials/0001/steps-27-*/said.txt")
-    assert re.search(r"going on after step \d+ of 27", said.read_text())
+    assert re.search(r"going on after step \d+ of 27", (run_of / "said.txt").read_text())
     output = "\n".join(one.output for one in both)
     # Each run once, by whichever of the two.
     lines = re.findall(r"^ +\d+  .*", output, re.MULTILINE)
@@ -63,7 +60,7 @@ def test_killed_in_a_trial_and_started_twice_a_search_ends_with_a_classifier(con
 
     again = run("tune", *flags, f"--workdir={workdir}")
     assert again.returncode == 0
-    assert "has ended, and the test images were looked at" in again.stdout
+    assert "This search has ended, and its test images were looked at" in again.stdout
     photo = next((config.parent / "photos").rglob("*.png"))
     predicted = run("predict", f"--workdir={workdir / 'final'}", photo)
     assert predicted.returncode == 0, predicted.stderr
