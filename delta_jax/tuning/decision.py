@@ -67,14 +67,13 @@ class State:
                 wanted |= {run.path: run for run in self.runs(setting, rung)}
         return [run for path, run in wanted.items() if path not in self.results]
 
-    def method(self, setting: int) -> str:
-        """That a setting trains with."""
-        return next(one.method for one in self.settings if one.number == setting)
-
-    def seconds(self, run: Run, method: str | None = None) -> float:
-        """That a run is expected to take."""
-        timed = [one.timed for one in self.results.values()]
-        return pace.predicted(timed, method or self.method(run.setting), run.steps, run.fold, self.plan.step_seconds)
+    def seconds(self, run: Run, setting: Setting | None = None) -> float:
+        """That a run is expected to take; `setting` is its own where that is not among those begun."""
+        own = setting or next(one for one in self.settings if one.number == run.setting)
+        crop = int(own.fields.get("data.crop", self.plan.crop))
+        timed = [one.timed for one in self.results.values() if not one.error and not one.run.refit]
+        step = self.plan.step_seconds * (crop / self.plan.crop) ** 2
+        return pace.predicted(timed, own.method, crop, run.steps, run.fold, step)
 
     def seconds_of(self, step: Promotion) -> float:
         """That a setting is expected to take on a rung."""
@@ -112,7 +111,8 @@ def decide(
     if CONFIGURED in values[0] and whole and CONFIGURED not in begun[1]:
         # All others are compared with it, and its times are what theirs are predicted by.
         step = Promotion(CONFIGURED, 1)
-        return step if state.seconds_of(step) <= left else None
+        if state.seconds_of(step) <= left:
+            return step
     earned = halving.promotion(values, begun, always=CONFIGURED)
     if earned and state.seconds_of(earned) <= left:
         return earned
@@ -120,11 +120,13 @@ def decide(
     if (trials is None or count <= trials) and (trials is not None or left < float("inf") or _pays(state, values)):
         new = propose(count)
         short, long = (
-            state.seconds(Run(count, state.plan.rungs[rung].steps, 0, state.seed), new.method) for rung in (0, whole)
+            state.seconds(Run(count, state.plan.rungs[rung].steps, 0, state.seed), new) for rung in (0, whole)
         )
         nxt = halving.best_left(values, begun, whole)
-        # It, or the best one so far, is to have time for a whole run: else this one is for nothing.
-        if short + max(long if whole else 0.0, state.seconds_of(nxt) if nxt else 0.0) <= left:
+        later = max(long if whole else 0.0, state.seconds_of(nxt) if nxt else 0.0)
+        # It, or the best one so far, is to have time for a whole run: else this one is for nothing, unless there is
+        # not one whole run, and no time for any.
+        if short + later <= left or (not values[whole] and short <= left < later):
             return new
     ending = halving.best_left(values, begun, whole)
     if ending and state.seconds_of(ending) <= left and _may_win(values, ending, left < float("inf")):

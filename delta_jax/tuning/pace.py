@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Passes through the network per image and step, a gradient being two: DELTA runs the source along.
-PASSES = {"l2_fe": 0.0, "l2": 3.0, "l2_sp": 3.0, "delta_without_attention": 4.0, "delta": 4.0}
+# A step over a pass through the network, per image: on CPUs more than the three passes of the arithmetic, as gradients
+# are slower there; DELTA runs the source along (docs/performance.md: 8 to 41 % more).
+PASSES = {"l2_fe": 0.0, "l2": 4.0, "l2_sp": 4.0, "delta_without_attention": 5.0, "delta": 5.0}
 _FIRST_S = 30.0  # guess of what the first run of all spends on compiling
 
 
@@ -12,13 +13,14 @@ class Timed(NamedTuple):
     """A run that was timed, in seconds.
 
     Attributes:
-      method, steps, fold: of the run.
+      method, crop, steps, fold: of the run.
       whole: from its beginning to its end.
       step: of one step; 0 for a run without steps.
-      once: of head and attention, which the next run on this fold finds done.
+      once: of head and attention, where it found none; the next run of this method, size and fold does.
     """
 
     method: str
+    crop: int
     steps: int
     fold: int
     whole: float
@@ -31,20 +33,25 @@ class Timed(NamedTuple):
         return max(0.0, self.whole - self.steps * self.step - self.once)
 
 
-def predicted(runs: Sequence[Timed], method: str, steps: int, fold: int, step: float = 0.0) -> float:
+def predicted(runs: Sequence[Timed], method: str, crop: int, steps: int, fold: int, step: float = 0.0) -> float:
     """Seconds of a run.
 
     Args:
       runs: timed so far, in their order.
-      method, steps, fold: of the run.
-      step: seconds of a step of plain fine-tuning, where no run has taken any yet.
+      method, crop, steps, fold: of the run.
+      step: seconds of a step of plain fine-tuning at this size, where no run has taken any yet.
     """
-    own = [one for one in runs if one.method == method]
+
+    def scaled(one: Timed) -> float:
+        return one.step * (crop / one.crop) ** 2
+
+    alike = [one for one in runs if one.method == method]
+    own = [one for one in alike if one.crop == crop]
     trained = [one for one in runs if one.step]
-    if own and own[-1].step:
-        each = own[-1].step
+    if alike and alike[-1].step:
+        each = scaled((own or alike)[-1])
     elif trained:
-        each = max(one.step / PASSES[one.method] for one in trained) * PASSES[method]
+        each = max(scaled(one) / PASSES[one.method] for one in trained) * PASSES[method]
     else:
         each = step * PASSES[method] / PASSES["l2"]
     if own:
@@ -53,7 +60,11 @@ def predicted(runs: Sequence[Timed], method: str, steps: int, fold: int, step: f
         rest = max(one.rest for one in trained)  # it has a program of its own to compile
     else:
         rest = max([one.rest for one in runs], default=0.0) + (_FIRST_S if PASSES[method] else 0.0)
-    there = any(one.fold == fold for one in own)
-    alike = own or runs
-    once = 0.0 if there or not alike else max(one.once for one in alike)
+    if any(one.fold == fold for one in own):
+        once = 0.0
+    else:
+        # Of another fold of its own, else what the head took, which is there for this fold or is not.
+        found = any((one.crop, one.fold) == (crop, fold) for one in runs)
+        known = alike or ([] if found else runs)
+        once = max((one.once * (crop / one.crop) ** 2 for one in known), default=0.0)
     return steps * each + rest + once

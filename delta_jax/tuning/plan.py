@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from delta_jax.tuning import halving, space
+from delta_jax.tuning import halving, pace, space
 from delta_jax.tuning.halving import Rung
 from delta_jax.tuning.space import Space
 from delta_jax.workdir import json_files
@@ -15,7 +15,8 @@ from delta_jax.workdir import json_files
 FILE = "plan.json"
 SHARE = 0.6  # of the budget for the search; the rest is for the final runs
 LEAST_WHOLE = 6.0  # runs of all steps that there has to be time for; else the runs are made shorter
-LEAST_STEPS = 30
+LEAST_STEPS = 60  # for fewer, images are made smaller
+_SIZES = 32  # pixels: the smaller and larger sizes are multiples
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Plan:
       space: that settings are drawn from.
       folds: there are.
       refit: whether there are validation images to train on at the end.
-      step_seconds: expected of a step of plain fine-tuning.
+      step_seconds: expected of a step of plain fine-tuning at the config's size.
+      crop: the config's size, pixels.
     """
 
     steps: int
@@ -50,6 +52,7 @@ class Plan:
     folds: int
     refit: bool
     step_seconds: float
+    crop: int
 
     @property
     def whole(self) -> int:
@@ -67,6 +70,9 @@ class Plan:
             "folds": self.folds,
             "refit": self.refit,
             "step_seconds": self.step_seconds,
+            "crop": self.crop,
+            "crops": list(self.space.crops),
+            "ratio": self.space.ratio,
         }
 
 
@@ -77,6 +83,8 @@ def make(
     *,
     folds: int,
     refit: bool,
+    size: tuple[int, int],
+    native: int,
     image_seconds: float,
     overhead: float,
 ) -> Plan:
@@ -87,21 +95,45 @@ def make(
       given: its fields on the command line.
       seconds: left for the search; None: no limit.
       folds, refit: see `Plan`.
-      image_seconds: of an image through the network.
+      size: crop and resize of the config, pixels.
+      native: the crop that the weights were trained with.
+      image_seconds: of an image of this size through the network.
       overhead: seconds of a run beside its steps.
     """
-    step = 3 * image_seconds * config.batch_size
-    steps, runs = int(config.steps), float(2 * halving.ETA * LEAST_WHOLE)
-    if seconds is not None:
-        # With DELTA's fourth pass, and half as much for what is beside the steps.
-        each = 4 / 3 * step
-        if "steps" not in given:
-            fit = int((seconds / LEAST_WHOLE - overhead) / each) if each else steps
-            steps = min(steps, max(LEAST_STEPS, fit))
-        runs = seconds / (steps * each + overhead)
-    rungs = halving.rungs(steps, runs, folds, longer="steps" not in given and seconds is not None)
-    around = space.space(config, given, wide=runs >= 4 * halving.ETA)
-    return Plan(steps, tuple(rungs), around, folds, refit, step)
+    step = pace.PASSES["l2"] * image_seconds * config.batch_size
+    # As long as those of the method that takes longest.
+    each = pace.PASSES["delta"] / pace.PASSES["l2"] * step
+    crop, steps = size[0], int(config.steps)
+    if seconds is None:
+        around = space.space(config, given, wide=True)
+        return Plan(
+            steps, tuple(halving.rungs(steps, 4.0 * halving.ETA, folds, longer=False)), around, folds, refit, step, crop
+        )
+    sized = not {"data.crop", "data.resize"} & set(given)
+    usual = crop
+    if "steps" not in given and each:
+        steps = min(steps, _fitting(seconds, overhead, each))
+        wanted = min(int(config.steps), LEAST_STEPS)
+        while sized and steps < wanted and (smaller := _multiple(0.8 * usual)) < usual and smaller >= 2 * _SIZES:
+            usual = smaller
+            steps = min(int(config.steps), _fitting(seconds, overhead, each * (usual / crop) ** 2))
+        steps = max(steps, min(wanted, LEAST_STEPS))
+    runs = seconds / (steps * each * (usual / crop) ** 2 + overhead)
+    wide = runs >= 4 * halving.ETA
+    larger = min(native, _multiple(1.4 * crop))
+    crops = (usual,) if usual < crop else (crop, larger) if sized and wide and larger > crop else ()
+    rungs = halving.rungs(steps, runs, folds, longer="steps" not in given)
+    around = space.space(config, given, wide=wide, crops=crops, ratio=size[1] / crop)
+    return Plan(steps, tuple(rungs), around, folds, refit, step, crop)
+
+
+def _fitting(seconds: float, overhead: float, each: float) -> int:
+    """Steps of a whole run, of which six fit."""
+    return max(0, int((seconds / LEAST_WHOLE - overhead) / each))
+
+
+def _multiple(size: float) -> int:
+    return max(1, round(size / _SIZES)) * _SIZES
 
 
 def read(folder: Path) -> Plan | None:
@@ -121,8 +153,9 @@ def _from_json(found: Mapping[str, Any]) -> Plan:
     return Plan(
         found["steps"],
         tuple(Rung(*rung) for rung in found["rungs"]),
-        Space(tuple(found["methods"]), rates, strengths),
+        Space(tuple(found["methods"]), rates, strengths, tuple(found["crops"]), found["ratio"]),
         found["folds"],
         found["refit"],
         found["step_seconds"],
+        found["crop"],
     )

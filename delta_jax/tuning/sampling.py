@@ -75,6 +75,8 @@ def _distributions(space: Space) -> dict[str, Any]:
         found["learning_rate"] = FloatDistribution(*space.rates, log=True)
     for field, low, high in space.strengths.values():
         found[field] = FloatDistribution(low, high, log=True)
+    if len(space.crops) > 1:
+        found["data.crop"] = CategoricalDistribution(space.crops)
     return found
 
 
@@ -85,4 +87,6 @@ def _suggested(space: Space, trial: Any) -> dict[str, Any]:
     if strength := space.strengths.get(fields["method"]):
         field, low, high = strength
         fields[field] = trial.suggest_float(field, low, high, log=True)
-    return fields
+    if len(space.crops) > 1:
+        return fields | space.size(trial.suggest_categorical("data.crop", space.crops))
+    return fields | space.size((*space.crops, 0)[0])

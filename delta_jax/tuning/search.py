@@ -123,10 +123,10 @@ class Search:
     def needed(self) -> float:
         """Seconds of a budget in which the config as it is would have been tried, as far as that can be foreseen."""
         state = self.state()
-        method = str(self.config.method)
+        setting = space.first(self.config, self.plan.space)[CONFIGURED]
         runs = [Run(CONFIGURED, rung.steps, 0, state.seed) for rung in self.plan.rungs[: self.plan.whole + 1]]
         head = sum(one.timed.whole for one in state.results.values() if not one.run.refit)
-        return (head + sum(state.seconds(run, method) for run in runs)) / plan.SHARE
+        return (head + sum(state.seconds(run, setting) for run in runs)) / plan.SHARE
 
     def do(self, run: Run, head_l2: float = 0.0) -> None:
         """Does a run, says what it found, and frees the memory it took; nothing if another process is at it.
@@ -141,7 +141,9 @@ class Search:
         first = run.setting == HEAD and run.fold == 0 and not run.refit
         try:
             with nullcontext() if first else logs.kept_in(self.folder / run.path / SAID):
-                trials.do(self.folder, run, setting.method, config, lasting=setting.number > CONFIGURED)
+                trials.do(
+                    self.folder, run, config, first=self._is_first(setting, run), lasting=run.setting > CONFIGURED
+                )
         except InUseError:
             return
         found = trials.results(self.folder)[run.path]
@@ -158,6 +160,17 @@ class Search:
         # What a run compiled stands in the cache on disk; here it would only grow.
         jax.clear_caches()
         gc.collect()
+
+    def _is_first(self, setting: Setting, run: Run) -> bool:
+        """Whether no run with this method, size and fold is done."""
+        size = setting.fields.get("data.crop")
+        alike = {
+            one.number
+            for one in trials.settings(self.folder)
+            if one.method == setting.method and one.fields.get("data.crop") == size
+        }
+        done = (one.run for one in trials.results(self.folder).values() if not one.error)
+        return not any(one.setting in alike and one.fold == run.fold and one.refit == run.refit for one in done)
 
     def _next(self, propose: Any) -> Run | Promotion | Setting | str | None:
         """As `decision.decide`, the same on every process of a group."""
@@ -184,19 +197,24 @@ class Search:
             self.do(head)
         found = trials.results(self.folder)[head.path]
         reserve = (1 - plan.SHARE) * (self._limits.seconds or 0.0)
+        resolved, unsized = configs.resolve(self.config), self.config.copy_and_resolve_references()
+        unsized.data.crop = unsized.data.resize = None
         made = plan.make(
             self.config,
             self._given,
             None if self._limits.seconds is None else max(0.0, self.left() - reserve),
             folds=self._folds,
             refit=self._refit,
+            size=(resolved.data.crop, resolved.data.resize),
+            native=configs.resolve(unsized).data.crop,
             image_seconds=found.image_seconds,
             overhead=found.timed.rest,
         )
         plan.write(self.folder, made)
         shorter = f" instead of {self.config.steps}, by the budget" if made.steps < self.config.steps else ""
         logs.say(
-            f"plan: {', '.join(made.space.methods)}; whole runs of {made.steps} steps{shorter}; rungs of "
+            f"plan: {', '.join(made.space.methods)}; {' or '.join(map(str, made.space.crops or (made.crop,)))} px; "
+            f"whole runs of {made.steps} steps{shorter}; rungs of "
             + ", ".join(f"{r.steps} steps{f' on {r.folds} folds' if r.folds > 1 else ''}" for r in made.rungs)
         )
 

@@ -39,7 +39,8 @@ class Setting:
 
     def describe(self) -> str:
         """Its fields in a line."""
-        rest = ", ".join(f"{name} {value:.3g}" for name, value in self.fields.items() if name != "method")
+        hidden = ("method", "data.resize")
+        rest = ", ".join(f"{name} {value:.3g}" for name, value in self.fields.items() if name not in hidden)
         what = self.method + (f", {rest}" if rest else "")
         return f"{what} (as configured)" if self.number == CONFIGURED else what
 
@@ -52,20 +53,31 @@ class Space:
       methods: to choose from; each is a program to compile.
       rates: least and largest learning rate; None where it is not searched.
       strengths: {method: (field, least, largest)} of those methods whose strength is searched.
+      crops: sizes in pixels to choose from, the usual one first; () for the config's.
+      ratio: of `data.resize` over `data.crop`.
     """
 
     methods: tuple[str, ...]
     rates: tuple[float, float] | None
     strengths: Mapping[str, tuple[str, float, float]]
+    crops: tuple[int, ...] = ()
+    ratio: float = 1.0
+
+    def size(self, crop: int) -> dict[str, int]:
+        """Fields of a size; {} for the config's."""
+        return {"data.crop": crop, "data.resize": round(crop * self.ratio)} if crop else {}
 
 
-def space(config: ConfigDict, given: Sequence[str], *, wide: bool) -> Space:
+def space(
+    config: ConfigDict, given: Sequence[str], *, wide: bool, crops: tuple[int, ...] = (), ratio: float = 1.0
+) -> Space:
     """The space around a config.
 
     Args:
       config: not yet resolved.
       given: its fields on the command line, which stay as they are.
       wide: whether there is time for more methods than the config's and plain fine-tuning.
+      crops, ratio: see `Space`.
     """
     own = str(config.method)
     tried = [own] if methods.create(own).trains_backbone else []
@@ -81,7 +93,7 @@ def space(config: ConfigDict, given: Sequence[str], *, wide: bool) -> Space:
                 strengths[method] = (field, low * value, high * value)
     rate = float(config.learning_rate)
     rates = (RATES[0] * rate, RATES[1] * rate) if "learning_rate" not in given and rate > 0 else None
-    return Space(tuple(dict.fromkeys(tried)), rates, strengths)
+    return Space(tuple(dict.fromkeys(tried)), rates, strengths, crops, ratio)
 
 
 def first(config: ConfigDict, around: Space) -> list[Setting]:
@@ -89,17 +101,18 @@ def first(config: ConfigDict, around: Space) -> list[Setting]:
 
     Rates above the config's and weaker penalties come first: of five public sets none was best at alpha_relative 1.
     """
-    own = str(config.method)
-    found: list[dict[str, Any]] = [{"method": "l2_fe"}]
-    if own not in around.methods:
-        found.append({"method": around.methods[0], **_fields(config, around, around.methods[0], 1, 1)})
-    else:
-        found.append({"method": own, **_fields(config, around, own, 1, 1)})
-    others = [method for method in around.methods if method != own] or [own]
-    order = [("l2", 1, 3), (own, 0.1, 3), ("l2", 1, 1), (own, 0.1, 1), (own, 1, 3), ("l2", 1, 9)]
-    for method, strength, rate in order:
-        method = method if method in around.methods else others[0]
-        found.append({"method": method, **_fields(config, around, method, strength, rate)})
+    own = str(config.method) if str(config.method) in around.methods else around.methods[0]
+    usual, larger = (*around.crops, 0, 0)[0], around.crops[1:]
+    other = next((method for method in around.methods if method != own), own)
+    plain = "l2" if "l2" in around.methods else other
+
+    def of(method: str, strength: float, rate: float, crop: int) -> dict[str, Any]:
+        return {"method": method, **_fields(config, around, method, strength, rate), **around.size(crop)}
+
+    found: list[dict[str, Any]] = [{"method": "l2_fe"}, of(own, 1, 1, usual), of(plain, 1, 3, usual)]
+    found += [of(plain, 1, 3, crop) for crop in larger]
+    found += [of(own, 0.1, 3, usual), of(plain, 1, 1, usual), of(own, 0.1, 1, usual), of(own, 1, 3, usual)]
+    found.append(of(plain, 1, 9, usual))
     unique = [one for place, one in enumerate(found) if one not in found[:place]]
     return [Setting(number, fields) for number, fields in enumerate(unique)]
 

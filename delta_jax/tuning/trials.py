@@ -86,14 +86,14 @@ def value(measures: Mapping[str, float]) -> float:
     return measures["top1"] - min(measures["cross_entropy"], 100.0) / 1000
 
 
-def do(folder: Path, run: Run, method: str, config: ConfigDict, *, lasting: bool) -> None:
+def do(folder: Path, run: Run, config: ConfigDict, *, first: bool, lasting: bool) -> None:
     """Does a run, or what is left of it.
 
     Args:
       folder: of the search.
       run: to do.
-      method: that it trains with.
       config: of it.
+      first: whether no other run of this search had its head, and its attention, before.
       lasting: whether an error of the config is this setting's alone, as where its step takes too much memory.
 
     Raises:
@@ -101,7 +101,7 @@ def do(folder: Path, run: Run, method: str, config: ConfigDict, *, lasting: bool
       ConfigError, DataError, WeightsError, OSError, jax.errors.JaxRuntimeError: as `trainer.fit`.
     """
     workdir, began = folder / run.path, time.monotonic()
-    facts: dict[str, Any] = {**vars(run), "method": method, "error": ""}
+    facts: dict[str, Any] = {**vars(run), "method": config.method, "crop": 0, "error": ""}
     try:
         fitted = trainer.fit(config, workdir, test=False)
         summary, validation = fitted.summary, fitted.setup.validation
@@ -114,8 +114,11 @@ def do(folder: Path, run: Run, method: str, config: ConfigDict, *, lasting: bool
             if processes.is_first():
                 _save(workdir / PROBABILITIES, probabilities, validation.labels)
         spent, rate = summary["seconds"], summary["images_per_second"]
+        facts["crop"] = fitted.setup.config.data.crop
         facts |= {name: measured[name] for name in ("top1", "cross_entropy", "n")}
-        facts |= {"head_l2": summary["l2_fe"]["l2"], "once": spent["head"] + spent["attention"]}
+        facts["head_l2"] = summary["l2_fe"]["l2"]
+        # Where another run had them before, the summary has what they took then.
+        facts["once"] = spent["head" if config.method == "l2_fe" else "attention"] if first else 0.0
         facts["step"] = config.batch_size / rate if rate else 0.0
     except InUseError:
         raise
@@ -126,6 +129,8 @@ def do(folder: Path, run: Run, method: str, config: ConfigDict, *, lasting: bool
             raise
         facts["error"] = str(error)
     facts["seconds"] = time.monotonic() - began
+    if facts.get("once", 0.0) > facts["seconds"]:
+        facts["once"] = 0.0  # found in the cache, of an earlier run
     json_files.write(workdir / RESULT, facts)
     if processes.is_first():
         shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
@@ -222,7 +227,7 @@ def _result(facts: Mapping[str, Any]) -> Result:
         facts.get("cross_entropy", 0.0),
         facts.get("n", 0),
         facts.get("head_l2") or 0.0,
-        Timed(facts["method"], steps, run.fold, facts["seconds"], step, once),
+        Timed(facts["method"], facts["crop"], steps, run.fold, facts["seconds"], step, once),
         facts.get("image_seconds", 0.0),
         facts["error"],
     )

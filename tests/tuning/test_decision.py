@@ -15,7 +15,7 @@ from delta_jax.tuning.space import Setting, Space
 from delta_jax.tuning.trials import Result, Run
 
 SPACE = Space(("delta", "l2"), (0.001, 0.1), {"delta": ("alpha_relative", 0.01, 1.0)})
-PLAN = Plan(30, (Rung(10), Rung(30), Rung(30, 3)), SPACE, 5, True, 1.0)
+PLAN = Plan(30, (Rung(10), Rung(30), Rung(30, 3)), SPACE, 5, True, 1.0, 32)
 
 
 def config(**changed):
@@ -31,7 +31,7 @@ def setting(number):
 def result(number, steps, top1, fold=0, *, step=1.0, cross_entropy=0.0, error=""):
     """One second a step, and five for the rest."""
     run = Run(number, steps, fold, 0)
-    timed = Timed("l2" if steps else "l2_fe", steps, fold, 5 + step * steps, step if steps else 0.0, 0.0)
+    timed = Timed("l2" if steps else "l2_fe", 32, steps, fold, 5 + step * steps, step if steps else 0.0, 0.0)
     return Result(run, top1, cross_entropy, 100, 0.01, timed, 0.01, error)
 
 
@@ -98,47 +98,75 @@ def test_the_highest_rung_comes_first_and_what_all_are_compared_with_comes_along
 # Times.
 
 TIMED = [
-    Timed("l2_fe", 0, 0, 20.0, 0.0, 12.0),
-    Timed("l2", 10, 0, 40.0, 2.0, 0.0),  # compiles: 20 s beside its steps
-    Timed("l2", 10, 0, 27.0, 2.0, 0.0),
+    Timed("l2_fe", 96, 0, 0, 20.0, 0.0, 12.0),
+    Timed("l2", 96, 10, 0, 40.0, 2.0, 0.0),  # compiles: 20 s beside its steps
+    Timed("l2", 96, 10, 0, 27.0, 2.0, 0.0),
 ]
 
 
 @pytest.mark.parametrize(
-    ("method", "steps", "fold", "expected"),
+    ("method", "crop", "steps", "fold", "expected"),
     [
-        ("l2", 30, 0, 30 * 2.0 + 7.0),  # the program is there by now
-        ("delta", 30, 0, 30 * 2.0 * 4 / 3 + 20.0 + 12.0),  # one of its own to compile; a fourth pass; head or attention
-        ("l2_fe", 0, 1, 8.0 + 12.0),  # a head for this fold
-        ("l2_fe", 0, 0, 8.0),
+        ("l2", 96, 30, 0, 30 * 2.0 + 7.0),  # the program is there by now
+        ("delta", 96, 30, 0, 30 * 2.0 * 5 / 4 + 20.0),  # one of its own to compile, a fifth pass
+        ("l2", 192, 30, 0, 30 * 8.0 + 20.0),  # four times the pixels, and a program of its own
+        ("l2_fe", 96, 0, 1, 8.0 + 12.0),  # a head for this fold
+        ("l2_fe", 96, 0, 0, 8.0),
     ],
 )
-def test_a_run_takes_what_those_before_it_took(method, steps, fold, expected):
-    assert pace.predicted(TIMED, method, steps, fold) == pytest.approx(expected)
+def test_a_run_takes_what_those_before_it_took(method, crop, steps, fold, expected):
+    assert pace.predicted(TIMED, method, crop, steps, fold) == pytest.approx(expected)
 
 
 def test_before_any_run_had_steps_they_are_guessed_from_the_speed_of_the_head():
-    assert pace.predicted(TIMED[:1], "l2", 30, 0, step=0.5) == pytest.approx(30 * 0.5 + 8 + 30 + 12)
+    assert pace.predicted(TIMED[:1], "l2", 96, 30, 0, step=0.5) == pytest.approx(30 * 0.5 + 8 + 30)
 
 
 # The plan.
 
 
-def test_a_plan_makes_runs_as_long_as_six_of_them_fit():
-    # By hand: 16 images of 0.01 s, three passes: 0.48 s a step, 0.64 s with DELTA; 600 s / 6 - 20 s = 80 s: 125 steps.
-    made = plan.make(
-        config(batch_size=16, steps=2000), (), 600.0, folds=5, refit=True, image_seconds=0.01, overhead=20.0
+def planned(seconds, *given, image_seconds=0.008, size=(128, 144), **changed):
+    return plan.make(
+        config(batch_size=16, **{"steps": 2000, **changed}),
+        given,
+        seconds,
+        folds=5,
+        refit=True,
+        size=size,
+        native=224,
+        image_seconds=image_seconds,
+        overhead=20.0,
     )
+
+
+def test_a_plan_makes_runs_as_long_as_six_of_them_fit():
+    # By hand: 16 images of 0.008 s, five passes with DELTA: 0.64 s a step; 600 s / 6 - 20 s = 80 s: 125 steps.
+    made = planned(600.0)
     assert (made.steps, made.rungs) == (125, (Rung(42), Rung(125)))
-    assert made.space.methods == ("delta", "l2")
-    assert made.step_seconds == pytest.approx(0.48)
+    assert (made.space.methods, made.space.crops) == (("delta", "l2"), ())
+    assert made.step_seconds == pytest.approx(0.512)
 
 
 def test_steps_that_are_given_are_not_changed():
-    made = plan.make(
-        config(batch_size=16, steps=2000), ("steps",), 600.0, folds=5, refit=True, image_seconds=0.01, overhead=20.0
-    )
-    assert made.steps == 2000
+    assert planned(600.0, "steps").steps == 2000
+
+
+def test_images_become_smaller_where_there_would_be_too_few_steps():
+    # By hand: at 224 px 0.024 s an image, 1.92 s a step: (300 / 6 - 20) / 1.92 = 15 steps. At 192 px 21, at 160 px 30,
+    # at 128 px 47 and at 96 px 85 steps, which are enough.
+    made = planned(300.0, image_seconds=0.024, size=(224, 256))
+    assert (made.space.crops, made.steps, made.crop) == ((96,), 85, 224)
+    assert space.first(config(), made.space)[1].fields["data.crop"] == 96
+    assert space.first(config(), made.space)[1].fields["data.resize"] == 110  # 96 * 256 / 224, rounded
+    given = planned(300.0, "data.crop", image_seconds=0.024, size=(224, 256))
+    assert (given.space.crops, given.steps) == ((), 60)
+
+
+def test_a_larger_size_is_tried_where_there_is_time_and_never_above_that_of_the_weights():
+    assert planned(3600.0, steps=300).space.crops == (128, 192)
+    assert planned(3600.0, steps=300, size=(224, 256)).space.crops == ()
+    assert planned(3600.0, "data.resize", steps=300).space.crops == ()
+    assert planned(None).space.crops == ()
 
 
 def test_a_plan_is_the_same_when_it_is_read(tmp_path):

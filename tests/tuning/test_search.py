@@ -64,7 +64,9 @@ class Training:
             "images_per_second": 0.0 if head else float(config.batch_size),
         }
         images = type("Images", (), {"labels": labels, "__len__": lambda self: len(labels)})()
-        setup = SimpleNamespace(validation=images, probabilities=lambda *_: probabilities)
+        setup = SimpleNamespace(
+            config=configs.resolve(config), validation=images, probabilities=lambda *_: probabilities
+        )
         return SimpleNamespace(summary=summary, setup=setup, after=None)
 
 
