@@ -4,7 +4,7 @@ From one head start and one source network they end in one basin, so that the av
 one than each of them (Izmailov et al., 2018; Wortsman et al., Model soups, 2022); at no cost when it is used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from delta_jax.analysis.statistics import Paired
 from delta_jax.training import claims, evaluation
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import MODEL
@@ -44,8 +45,8 @@ def compared(setup: Setup, workdirs: Sequence[Path]) -> dict[str, Any]:
     """Measures of the validation images: of each run, of their average, and of the mean of their probabilities.
 
     Returns:
-      {"single": [measures], "average": measures, "ensemble": measures}, as `evaluation.score`, and "right":
-      {"average", "ensemble"}: bool [M], which images.
+      {"single": [measures], "average": measures, "ensemble": measures}, as `evaluation.score`, and "right": which
+      images, "average" and "ensemble" bool [M], "single" the mean over the runs, float [M].
     """
     images, networks = setup.validation, load(workdirs, setup)
     each = [setup.probabilities(setup.place(one), images, "validation, one seed") for one in networks]
@@ -54,5 +55,23 @@ def compared(setup: Setup, workdirs: Sequence[Path]) -> dict[str, Any]:
     return {
         "single": [evaluation.score(one, images.labels) for one in each],
         **{name: evaluation.score(one, images.labels) for name, one in found.items()},
-        "right": {name: one.argmax(-1) == images.labels for name, one in found.items()},
+        "right": {
+            **{name: one.argmax(-1) == images.labels for name, one in found.items()},
+            "single": np.mean([one.argmax(-1) == images.labels for one in each], axis=0),
+        },
     }
+
+
+def pays(measured: Mapping[str, Any], against_single: Paired) -> bool:
+    """Whether the average takes the place of a single run.
+
+    Averages of this kind are seldom worse than their parts, and a few hundred images show differences of a point to
+    nobody: so it is enough that one of its two measures is no worse, unless the images show that the accuracy is.
+
+    Args:
+      measured: as `compared` returns it.
+      against_single: accuracy of the average minus the mean of its parts', over the same images.
+    """
+    single, averaged = measured["single"], measured["average"]
+    top1, loss = (float(np.mean([one[name] for one in single])) for name in ("top1", "cross_entropy"))
+    return not against_single.high < 0 and (averaged["top1"] >= top1 or averaged["cross_entropy"] <= loss)

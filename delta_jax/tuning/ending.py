@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from delta_jax import page, processes, reports
 from delta_jax.training import trainer
 from delta_jax.training.classifier import MODEL
-from delta_jax.tuning import averaging, space, trials, winner, words
+from delta_jax.tuning import averaging, plan, space, trials, winner, words
 from delta_jax.tuning.decision import State
 from delta_jax.tuning.search import WAIT_S, Search, alone
 from delta_jax.tuning.space import HEAD
@@ -22,7 +20,6 @@ from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.variable_files import save_variables
 
 CHOICE, AVERAGE, SUMMARY, FINAL = "choice.json", "average.json", "summary.json", "final"
-SEEDS = 3  # of the final network, where there is time
 
 
 def seeds(left: float, run: float, first_refit: float, refit: bool) -> int:
@@ -37,7 +34,7 @@ def seeds(left: float, run: float, first_refit: float, refit: bool) -> int:
     Returns:
       3, 2 or 1; 0 where there is no time for a run on all images: the network of the search is the end.
     """
-    for count in range(SEEDS, 0, -1):
+    for count in range(plan.SEEDS, 0, -1):
         # Each seed but the first is also run on the validation fold, to see whether an average pays.
         needed = (count - 1) * run + (first_refit + (count - 1) * run if refit else 0.0)
         if needed <= left:
@@ -101,7 +98,7 @@ def _all_done(search: Search, runs: list[Run], head_l2: float = 0.0) -> None:
 
 
 def _average_pays(search: Search, setting: space.Setting, runs: list[Run]) -> bool:
-    """Whether the average is at least as good on the validation images as its parts are on the average."""
+    """Whether the average of the runs is to be the end, by the validation images; see `averaging.pays`."""
     path = search.folder / AVERAGE
     if not json_files.exists(path):
         config = search.config_of(setting, runs[0])
@@ -109,16 +106,15 @@ def _average_pays(search: Search, setting: space.Setting, runs: list[Run]) -> bo
         found = averaging.compared(setup, [search.folder / run.path for run in runs])
         right = found.pop("right")
         gain = winner.against(right["ensemble"], right["average"])
-        json_files.write(path, {**found, "ensemble_gain": gain._asdict()})
+        taken = averaging.pays(found, winner.against(right["average"], right["single"]))
+        json_files.write(path, {**found, "ensemble_gain": gain._asdict(), "taken": taken})
     found = json_files.read(path)
-    single = np.mean([trials.value(one) for one in found["single"]])
-    pays = bool(trials.value(found["average"]) >= single)
-    parts = ", ".join(f"{one['top1']:.2%}" for one in found["single"])
+    parts = ", ".join(f"{one['top1']:.2%} ({one['cross_entropy']:.3f})" for one in found["single"])
     logs.say(
-        f"average of {len(runs)} seeds: validation top-1 {found['average']['top1']:.2%}, its parts {parts}: "
-        f"{'taken' if pays else 'not taken'}"
+        f"average of {len(runs)} seeds: validation top-1 {found['average']['top1']:.2%} (cross-entropy "
+        f"{found['average']['cross_entropy']:.3f}), its parts {parts}: {'taken' if found['taken'] else 'not taken'}"
     )
-    return pays
+    return bool(found["taken"])
 
 
 def _last_step(search: Search, setting: space.Setting, ends: list[Run], head_l2: float) -> None:

@@ -14,6 +14,7 @@ from delta_jax.workdir import json_files
 
 FILE = "plan.json"
 SHARE = 0.6  # of the budget for the search; the rest is for the final runs
+SEEDS = 3  # that the final network is made of, where there is time
 LEAST_WHOLE = 6.0  # runs of all steps that there has to be time for; else the runs are made shorter
 LEAST_STEPS = 60  # for fewer, images are made smaller
 _SIZES = 32  # pixels: the smaller and larger sizes are multiples

@@ -176,9 +176,18 @@ class Search:
         """As `decision.decide`, the same on every process of a group."""
         todo = None
         if processes.is_first():
-            reserve = 0.0 if self._limits.seconds is None else (1 - plan.SHARE) * self._limits.seconds
-            todo = decision.decide(self.state(), self.left() - reserve, self._limits.trials, propose)
+            state = self.state()
+            todo = decision.decide(state, self.left() - self._reserve(state), self._limits.trials, propose)
         return _unpacked(json.loads(processes.from_first(json.dumps(_packed(todo)))))
+
+    def _reserve(self, state: State) -> float:
+        """Seconds of the budget that are for the final runs: those of all seeds, but no more than their share."""
+        if self._limits.seconds is None:
+            return 0.0
+        share = (1 - plan.SHARE) * self._limits.seconds
+        if len(state.settings) <= CONFIGURED:
+            return share
+        return min(share, 2 * plan.SEEDS * state.seconds(Run(CONFIGURED, self.plan.steps, 0, state.seed)))
 
     def _planned(self) -> Plan:
         while (made := plan.read(self.folder)) is None:

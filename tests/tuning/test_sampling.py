@@ -14,7 +14,7 @@ SPACE = Space(("delta", "l2"), (0.001, 1.0), {"delta": ("alpha_relative", 0.01, 
 
 
 def tried(count, best=0.03):
-    """Settings over the range of rates with both methods, of which those near `best` are good; two of three are whole."""
+    """Settings over the range of rates, both methods; those near `best` are good, and one of three is whole."""
     found, values = [], {}
     for number in range(1, count + 1):
         rate = 10 ** (-3 + 3 * number / count)
@@ -23,12 +23,12 @@ def tried(count, best=0.03):
             fields["alpha_relative"] = 0.1
         found.append(Setting(number, fields))
         value = 0.8 - 0.2 * abs(math.log10(rate / best))
-        values[number] = {0: value - 0.1, 1: value} if number % 3 else {0: value - 0.1}
+        values[number] = {0: value - 0.1, 1: value} if number % 3 == 0 else {0: value - 0.1}
     return found, values
 
 
 def test_a_proposal_has_the_fields_of_its_method_within_the_space_and_is_the_same_again():
-    found, values = tried(12)
+    found, values = tried(4)  # too few to learn from: these are drawn at random
     methods, crops = set(), set()
     for seed in range(12):
         one = sampling.propose(SPACE, found, values, 2, seed)

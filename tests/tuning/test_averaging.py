@@ -1,0 +1,54 @@
+"""The average of networks, and when it takes the place of one of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from delta_jax.analysis.statistics import Paired
+from delta_jax.tuning import averaging, ending
+
+
+def test_the_average_is_that_of_every_array_in_its_own_type():
+    networks = [{"params": {"a": np.float32([1, 2])}, "batch_stats": {"b": np.float32(x)}} for x in (1, 2, 6)]
+    networks[2]["params"]["a"] = np.float32([4, 5])
+    found = averaging.average(networks)
+    np.testing.assert_array_equal(found["params"]["a"], np.float32([2, 3]))
+    assert found["batch_stats"]["b"] == 3
+    assert found["params"]["a"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("top1", "loss", "high", "expected"),
+    [
+        (0.73, 0.9, 0.05, True),
+        (0.75, 1.2, 0.05, True),
+        (0.72, 0.9, 0.01, True),  # a point less of 100 images, and a lower cross-entropy
+        (0.72, 1.1, 0.01, False),
+        (0.60, 0.9, -0.02, False),  # the images show that it is worse
+        (0.73, 0.9, math.nan, True),
+    ],
+)
+def test_an_average_pays_unless_both_measures_or_the_images_say_otherwise(top1, loss, high, expected):
+    single = [{"top1": 0.72, "cross_entropy": 0.9}, {"top1": 0.74, "cross_entropy": 1.1}]
+    measured = {"single": single, "average": {"top1": top1, "cross_entropy": loss}}
+    assert averaging.pays(measured, Paired(top1 - 0.73, -0.2, high, 0.5, 100)) == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "refit", "expected"),
+    # By hand, runs of 10 s and 14 s for the first on all images: three seeds take 2 * 10 + 14 + 2 * 10 = 54 s, two
+    # 10 + 14 + 10 = 34 s, one 14 s; without such runs 20, 10 and 0 s.
+    [
+        (54, True, 3),
+        (53, True, 2),
+        (34, True, 2),
+        (33, True, 1),
+        (13, True, 0),
+        (20, False, 3),
+        (10, False, 2),
+        (9, False, 1),
+    ],
+)
+def test_as_many_seeds_as_the_time_allows(left, refit, expected):
+    assert ending.seeds(left, 10.0, 14.0, refit) == expected
