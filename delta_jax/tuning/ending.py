@@ -12,14 +12,14 @@ from delta_jax.training import trainer
 from delta_jax.training.classifier import MODEL
 from delta_jax.tuning import averaging, plan, space, trials, winner, words
 from delta_jax.tuning.decision import State
-from delta_jax.tuning.search import WAIT_S, Search, alone
+from delta_jax.tuning.search import CHOICE, WAIT_S, Search, alone
 from delta_jax.tuning.space import HEAD
 from delta_jax.tuning.trials import Run
 from delta_jax.tuning.winner import Candidate
 from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.variable_files import save_variables
 
-CHOICE, AVERAGE, SUMMARY, FINAL = "choice.json", "average.json", "summary.json", "final"
+AVERAGE, SUMMARY, FINAL = "average.json", "summary.json", "final"
 
 
 def seeds(left: float, run: float, first_refit: float, refit: bool) -> int:
@@ -62,7 +62,7 @@ def finish(search: Search) -> None:
     _all_done(search, on_fold)
     averaged = len(on_fold) > 1 and _average_pays(search, setting, on_fold)
     ends = on_fold[: len(on_fold) if averaged else 1]
-    head_l2 = trials.results(folder)[on_fold[0].path].head_l2
+    head_l2 = float(json_files.read(folder / on_fold[0].path / trials.RESULT)["head_l2"])
     if search.plan.refit and count:
         ends = [Run(run.setting, run.steps, 0, run.seed, refit=True) for run in ends]
         _all_done(search, ends, head_l2)

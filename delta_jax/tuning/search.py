@@ -25,7 +25,7 @@ from delta_jax.tuning.space import CONFIGURED, HEAD, Setting
 from delta_jax.tuning.trials import Run
 from delta_jax.workdir import json_files, logs
 
-FACTS, SAID = "tune.json", "said.txt"
+FACTS, SAID, CHOICE = "tune.json", "said.txt", "choice.json"
 WAIT_S = 1.0  # between looks at what other processes do
 KEPT_MODELS = 3  # of whole runs; the best ones
 
@@ -146,6 +146,16 @@ class Search:
                 )
         except InUseError:
             return
+        if processes.is_first():
+            self._say(setting, run)
+            self._clock.tick()
+            self._tidy()
+        # What a run compiled stands in the cache on disk; here it would only grow.
+        jax.clear_caches()
+        gc.collect()
+
+    def _say(self, setting: Setting, run: Run) -> None:
+        """A line for a run that is done."""
         found = trials.results(self.folder)[run.path]
         measured = f"validation top-1 {found.top1:.2%}, cross-entropy {found.cross_entropy:.3f}"
         what = [setting.describe(), f"{run.steps} steps" if run.steps else "", f"fold {run.fold}" if run.fold else ""]
@@ -155,11 +165,6 @@ class Search:
             f"{found.error or (measured if found.n else 'trained')}; {budget.shown(found.timed.whole)}"
             f"{self._time_left()}"
         )
-        self._clock.tick()
-        self._tidy()
-        # What a run compiled stands in the cache on disk; here it would only grow.
-        jax.clear_caches()
-        gc.collect()
 
     def _is_first(self, setting: Setting, run: Run) -> bool:
         """Whether no run with this method, size and fold is done."""
@@ -202,8 +207,10 @@ class Search:
         """The head alone is the first run: it tells how fast the network is here, and what is to be surpassed."""
         head = Run(HEAD, 0, 0, int(self.config.seed))
         trials.begin(self.folder, Setting(HEAD, {"method": "l2_fe"}))
-        if head.path not in trials.results(self.folder):
+        if not json_files.exists(self.folder / head.path / trials.RESULT):
             self.do(head)
+        if not processes.is_first():
+            return
         found = trials.results(self.folder)[head.path]
         reserve = (1 - plan.SHARE) * (self._limits.seconds or 0.0)
         resolved, unsized = configs.resolve(self.config), self.config.copy_and_resolve_references()
@@ -229,7 +236,8 @@ class Search:
 
     def _tidy(self) -> None:
         """Leaves the networks of the best whole runs on fold 0, one of which is the end where no time is left."""
-        if not processes.is_first() or not plan.read(self.folder):
+        made = plan.read(self.folder)
+        if made is None:
             return
         done = [
             one
@@ -237,16 +245,11 @@ class Search:
             if not one.run.refit and one.run.seed == self.config.seed
         ]
         kept = [one for one in done if one.run.fold == 0 and one.run.setting not in (HEAD, CONFIGURED)]
-        kept = sorted(kept, key=lambda one: (one.run.steps < self.plan_steps(), -one.value))[:KEPT_MODELS]
+        kept = sorted(kept, key=lambda one: (one.run.steps < made.steps, -one.value))[:KEPT_MODELS]
         for one in done:
             always = one.run.fold == 0 and one.run.setting in (HEAD, CONFIGURED)
             if one not in kept and not always:
                 trials.forget_model(self.folder, one.run)
-
-    def plan_steps(self) -> int:
-        """Of a whole run."""
-        made = plan.read(self.folder)
-        return made.steps if made else 0
 
     def _time_left(self) -> str:
         left = self.left()

@@ -7,6 +7,7 @@ import numpy as np
 
 from delta_jax.analysis import statistics
 from delta_jax.analysis.statistics import Paired
+from delta_jax.training.fine_tune import DivergedError
 from delta_jax.tuning.decision import State
 from delta_jax.tuning.space import CONFIGURED, HEAD
 from delta_jax.tuning.trials import Run
@@ -55,11 +56,11 @@ def choose(found: Sequence[Candidate]) -> Candidate:
     """The best one: a setting that does no better than the config as it is does not take its place.
 
     Raises:
-      ValueError: every run has diverged.
+      DivergedError: every run has diverged.
     """
     finite = [one for one in found if one.value > -1]
     if not finite:
-        raise ValueError("every run diverged; try a lower --config.learning_rate, or --config.clip_norm=1")
+        raise DivergedError("every run diverged; try a lower --config.learning_rate, or --config.clip_norm=1")
     order = {HEAD: 0, CONFIGURED: 1}
     return min(finite, key=lambda one: (-one.value, order.get(one.setting, 2), one.setting, one.steps))
 

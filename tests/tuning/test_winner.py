@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from delta_jax.training.fine_tune import DivergedError
 from delta_jax.tuning import winner, words
 from tests.tuning.test_decision import result, state
 
@@ -46,7 +47,7 @@ def test_with_short_runs_alone_the_best_of_these_wins_with_its_steps():
 def test_a_run_that_diverged_does_not_win_and_all_of_them_are_an_error():
     diverged = result(1, 30, 0.0, error="the loss is not finite")
     assert winner.choose(found([result(0, 0, 0.0), diverged], settings=2, begun=((), {1}, ()))).setting == 0
-    with pytest.raises(ValueError, match=r"lower --config\.learning_rate"):
+    with pytest.raises(DivergedError, match=r"lower --config\.learning_rate"):
         winner.choose(found([diverged], settings=2, begun=((), {1}, ())))
 
 

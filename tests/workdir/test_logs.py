@@ -164,3 +164,13 @@ def test_tables_fit_the_terminal_and_show_brackets(monkeypatch, capsys):
     monkeypatch.delenv("CI", raising=False)
     table("top-1, %", ("method", "caltech"), rows)
     assert all(text in screen.getvalue() for text in ("method", "86.6 ± 0.2", "[l2]"))
+
+
+def test_what_is_kept_in_a_file_is_not_printed_and_afterwards_is_again(tmp_path, capsys):
+    file = tmp_path / "run" / "said.txt"
+    for text in ("one", "two \udcff"):
+        with logs.kept_in(file):
+            logs.say(text)
+    logs.say("three")
+    assert capsys.readouterr().out == "three\n"
+    assert file.read_text(encoding="utf-8") == "one\ntwo \\udcff\n"
