@@ -12,6 +12,7 @@ from absl import app, flags
 
 from delta_jax import command_line, train
 from delta_jax.processes import huge_pages, interruption, process_flags
+from delta_jax.training import compiled_step
 from delta_jax.training.config import ConfigError
 from delta_jax.tuning import budget, ending
 from delta_jax.tuning.budget import Clock
@@ -41,7 +42,7 @@ def main(_: list[str]) -> None:
     with process_flags.set_up(), interruption.caught():
         try:
             allowed = limits(_BUDGET.value, _TRIALS.value)
-            with storage.opened(str(flags.FLAGS.workdir)) as folder, Clock(folder) as clock:
+            with storage.opened(str(flags.FLAGS.workdir)) as folder, Clock(folder) as clock, compiled_step.shared():
                 if ending.shown_again(folder):
                     return
                 config = flags.FLAGS.config

@@ -1,8 +1,9 @@
 """The training step of a run as one program, compiled while images are decoded, head and attention computed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import optax
 from delta_jax import features, models, precision
 from delta_jax.processes import sharding
 from delta_jax.training import optim, steps
-from delta_jax.training.config import ConfigError
+from delta_jax.training.config import ConfigError, flat
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables, init_state
@@ -23,6 +24,15 @@ from delta_jax.workdir import logs
 
 # The table of learning rates is a multiple of this long, so that shorter and longer runs share a program.
 _TABLE = 1024
+
+# Fields that reach the program as arguments, or not at all: runs that differ in these alone can share it.
+_ARGUMENTS = (
+    *("seed", "steps", "learning_rate", "schedule", "warmup_steps", "decay_at", "decay_factor", "epoch_decay_factor"),
+    *("alpha", "alpha_relative", "beta", "head_l2", "select", "eval_every", "patience", "effort"),
+    *("checkpoint_every", "log_every"),
+    *("data.validation_fold", "data.validation_fraction"),
+)
+_kept: dict[str, Any] | None = None  # programs, within `shared`
 
 
 @flax.struct.dataclass
@@ -122,6 +132,25 @@ def function(programs: Programs) -> Any:
     return jax.jit(partial(_step, programs), donate_argnums=0)
 
 
+@contextmanager
+def shared() -> Iterator[None]:
+    """Within, runs of this process that differ in arguments of the step alone have one program.
+
+    The compilation cache on disk spares them the compiler, and this what comes before it: tracing.
+    """
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def _key(setup: Setup, shapes: Any) -> str:
+    fields = {name: value for name, value in flat(setup.config.to_dict()).items() if name not in _ARGUMENTS}
+    return f"{sorted(fields.items())} {jax.tree.flatten(shapes)}"
+
+
 class CompiledStep:
     """Compiles the step in a thread, for the shapes that are to be expected, and tells what memory it takes."""
 
@@ -173,6 +202,14 @@ class CompiledStep:
 
     def _compile(self, shapes: Any) -> tuple[Any, str]:
         """The program, and what it costs in words."""
+        if _kept is None:
+            return self._compiled(shapes)
+        key = _key(self._setup, shapes)
+        if key not in _kept:
+            _kept[key] = self._compiled(shapes)
+        return _kept[key]
+
+    def _compiled(self, shapes: Any) -> tuple[Any, str]:
         began = time.monotonic()
         try:
             program = self._function.lower(*shapes).compile()

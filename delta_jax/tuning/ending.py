@@ -10,6 +10,7 @@ from typing import Any
 from delta_jax import page, processes, reports
 from delta_jax.training import trainer
 from delta_jax.training.classifier import MODEL
+from delta_jax.training.state import Variables
 from delta_jax.tuning import averaging, plan, space, trials, winner, words
 from delta_jax.tuning.decision import State
 from delta_jax.tuning.search import CHOICE, WAIT_S, Search, alone
@@ -120,18 +121,13 @@ def _average_pays(search: Search, setting: space.Setting, runs: list[Run]) -> bo
 def _last_step(search: Search, setting: space.Setting, ends: list[Run], head_l2: float) -> None:
     folder, final = search.folder, search.folder / FINAL
     config = search.config_of(setting, ends[0], head_l2)
-    if processes.is_first() and not (final / MODEL).exists():
-        unfinished = folder / f".{FINAL}.tmp"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        left_out = shutil.ignore_patterns(trials.RESULT, trials.PROBABILITIES, "checkpoints", ".*", "summary.json")
-        shutil.copytree(folder / ends[0].path, unfinished, ignore=left_out)
+    if not json_files.exists(final / MODEL):
+        workdirs = [folder / run.path for run in ends]
+        network = None
         if len(ends) > 1:
-            setup = averaging.set_up(config, folder / ends[0].path)
-            networks = averaging.load([folder / run.path for run in ends], setup)
-            save_variables(unfinished / MODEL, averaging.average(networks))
-            json_files.write(unfinished / AVERAGE, {"seeds": [run.seed for run in ends]})
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
+            network = averaging.average(averaging.load(workdirs, averaging.set_up(config, workdirs[0])))
+        if processes.is_first():
+            _write_final(final, workdirs[0], network, [run.seed for run in ends])
     fitted = trainer.fit(config, final)
     reports.show(fitted)
     if not processes.is_first():
@@ -144,6 +140,19 @@ def _last_step(search: Search, setting: space.Setting, ends: list[Run], head_l2:
     for run in trials.results(folder).values():
         trials.forget_model(folder, run.run)
     logs.say(f"All of it on one page, for a browser: {page.write(folder)}")
+
+
+def _write_final(final: Path, workdir: Path, network: Variables | None, seeds: list[int]) -> None:
+    """The workdir of the final run, whole or not at all: that of a run, with another network where one is given."""
+    unfinished = final.with_name(f".{FINAL}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    left_out = shutil.ignore_patterns(trials.RESULT, trials.PROBABILITIES, "checkpoints", ".*", SUMMARY)
+    shutil.copytree(workdir, unfinished, ignore=left_out)
+    if network is not None:
+        save_variables(unfinished / MODEL, network)
+        json_files.write(unfinished / AVERAGE, {"seeds": seeds})
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
 
 
 def shown_again(folder: Path) -> bool:

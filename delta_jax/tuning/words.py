@@ -1,6 +1,8 @@
 """What a search found, in words and as data."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,6 @@ from delta_jax.tuning import budget, trials, winner
 from delta_jax.tuning.space import CONFIGURED, HEAD, Setting
 from delta_jax.tuning.trials import Run
 from delta_jax.tuning.winner import Candidate
-from delta_jax.workdir import json_files
 
 
 def facts(search: Any, final: Mapping[str, Any], ends: Sequence[Run]) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def facts(search: Any, final: Mapping[str, Any], ends: Sequence[Run]) -> dict[st
       ends: the runs that the final network is made of.
     """
     state, folder = search.state(), search.folder
-    won = Candidate(**json_files.read(folder / "choice.json")["winner"])
+    won = Candidate(**_read(folder / "choice.json")["winner"])
     found = winner.candidates(state)
     of = {one.number: one for one in state.settings}
     right = {(one.setting, one.steps): _right(folder, one, state.seed) for one in found}
@@ -50,7 +51,7 @@ def facts(search: Any, final: Mapping[str, Any], ends: Sequence[Run]) -> dict[st
         "compared": len(found),
         "seeds": [run.seed for run in ends],
         "refit": ends[0].refit,
-        "average": json_files.read(folder / "average.json"),
+        "average": _read(folder / "average.json"),
         "test": final["test"],
         "test_l2_fe": final["l2_fe"]["test"],
         "final": "final",
@@ -102,6 +103,11 @@ def interval(top1: float, n: int) -> tuple[float, float]:
     """Wilson's interval of an accuracy over n images."""
     found = stats.binomtest(round(top1 * n), n).proportion_ci(CONFIDENCE, "wilson")
     return float(found.low), float(found.high)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    # The first process alone is here, and `json_files.read` is for all of a group.
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _against(pair: Paired, what: str) -> str:
