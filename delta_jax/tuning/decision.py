@@ -67,6 +67,10 @@ class State:
                 wanted |= {run.path: run for run in self.runs(setting, rung)}
         return [run for path, run in wanted.items() if path not in self.results]
 
+    def method(self, setting: int) -> str:
+        """That a setting trains with."""
+        return next(one.method for one in self.settings if one.number == setting)
+
     def seconds(self, run: Run, setting: Setting | None = None) -> float:
         """That a run is expected to take; `setting` is its own where that is not among those begun."""
         own = setting or next(one for one in self.settings if one.number == run.setting)

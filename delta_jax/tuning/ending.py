@@ -13,34 +13,41 @@ from delta_jax.training.classifier import MODEL
 from delta_jax.training.state import Variables
 from delta_jax.tuning import averaging, plan, space, trials, winner, words
 from delta_jax.tuning.decision import State
-from delta_jax.tuning.search import CHOICE, WAIT_S, Search, alone
+from delta_jax.tuning.search import CHOICE, WAIT_S, Search
 from delta_jax.tuning.space import HEAD
+from delta_jax.tuning.together import alone
 from delta_jax.tuning.trials import Run
 from delta_jax.tuning.winner import Candidate
 from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.variable_files import save_variables
 
-AVERAGE, SUMMARY, FINAL = "average.json", "summary.json", "final"
+AVERAGE, REFITS, SUMMARY, FINAL = "average.json", "refits.json", "summary.json", "final"
+MARGIN = 1.2  # of time: a run may take longer than the one before it
 
 
-def seeds(left: float, run: float, first_refit: float, refit: bool) -> int:
+def seeds(left: float, run: float, once: float, refit: bool) -> int:
     """How many seeds the final network may be made of.
 
     Args:
       left: seconds of the budget.
       run: seconds of a whole run of the winner.
-      first_refit: seconds of the first run on all images, with its head and its attention; the others take `run`.
-      refit: whether there is such a run.
+      once: seconds of its head and its attention on all images.
+      refit: whether the final runs train on all images.
 
     Returns:
       3, 2 or 1; 0 where there is no time for a run on all images: the network of the search is the end.
     """
     for count in range(plan.SEEDS, 0, -1):
         # Each seed but the first is also run on the validation fold, to see whether an average pays.
-        needed = (count - 1) * run + (first_refit + (count - 1) * run if refit else 0.0)
-        if needed <= left:
+        needed = (count - 1) * run + (once + count * run if refit else 0.0)
+        if MARGIN * needed <= left:
             return count
     return 0
+
+
+def refits(left: float, run: float, once: float, wanted: int) -> int:
+    """How many of the wanted runs on all images there is time for, after those on the validation fold."""
+    return next((count for count in range(wanted, 0, -1) if once + count * run <= left), 0)
 
 
 def finish(search: Search) -> None:
@@ -61,12 +68,12 @@ def finish(search: Search) -> None:
     if not trials.has_model(folder, on_fold[0]) and (not search.plan.refit or count != 1):
         trials.forget(folder, on_fold[0])
     _all_done(search, on_fold)
-    averaged = len(on_fold) > 1 and _average_pays(search, setting, on_fold)
-    ends = on_fold[: len(on_fold) if averaged else 1]
+    on_fold = [run for run in on_fold if trials.has_model(folder, run)]  # without those that diverged
+    ends = on_fold[: len(on_fold) if len(on_fold) > 1 and _average_pays(search, setting, on_fold) else 1]
     head_l2 = float(json_files.read(folder / on_fold[0].path / trials.RESULT)["head_l2"])
-    if search.plan.refit and count:
-        ends = [Run(run.setting, run.steps, 0, run.seed, refit=True) for run in ends]
-        _all_done(search, ends, head_l2)
+    again = [Run(run.setting, run.steps, 0, run.seed, refit=True) for run in ends[: _refits(search, len(ends), count)]]
+    _all_done(search, again, head_l2)
+    ends = [run for run in again if trials.has_model(folder, run)] or ends
     with alone(folder / ".final.lock") as mine:
         if not mine:
             logs.say("another process does the last step: the test, and the page")
@@ -79,12 +86,30 @@ def _choice(search: Search, state: State) -> Mapping[str, Any]:
     path = search.folder / CHOICE
     if processes.is_first() and not path.exists():
         won = winner.choose(winner.candidates(state))
-        run = Run(won.setting, won.steps, 0, state.seed)
-        whole = state.seconds(run)
-        once = state.results[run.path].timed.once
-        count = seeds(search.left(), whole, whole + once, search.plan.refit)
+        count = seeds(search.left(), *_seconds(state, won), search.plan.refit)
         trials.first_to_write(path, {"winner": vars(won), "seeds": min(count, 1) if won.setting == HEAD else count})
     return json_files.read(path)
+
+
+def _refits(search: Search, wanted: int, planned: int) -> int:
+    """How many runs on all images there are: fewer than planned where those before took longer than foreseen."""
+    path = search.folder / REFITS
+    if not search.plan.refit or not planned:
+        return 0
+    if processes.is_first() and not path.exists():
+        won = Candidate(**json.loads((search.folder / CHOICE).read_text())["winner"])
+        # Of a single one the time was looked at when it was planned.
+        count = wanted if planned == 1 else refits(search.left(), *_seconds(search.state(), won), wanted)
+        trials.first_to_write(path, {"count": count})
+    return int(json_files.read(path)["count"])
+
+
+def _seconds(state: State, won: Candidate) -> tuple[float, float]:
+    """Of a whole run of the winner, and of head and attention beside it, on other images."""
+    alike = [one.timed for one in state.results.values() if state.method(one.run.setting) == state.method(won.setting)]
+    heads = [one.timed for one in state.results.values() if one.run.setting == HEAD and won.setting != HEAD]
+    once = sum(max((one.once for one in some), default=0.0) for some in (alike, heads))
+    return state.seconds(Run(won.setting, won.steps, 0, state.seed)), once
 
 
 def _all_done(search: Search, runs: list[Run], head_l2: float = 0.0) -> None:

@@ -1,22 +1,20 @@
 """The search in a folder: settings tried on validation images, by as many processes as are started there."""
 
-import fcntl
 import gc
-import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from delta_jax import processes
+from delta_jax import methods, processes
 from delta_jax.training import config as configs
 from delta_jax.training import setup
 from delta_jax.training.config import ConfigError, InUseError
-from delta_jax.tuning import budget, decision, plan, sampling, space, trials
+from delta_jax.tuning import budget, decision, plan, sampling, space, together, trials
 from delta_jax.tuning.budget import Clock
 from delta_jax.tuning.decision import State
 from delta_jax.tuning.halving import Promotion
@@ -58,6 +56,11 @@ class Search:
         self.config, self.folder, self._limits, self._clock = config, Path(folder), limits, clock
         self._given = tuple(given)
         sampling.require()
+        if "method" in given and not methods.create(config.method).trains_backbone:
+            raise ConfigError(
+                f"--config.method={config.method} trains the head alone, so there is nothing to search; leave it out, "
+                "or run delta_jax.train"
+            )
         resolved = configs.resolve(config)
         self._folds, self._refit = _folds(config)
         json_files.write(self.folder / FACTS, _same_search(self.folder, resolved.to_dict(), self._given))
@@ -112,7 +115,8 @@ class Search:
             self.config,
             setting,
             steps=run.steps or int(self.config.steps),
-            fold=run.fold,
+            # From the config's own fold on.
+            fold=(int(self.config.data.validation_fold) + run.fold) % self._folds,
             seed=run.seed,
             refit=head_l2 if run.refit else 0.0,
         )
@@ -189,7 +193,7 @@ class Search:
         if processes.is_first():
             state = self.state()
             todo = decision.decide(state, self.left() - self._reserve(state), self._limits.trials, propose)
-        return _unpacked(json.loads(processes.from_first(json.dumps(_packed(todo)))))
+        return together.as_first(todo)
 
     def _reserve(self, state: State) -> float:
         """Seconds of the budget that are for the final runs: those of all seeds, but no more than their share."""
@@ -202,7 +206,7 @@ class Search:
 
     def _planned(self) -> Plan:
         while (made := plan.read(self.folder)) is None:
-            with alone(self.folder / ".plan.lock") as mine:
+            with together.alone(self.folder / ".plan.lock") as mine:
                 if mine and plan.read(self.folder) is None:
                     self._plan()
             if not mine:
@@ -242,8 +246,7 @@ class Search:
 
     def _tidy(self) -> None:
         """Leaves the networks of the best whole runs on fold 0, one of which is the end where no time is left."""
-        made = plan.read(self.folder)
-        if made is None:
+        if not self._steps or (self.folder / CHOICE).exists():  # then those of the end are needed
             return
         done = [
             one
@@ -280,6 +283,8 @@ def _folds(config: ConfigDict) -> tuple[int, bool]:
 def _same_search(folder: Path, resolved: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     """The content of tune.json: that of a search that has begun has to be the same."""
     stored = json_files.read(folder / FACTS)
+    if not stored and json_files.exists(folder / "config.json"):
+        raise ConfigError(f"{folder} is the workdir of a run; choose another --workdir for a search")
     if stored and (different := configs.differences(resolved, stored["config"])):
         listed = "\n  ".join(different)
         raise ConfigError(
@@ -287,38 +292,3 @@ def _same_search(folder: Path, resolved: dict[str, Any], given: Sequence[str]) -
             "Choose another --workdir, or go on with the same config"
         )
     return {"config": resolved, "given": list(given)}
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Whether this process has the lock within, which a process that dies gives back."""
-    mine = True
-    if processes.is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                mine = False
-            mine = processes.from_first("mine" if mine else "") == "mine"
-            yield mine
-        return
-    yield processes.from_first("") == "mine"
-
-
-def _packed(todo: Any) -> Any:
-    if isinstance(todo, Run):
-        return {"run": vars(todo)}
-    if isinstance(todo, Promotion):
-        return {"promotion": list(todo)}
-    if isinstance(todo, Setting):
-        return {"setting": [todo.number, dict(todo.fields)]}
-    return todo
-
-
-def _unpacked(todo: Any) -> Run | Promotion | Setting | str | None:
-    if not isinstance(todo, dict):
-        return todo
-    if "run" in todo:
-        return Run(**todo["run"])
-    return Promotion(*todo["promotion"]) if "promotion" in todo else Setting(*todo["setting"])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -124,10 +125,10 @@ def do(folder: Path, run: Run, config: ConfigDict, *, first: bool, lasting: bool
         raise
     except LASTING as error:
         facts["error"] = str(error)
-    except ConfigError as error:
-        if not lasting:
+    except (ConfigError, jax.errors.JaxRuntimeError) as error:
+        if not lasting or not (isinstance(error, ConfigError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
-        facts["error"] = str(error)
+        facts["error"] = str(error).splitlines()[0]
     facts["seconds"] = time.monotonic() - began
     if facts.get("once", 0.0) > facts["seconds"]:
         facts["once"] = 0.0  # found in the cache, of an earlier run

@@ -37,18 +37,24 @@ def test_an_average_pays_unless_both_measures_or_the_images_say_otherwise(top1, 
 
 @pytest.mark.parametrize(
     ("left", "refit", "expected"),
-    # By hand, runs of 10 s and 14 s for the first on all images: three seeds take 2 * 10 + 14 + 2 * 10 = 54 s, two
-    # 10 + 14 + 10 = 34 s, one 14 s; without such runs 20, 10 and 0 s.
+    # By hand, runs of 10 s, and 4 s for head and attention on all images: three seeds take 2 * 10 + 4 + 3 * 10 = 54 s,
+    # two 10 + 4 + 20 = 34 s, one 14 s; without such runs 20, 10 and 0 s; a fifth more is to be left.
     [
-        (54, True, 3),
-        (53, True, 2),
-        (34, True, 2),
-        (33, True, 1),
-        (13, True, 0),
-        (20, False, 3),
-        (10, False, 2),
-        (9, False, 1),
+        (64.9, True, 3),
+        (64.7, True, 2),
+        (40.9, True, 2),
+        (40.7, True, 1),
+        (16.9, True, 1),
+        (16.7, True, 0),
+        (24.1, False, 3),
+        (12.1, False, 2),
+        (11.9, False, 1),
     ],
 )
 def test_as_many_seeds_as_the_time_allows(left, refit, expected):
-    assert ending.seeds(left, 10.0, 14.0, refit) == expected
+    assert ending.seeds(left, 10.0, 4.0, refit) == expected
+
+
+@pytest.mark.parametrize(("left", "expected"), [(34, 3), (33, 2), (24, 2), (23, 1), (14, 1), (13, 0)])
+def test_as_many_runs_on_all_images_as_there_is_time_left_for(left, expected):
+    assert ending.refits(left, 10.0, 4.0, 3) == expected

@@ -1,9 +1,11 @@
 """A search from its first run to its end, with a stand-in for training and a clock that training turns."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,6 +42,7 @@ class Training:
 
     def __init__(self):
         self.now, self.calls, self.fails = 0.0, [], {}
+        self.slow = lambda workdir: None
 
     def fit(self, config, workdir, *, test=True):
         if error := self.fails.get(config.method):
@@ -48,6 +51,7 @@ class Training:
         head = config.method == "l2_fe"
         rate = 0.0 if head else float(config.learning_rate)
         self.now += 5 + (0 if head else config.steps)
+        self.slow(workdir)
         top1 = 0.5 if head else 0.6 - 0.1 * abs(np.log10(rate / 0.03)) + (0.1 if config.method == "l2" else 0.0)
         workdir.mkdir(parents=True, exist_ok=True)
         json_files.write(workdir / "config.json", configs.resolve(config).to_dict())
@@ -150,6 +154,22 @@ def test_a_search_goes_on_where_it_stopped_and_ends_the_same(config, training, t
     }
 
 
+def test_where_the_runs_became_slower_there_are_fewer_on_all_images_or_none(config, training, tmp_path):
+    def slow(factor):
+        def step(workdir):
+            if "seed-1" in str(workdir):
+                training.now += factor * 100
+
+        training.slow = step
+        training.now = 0.0
+
+    slow(1)
+    assert searched(config, tmp_path / "one", training, Limits(seconds=600))["seeds"] == [0]
+    slow(10)
+    found = searched(config, tmp_path / "two", training, Limits(seconds=600))
+    assert (found["seeds"], found["refit"]) == ([0, 1, 2], False)  # the average of those on the fold costs nothing
+
+
 def test_an_average_that_is_worse_is_not_taken(config, training, tmp_path):
     training.average = 0.69
     found = searched(config, tmp_path, training, Limits(trials=2))
@@ -183,6 +203,53 @@ def test_an_error_of_the_config_is_one_setting_s_own_but_not_of_the_first_ones(c
     training.fails["delta"] = ConfigError("no such tap")
     with pytest.raises(ConfigError, match="no such tap"):
         searched(config, tmp_path / "two", training, Limits(trials=3))
+
+
+def test_a_setting_that_needs_too_much_memory_loses_and_other_errors_of_the_device_end_the_command(
+    config, training, tmp_path
+):
+    training.fails["l2"] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    assert searched(config, tmp_path / "one", training, Limits(trials=3))["winner"]["fields"]["method"] == "delta"
+    training.fails["l2"] = jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
+        searched(config, tmp_path / "two", training, Limits(trials=3))
+
+
+def test_images_that_a_data_set_validates_on_are_never_trained_on(config, photos, training, tmp_path):
+    for split in ("train", "val", "test"):
+        shutil.copytree(photos, tmp_path / "photos" / split)
+    config.data.root = str(tmp_path / "photos")
+    found = searched(config, tmp_path / "run", training, Limits(trials=3))
+    assert (found["refit"], found["seeds"]) == (False, [0, 1, 2])
+    assert not (tmp_path / "run" / "refits").exists()
+    assert {used.data.validation_fraction for _, used, _ in training.calls} == {0.25}
+    assert {used.data.validation_fold for _, used, _ in training.calls} == {0}
+    assert "trained on the training images" in found["words"]
+
+
+def test_folds_begin_with_that_of_the_config(config, training, tmp_path):
+    config.data.validation_fold = 3
+    searched(config, tmp_path, training, Limits(trials=3))
+    folds = {
+        int(workdir.name.split("-")[3]): used.data.validation_fold
+        for workdir, used, _ in training.calls
+        if "trials" in str(workdir)
+    }
+    assert folds == {0: 3, 1: 0, 2: 1}  # of four
+
+
+def test_the_head_alone_is_nothing_to_search(config, training, tmp_path):
+    config.method = "l2_fe"
+    with pytest.raises(ConfigError, match="trains the head alone, so there is nothing to search"):
+        searched(config, tmp_path / "one", training, Limits(trials=2), given=("method",))
+    # In a file it is where the search begins.
+    assert searched(config, tmp_path / "two", training, Limits(trials=2))["winner"]["fields"]["method"] == "l2"
+
+
+def test_the_workdir_of_a_run_is_none_for_a_search(config, training, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is the workdir of a run; choose another --workdir"):
+        searched(config, tmp_path, training, Limits(trials=1))
 
 
 def test_another_config_in_the_same_folder_is_refused_and_where_images_are_may_change(config, training, tmp_path):
