@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from delta_jax import methods, processes
 from delta_jax.training import config as configs
-from delta_jax.training import setup
+from delta_jax.training import length, setup
 from delta_jax.training.config import ConfigError, InUseError
 from delta_jax.tuning import budget, decision, plan, sampling, space, together, trials
 from delta_jax.tuning.budget import Clock
@@ -53,8 +53,7 @@ class Search:
         Raises:
           ConfigError: there is nothing to choose by, optuna is missing, or the folder is that of another search.
         """
-        self.config, self.folder, self._limits, self._clock = config, Path(folder), limits, clock
-        self._given = tuple(given)
+        self.folder, self._limits, self._clock = Path(folder), limits, clock
         sampling.require()
         if "method" in given and not methods.create(config.method).trains_backbone:
             raise ConfigError(
@@ -63,7 +62,10 @@ class Search:
             )
         resolved = configs.resolve(config)
         self._folds, self._refit = _folds(config)
-        json_files.write(self.folder / FACTS, _same_search(self.folder, resolved.to_dict(), self._given))
+        self.config = _with_steps(config)
+        # Steps that follow from the number of images may change by the budget.
+        self._given = tuple(field for field in given if field != "steps" or config.steps)
+        json_files.write(self.folder / FACTS, _same_search(self.folder, resolved.to_dict(), given))
         self._steps = self._runs = 0
         self.plan: Plan = self._planned()
         self._steps = self.plan.steps
@@ -263,6 +265,14 @@ class Search:
     def _time_left(self) -> str:
         left = self.left()
         return "" if left == float("inf") else f"; {budget.shown(max(left, 0.0))} of the budget left"
+
+
+def _with_steps(config: ConfigDict) -> ConfigDict:
+    """With a number of steps where the config leaves that to the number of its training images."""
+    found = config.copy_and_resolve_references()
+    resolved = configs.resolve(config)
+    found.steps = length.settled(resolved, len(setup.found(resolved).rows("train"))).steps
+    return found
 
 
 def _folds(config: ConfigDict) -> tuple[int, bool]:

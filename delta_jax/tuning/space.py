@@ -136,7 +136,7 @@ def configured(
     config.steps, config.seed = steps, seed
     config.data.validation_fold = fold
     # What is compared is what a run ends with, and where there are no validation images nothing else can be had.
-    config.select, config.eval_every = "last", 0
+    config.select, config.eval_every, config.patience = "last", 0, 0
     config.checkpoint_every = min(config.checkpoint_every, max(10, steps // 5))
     if refit:
         config.data.validation_fraction, config.data.validation_fold = 0.0, 0

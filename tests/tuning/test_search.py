@@ -238,6 +238,13 @@ def test_folds_begin_with_that_of_the_config(config, training, tmp_path):
     assert folds == {0: 3, 1: 0, 2: 1}  # of four
 
 
+def test_steps_may_follow_from_the_number_of_images(config, training, tmp_path):
+    config.steps = 0
+    searched(config, tmp_path, training, Limits(trials=1))
+    # By the rule of training/length.py: 12 images of which 4,800 are to be shown, 8 a step.
+    assert {used.steps for _, used, _ in training.calls if used.method == "delta"} == {200, 600}
+
+
 def test_the_head_alone_is_nothing_to_search(config, training, tmp_path):
     config.method = "l2_fe"
     with pytest.raises(ConfigError, match="trains the head alone, so there is nothing to search"):
