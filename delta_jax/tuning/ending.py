@@ -87,7 +87,9 @@ def _choice(search: Search, state: State) -> Mapping[str, Any]:
     if processes.is_first() and not path.exists():
         won = winner.choose(winner.candidates(state))
         count = seeds(search.left(), *_seconds(state, won), search.plan.refit)
-        trials.first_to_write(path, {"winner": vars(won), "seeds": min(count, 1) if won.setting == HEAD else count})
+        if state.method(won.setting) == "l2_fe":
+            count = min(count, 1)  # there is one head, whatever the seed
+        trials.first_to_write(path, {"winner": vars(won), "seeds": count})
     return json_files.read(path)
 
 
@@ -107,7 +109,8 @@ def _refits(search: Search, wanted: int, planned: int) -> int:
 def _seconds(state: State, won: Candidate) -> tuple[float, float]:
     """Of a whole run of the winner, and of head and attention beside it, on other images."""
     alike = [one.timed for one in state.results.values() if state.method(one.run.setting) == state.method(won.setting)]
-    heads = [one.timed for one in state.results.values() if one.run.setting == HEAD and won.setting != HEAD]
+    trains = state.method(won.setting) != "l2_fe"
+    heads = [one.timed for one in state.results.values() if one.run.setting == HEAD and trains]
     once = sum(max((one.once for one in some), default=0.0) for some in (alike, heads))
     return state.seconds(Run(won.setting, won.steps, 0, state.seed)), once
 

@@ -56,10 +56,10 @@ def predicted(runs: Sequence[Timed], method: str, crop: int, steps: int, fold: i
         each = step * PASSES[method] / PASSES["l2"]
     if own:
         rest = min(one.rest for one in own)
-    elif trained:
+    elif trained and PASSES[method]:
         rest = max(one.rest for one in trained)  # it has a program of its own to compile
     else:
-        rest = max([one.rest for one in runs], default=0.0) + (_FIRST_S if PASSES[method] else 0.0)
+        rest = max([one.rest for one in runs if not one.step], default=0.0) + (_FIRST_S if PASSES[method] else 0.0)
     if any(one.fold == fold for one in own):
         once = 0.0
     else:

@@ -74,6 +74,7 @@ class Plan:
             "crop": self.crop,
             "crops": list(self.space.crops),
             "ratio": self.space.ratio,
+            "heads": list(self.space.heads),
         }
 
 
@@ -104,13 +105,15 @@ def make(
     step = pace.PASSES["l2"] * image_seconds * config.batch_size
     # As long as those of the method that takes longest.
     each = pace.PASSES["delta"] / pace.PASSES["l2"] * step
-    crop, steps = size[0], int(config.steps)
+    crop, steps, ratio = size[0], int(config.steps), size[1] / size[0]
+    sized = not {"data.crop", "data.resize"} & set(given)
+    larger = min(native, _multiple(1.4 * crop))
+    heads = tuple(one for one in sorted({larger, native}) if sized and one > crop)
     if seconds is None:
-        around = space.space(config, given, wide=True)
+        around = space.space(config, given, wide=True, ratio=ratio, heads=heads)
         return Plan(
             steps, tuple(halving.rungs(steps, 4.0 * halving.ETA, folds, longer=False)), around, folds, refit, step, crop
         )
-    sized = not {"data.crop", "data.resize"} & set(given)
     usual = crop
     if "steps" not in given and each:
         steps = min(steps, _fitting(seconds, overhead, each))
@@ -121,10 +124,9 @@ def make(
         steps = max(steps, min(wanted, LEAST_STEPS))
     runs = seconds / (steps * each * (usual / crop) ** 2 + overhead)
     wide = runs >= 4 * halving.ETA
-    larger = min(native, _multiple(1.4 * crop))
     crops = (usual,) if usual < crop else (crop, larger) if sized and wide and larger > crop else ()
     rungs = halving.rungs(steps, runs, folds, longer="steps" not in given)
-    around = space.space(config, given, wide=wide, crops=crops, ratio=size[1] / crop)
+    around = space.space(config, given, wide=wide, crops=crops, ratio=ratio, heads=heads)
     return Plan(steps, tuple(rungs), around, folds, refit, step, crop)
 
 
@@ -154,7 +156,7 @@ def _from_json(found: Mapping[str, Any]) -> Plan:
     return Plan(
         found["steps"],
         tuple(Rung(*rung) for rung in found["rungs"]),
-        Space(tuple(found["methods"]), rates, strengths, tuple(found["crops"]), found["ratio"]),
+        Space(tuple(found["methods"]), rates, strengths, tuple(found["crops"]), found["ratio"], tuple(found["heads"])),
         found["folds"],
         found["refit"],
         found["step_seconds"],

@@ -55,6 +55,7 @@ class Space:
       strengths: {method: (field, least, largest)} of those methods whose strength is searched.
       crops: sizes in pixels to choose from, the usual one first; () for the config's.
       ratio: of `data.resize` over `data.crop`.
+      heads: larger sizes at which the head alone is tried, which costs a pass over the images.
     """
 
     methods: tuple[str, ...]
@@ -62,6 +63,7 @@ class Space:
     strengths: Mapping[str, tuple[str, float, float]]
     crops: tuple[int, ...] = ()
     ratio: float = 1.0
+    heads: tuple[int, ...] = ()
 
     def size(self, crop: int) -> dict[str, int]:
         """Fields of a size; {} for the config's."""
@@ -69,7 +71,13 @@ class Space:
 
 
 def space(
-    config: ConfigDict, given: Sequence[str], *, wide: bool, crops: tuple[int, ...] = (), ratio: float = 1.0
+    config: ConfigDict,
+    given: Sequence[str],
+    *,
+    wide: bool,
+    crops: tuple[int, ...] = (),
+    ratio: float = 1.0,
+    heads: tuple[int, ...] = (),
 ) -> Space:
     """The space around a config.
 
@@ -77,7 +85,7 @@ def space(
       config: not yet resolved.
       given: its fields on the command line, which stay as they are.
       wide: whether there is time for more methods than the config's and plain fine-tuning.
-      crops, ratio: see `Space`.
+      crops, ratio, heads: see `Space`.
     """
     own = str(config.method)
     tried = [own] if methods.create(own).trains_backbone else []
@@ -93,7 +101,7 @@ def space(
                 strengths[method] = (field, low * value, high * value)
     rate = float(config.learning_rate)
     rates = (RATES[0] * rate, RATES[1] * rate) if "learning_rate" not in given and rate > 0 else None
-    return Space(tuple(dict.fromkeys(tried)), rates, strengths, crops, ratio)
+    return Space(tuple(dict.fromkeys(tried)), rates, strengths, crops, ratio, heads)
 
 
 def first(config: ConfigDict, around: Space) -> list[Setting]:
@@ -109,7 +117,9 @@ def first(config: ConfigDict, around: Space) -> list[Setting]:
     def of(method: str, strength: float, rate: float, crop: int) -> dict[str, Any]:
         return {"method": method, **_fields(config, around, method, strength, rate), **around.size(crop)}
 
-    found: list[dict[str, Any]] = [{"method": "l2_fe"}, of(own, 1, 1, usual), of(plain, 1, 3, usual)]
+    found: list[dict[str, Any]] = [{"method": "l2_fe"}, of(own, 1, 1, usual)]
+    found += [{"method": "l2_fe", **around.size(crop)} for crop in around.heads]
+    found.append(of(plain, 1, 3, usual))
     found += [of(plain, 1, 3, crop) for crop in larger]
     found += [of(own, 0.1, 3, usual), of(plain, 1, 1, usual), of(own, 0.1, 1, usual), of(own, 1, 3, usual)]
     found.append(of(plain, 1, 9, usual))

@@ -74,7 +74,8 @@ def paragraph(found: Mapping[str, Any]) -> str:
             f"about {budget.shown(found['needed_seconds'])}."
         ]
     kept = won["setting"] == CONFIGURED
-    name = {HEAD: "The head alone, l2_fe,"}.get(won["setting"], f"{won['description']}, {won['steps']} steps,")
+    alone = won["fields"]["method"] == "l2_fe"
+    name = f"The head alone, {won['description']}," if alone else f"{won['description']}, {won['steps']} steps,"
     parts.append(f"{name} is best on {n} validation images: {_percent(won['top1'])}.")
     if kept:
         parts.append("Nothing that was tried was better than the config as it is, which is kept.")
@@ -94,7 +95,7 @@ def paragraph(found: Mapping[str, Any]) -> str:
         parts.append(
             f"On the {test['n']} test images, looked at once: {_percent(test['top1'])} "
             f"({CONFIDENCE:.0%} interval {100 * low:.1f} to {100 * high:.1f})"
-            + (f"; the head alone {_percent(base['top1'])}." if base and won["setting"] != HEAD else ".")
+            + (f"; the head alone {_percent(base['top1'])}." if base and not alone else ".")
         )
     return " ".join(parts)
 

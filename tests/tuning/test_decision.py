@@ -112,6 +112,7 @@ TIMED = [
         ("l2", 192, 30, 0, 30 * 8.0 + 20.0),  # four times the pixels, and a program of its own
         ("l2_fe", 96, 0, 1, 8.0 + 12.0),  # a head for this fold
         ("l2_fe", 96, 0, 0, 8.0),
+        ("l2_fe", 192, 30, 0, 8.0 + 4 * 12.0),  # four times the pixels for the head; it takes no steps
     ],
 )
 def test_a_run_takes_what_those_before_it_took(method, crop, steps, fold, expected):
@@ -167,6 +168,11 @@ def test_a_larger_size_is_tried_where_there_is_time_and_never_above_that_of_the_
     assert planned(3600.0, steps=300, size=(224, 256)).space.crops == ()
     assert planned(3600.0, "data.resize", steps=300).space.crops == ()
     assert planned(None).space.crops == ()
+    # The head alone is tried at both larger sizes in any case.
+    assert planned(600.0).space.heads == planned(None).space.heads == (192, 224)
+    assert planned(600.0, "data.crop").space.heads == planned(600.0, size=(224, 256)).space.heads == ()
+    found = [one.fields for one in space.first(config(), planned(600.0).space)]
+    assert found[2:4] == [{"method": "l2_fe", "data.crop": c, "data.resize": r} for c, r in ((192, 216), (224, 252))]
 
 
 def test_a_plan_is_the_same_when_it_is_read(tmp_path):

@@ -68,7 +68,13 @@ FOUND = {
     "methods": ["delta", "l2"],
     "runs": 20,
     "seconds": 700.0,
-    "winner": {"setting": 4, "steps": 300, "top1": 0.74, "description": "l2, learning_rate 0.02"},
+    "winner": {
+        "setting": 4,
+        "steps": 300,
+        "top1": 0.74,
+        "description": "l2, learning_rate 0.02",
+        "fields": {"method": "l2"},
+    },
     "validation_images": 296,
     "against": {
         "configured": {"difference": 0.027, "low": 0.003, "high": 0.051, "p": 0.03, "n": 296},
@@ -108,5 +114,15 @@ def test_the_paragraph_says_what_was_tried_what_won_and_how_sure_that_is():
 def test_the_paragraph_says_when_the_config_is_kept_and_when_several_networks_would_be_better():
     kept = {**FOUND, "winner": {**FOUND["winner"], "setting": 1}, "against": {}}
     assert "Nothing that was tried was better than the config as it is, which is kept." in words.paragraph(kept)
+    head = {
+        "setting": 2,
+        "steps": 300,
+        "top1": 0.74,
+        "description": "l2_fe, data.crop 224",
+        "fields": {"method": "l2_fe"},
+    }
+    alone = words.paragraph({**FOUND, "winner": head})
+    assert "The head alone, l2_fe, data.crop 224, is best on 296 validation images: 74.0 %." in alone
+    assert alone.endswith("interval 69.5 to 76.3).")
     better = {**FOUND, "average": {**FOUND["average"], "ensemble_gain": {"low": 0.001}}}
     assert "Several networks together would be better: 75.1 %." in words.paragraph(better)
