@@ -13,7 +13,7 @@ from delta_jax.training.classifier import MODEL
 from delta_jax.training.state import Variables
 from delta_jax.tuning import averaging, plan, space, trials, winner, words
 from delta_jax.tuning.decision import State
-from delta_jax.tuning.search import CHOICE, WAIT_S, Search
+from delta_jax.tuning.search import CHOICE, FACTS, WAIT_S, Search
 from delta_jax.tuning.space import HEAD
 from delta_jax.tuning.together import alone
 from delta_jax.tuning.trials import Run
@@ -186,7 +186,7 @@ def _write_final(final: Path, workdir: Path, network: Variables | None, seeds: l
 def shown_again(folder: Path) -> bool:
     """Says what a search that has ended found; False where it has not."""
     path = folder / SUMMARY
-    if not json_files.exists(path):
+    if not json_files.exists(folder / FACTS) or not json_files.exists(path):
         return False
     logs.say(json.loads(path.read_text())["words"])
     logs.say(

@@ -254,7 +254,9 @@ def test_the_head_alone_is_nothing_to_search(config, training, tmp_path):
 
 
 def test_the_workdir_of_a_run_is_none_for_a_search(config, training, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    for name in ("config.json", "summary.json"):
+        (tmp_path / name).write_text("{}")
+    assert not ending.shown_again(tmp_path)
     with pytest.raises(ConfigError, match="is the workdir of a run; choose another --workdir"):
         searched(config, tmp_path, training, Limits(trials=1))
 
