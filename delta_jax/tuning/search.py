@@ -14,7 +14,7 @@ from delta_jax import methods, processes
 from delta_jax.training import config as configs
 from delta_jax.training import length, setup
 from delta_jax.training.config import ConfigError, InUseError
-from delta_jax.tuning import budget, decision, plan, sampling, space, together, trials
+from delta_jax.tuning import budget, decision, plan, sampling, space, together, trials, winner
 from delta_jax.tuning.budget import Clock
 from delta_jax.tuning.decision import State
 from delta_jax.tuning.halving import Promotion
@@ -198,13 +198,16 @@ class Search:
         return together.as_first(todo)
 
     def _reserve(self, state: State) -> float:
-        """Seconds of the budget that are for the final runs: those of all seeds, but no more than their share."""
+        """Seconds of the budget that are for the final runs: no more than their share, and for a head alone one run."""
         if self._limits.seconds is None:
             return 0.0
         share = (1 - plan.SHARE) * self._limits.seconds
-        if len(state.settings) <= CONFIGURED:
+        ranked = winner.candidates(state)
+        if len(state.settings) <= CONFIGURED or not ranked:
             return share
-        return min(share, 2 * plan.SEEDS * state.seconds(Run(CONFIGURED, self.plan.steps, 0, state.seed)))
+        # Where the head alone leads, a run that overtakes it is still to have time for one on all images.
+        runs = 1 if state.method(ranked[0].setting) == "l2_fe" else 2 * plan.SEEDS
+        return min(share, runs * state.seconds(Run(CONFIGURED, self.plan.steps, 0, state.seed)))
 
     def _planned(self) -> Plan:
         while (made := plan.read(self.folder)) is None:

@@ -43,6 +43,7 @@ class Training:
     def __init__(self):
         self.now, self.calls, self.fails = 0.0, [], {}
         self.slow = lambda workdir: None
+        self.head = 0.5
 
     def fit(self, config, workdir, *, test=True):
         if error := self.fails.get(config.method):
@@ -52,7 +53,7 @@ class Training:
         rate = 0.0 if head else float(config.learning_rate)
         self.now += 5 + (0 if head else config.steps)
         self.slow(workdir)
-        top1 = 0.5 if head else 0.6 - 0.1 * abs(np.log10(rate / 0.03)) + (0.1 if config.method == "l2" else 0.0)
+        top1 = self.head if head else 0.6 - 0.1 * abs(np.log10(rate / 0.03)) + (0.1 if config.method == "l2" else 0.0)
         workdir.mkdir(parents=True, exist_ok=True)
         json_files.write(workdir / "config.json", configs.resolve(config).to_dict())
         (workdir / "model.safetensors").write_text(f"{config.seed}")
@@ -168,6 +169,15 @@ def test_where_the_runs_became_slower_there_are_fewer_on_all_images_or_none(conf
     slow(10)
     found = searched(config, tmp_path / "two", training, Limits(seconds=600))
     assert (found["seeds"], found["refit"]) == ([0, 1, 2], False)  # the average of those on the fold costs nothing
+
+
+def test_while_the_head_alone_leads_the_time_of_its_final_run_is_enough_to_keep(config, training, tmp_path):
+    training.head = 0.9
+    found = searched(config, tmp_path, training, Limits(seconds=600))
+    assert found["winner"]["fields"]["method"] == "l2_fe"
+    # By hand: a whole run takes 35 s, which are kept, and no other one began unless it fitted: 15 + 35 s.
+    assert 600 - 35 - 50 < training.now <= 600 - 35 + 2 * 5
+    assert found["seeds"] == [0]
 
 
 def test_an_average_that_is_worse_is_not_taken(config, training, tmp_path):
