@@ -192,7 +192,8 @@ def test_the_head_alone_and_the_config_as_it_is_come_first():
     found = space.first(config(learning_rate=0.01), space.space(config(learning_rate=0.01), (), wide=False))
     assert found[0].fields == {"method": "l2_fe"}
     assert found[1].fields == {"method": "delta", "learning_rate": 0.01, "alpha_relative": 1.0}
-    assert found[2].fields == {"method": "l2", "learning_rate": pytest.approx(0.03)}
+    assert found[2].fields == {"method": "l2", "learning_rate": 0.01}
+    assert found[3].fields == {"method": "delta", "learning_rate": 0.02, "alpha_relative": 0.3}
     assert [one.number for one in found] == list(range(len(found)))
 
 
