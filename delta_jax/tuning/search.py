@@ -146,6 +146,11 @@ class Search:
           run: to do.
           head_l2: the penalty of a refit's head.
         """
+        with together.alone(self.folder / run.path / trials.CLAIM) as mine:
+            if mine and not json_files.exists(self.folder / run.path / trials.RESULT):
+                self._do(run, head_l2)
+
+    def _do(self, run: Run, head_l2: float) -> None:
         setting = next(one for one in trials.settings(self.folder) if one.number == run.setting)
         config = self.config_of(setting, run, head_l2)
         # The first run says what there is to say of the data; the others would say it again.

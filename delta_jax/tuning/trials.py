@@ -25,6 +25,7 @@ from delta_jax.workdir import json_files
 
 TRIALS, REFITS = "trials", "refits"
 SETTING, RESULT, PROBABILITIES, TOKEN = "setting.json", "result.json", "validation.npz", "rung-{}.json"
+CLAIM = ".claim"  # locked from before a run is set up, which takes seconds, until its result is there
 LASTING = (DivergedError, FloatingPointError)  # the same would come out again
 
 
@@ -174,7 +175,7 @@ def on_rung(folder: Path, rung: int) -> set[int]:
 def is_held(folder: Path, run: Run) -> bool:
     """Whether a process is at this run: the lock of a killed one is free."""
     try:
-        with (folder / run.path / ".lock").open("a") as file:
+        with (folder / run.path / CLAIM).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
