@@ -116,7 +116,7 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
             else:
                 raise ConfigError(f"stand_in.{field}: a sweep has no such field; its fields are {', '.join(FIELDS)}")
     configs.check_field(sweep.run, "data.validation_fraction")  # a run's config, and not a part of one
-    for field in ("data_sets", "networks", "methods", "seeds"):
+    for field in ("data_sets", "networks", "methods"):
         _require(bool(len(sweep[field])), field, "one or more", "nothing")
     for field in ("data_sets", "networks", "variants"):
         for name in sweep[field]:
@@ -135,6 +135,8 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
         _require(all(type(value) is kind for value in values), field, f"a tuple of {what}", values)
         _require(len(set(values)) == len(values), field, "each once", values)
     _check_strengths(sweep)
+    searched = any(len(values) > 1 for fields in sweep.strengths.values() for values in fields.values())
+    _require(bool(len(sweep.seeds)) or searched, "seeds", "one or more, as nothing is to be chosen", "nothing")
     checked: set[Any] = set()
     for cell in cells(sweep):
         first = {cell.field: cell.values[0]} if cell.values else {}

@@ -140,6 +140,7 @@ def test_the_stand_in_takes_the_place_of_what_it_names(photos):
         ({"data_sets": {}}, "data_sets: expected one or more"),
         ({"data_sets": {"a/b": {}}}, "expected names of letters"),
         ({"seeds": (0, 0)}, "expected each once"),
+        ({"seeds": (), "strengths": {}}, "seeds: expected one or more, as nothing is to be chosen"),
         ({"stand_in": {"sedes": (0,)}, "small": True}, "stand_in.sedes"),
         ({"run": ConfigDict({"steps": 1})}, "data.validation_fraction: no such field"),
     ],
@@ -147,6 +148,12 @@ def test_the_stand_in_takes_the_place_of_what_it_names(photos):
 def test_a_sweep_that_cannot_work_ends_before_the_first_run(photos, tmp_path, changed, said):
     with pytest.raises(ConfigError, match=said):
         Sweep(small_sweep(photos, **changed), tmp_path)
+
+
+def test_without_seeds_a_sweep_is_its_choices_alone(photos, tmp_path):
+    planned = Sweep(small_sweep(photos, seeds=()), tmp_path).planned()
+    assert len(planned) == 2 * 3 * 2 * 2  # variants, methods, strengths, folds
+    assert {run.kind for run in planned} == {"choice"}
 
 
 def test_the_value_with_the_highest_mean_over_the_folds_is_chosen():
