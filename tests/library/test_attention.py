@@ -15,6 +15,7 @@ import scipy.special
 from delta_jax import attention
 from delta_jax.chips import target
 from delta_jax.chips.target import Target
+from tests.linear_logits import gaps_by_linear_logits
 from tests.reference import random_variables
 
 RNG = np.random.default_rng(0)
@@ -159,18 +160,6 @@ def test_first_order_is_minus_gradient_times_map(variables):
                 np.testing.assert_allclose(found[tap][:, j], slope, atol=1e-6)
 
 
-def _with_linear_logits(logits, changes, label, classes):
-    """One image's gaps by numpy: logits [K] that change by [K, C]; beyond `classes` the unlikely ones as one."""
-    order = [label, *(k for k in np.argsort(-logits) if k != label)]
-    z, dz = logits[order], changes[order]
-    if len(z) > classes:
-        rest = np.exp(z[classes - 1 :])
-        z = np.append(z[: classes - 1], np.log(rest.sum()))
-        dz = np.vstack([dz[: classes - 1], rest / rest.sum() @ dz[classes - 1 :]])
-    after = [scipy.special.logsumexp(z + one) - (z + one)[0] for one in dz.T]
-    return np.array(after) - (scipy.special.logsumexp(z) - z[0])
-
-
 class ManyClasses(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -197,7 +186,7 @@ def test_linear_logits_are_those_of_a_jacobian(classes):
 
         keep = jnp.ones(6, jnp.float64)
         z, slopes = np.asarray(logits(keep)), np.asarray(jax.jacrev(logits)(keep))  # [4, 7], [4, 7, 6]
-        expected = [_with_linear_logits(*one, classes) for one in zip(z, -slopes, np.asarray(Y), strict=True)]
+        expected = [gaps_by_linear_logits(*one, classes) for one in zip(z, -slopes, np.asarray(Y), strict=True)]
         run = partial(attention.filter_gaps, ManyClasses(), variables, x, Y, taps=("first",))
         found = run(estimator="linear_logits", classes=classes)["first"]
         np.testing.assert_allclose(found, np.stack(expected), rtol=1e-9, atol=1e-12)

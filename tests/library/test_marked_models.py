@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from delta_jax import attention, features, regularizers
+from tests.linear_logits import gaps_by_linear_logits
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3, 6, 5, 3))
@@ -149,10 +150,20 @@ def test_gaps_of_every_estimator(model):
     # The map times 1 - h and 1 + h: the derivative in the direction of its removal.
     slope = lambda tap, j, h=1e-5: plain_losses({tap: without(j, h)}) - plain_losses({tap: without(j, -h)})  # noqa: E731
     first = {tap: np.stack([slope(tap, j) / 2e-5 for j in range(C)], 1) for tap in TAPS}
-    # Of each image the filter with the largest first-order value is exact; where no convolution follows, all are.
-    largest = np.arange(C) == np.abs(first["stem"]).argmax(1)[:, None]
-    mixed = exact | {"stem": np.where(largest, exact["stem"], first["stem"])}
-    expected = {"exact": (exact, 1e-12), "first_order": (first, 1e-9), "mixed": (mixed, 1e-9)}
+    moved = lambda tap, j, h=1e-5: plain({tap: without(j, h)}) - plain({tap: without(j, -h)})  # noqa: E731
+    changes = {tap: np.stack([moved(tap, j) / 2e-5 for j in range(C)], -1) for tap in TAPS}
+    linear, rough = (
+        {
+            tap: np.stack([gaps_by_linear_logits(*one, classes) for one in zip(plain(), changes[tap], Y, strict=True)])
+            for tap in TAPS
+        }
+        for classes in (10, 2)
+    )
+    # Of each image the filter with the largest estimate is exact; where no convolution follows, all are.
+    largest = np.arange(C) == np.abs(rough["stem"]).argmax(1)[:, None]
+    mixed = exact | {"stem": np.where(largest, exact["stem"], rough["stem"])}
+    expected = {"exact": (exact, 1e-12), "first_order": (first, 1e-9)}
+    expected |= {"linear_logits": (linear, 1e-9), "mixed": (mixed, 1e-9)}
     assert set(expected) == set(attention.ESTIMATORS)
     for estimator, (gaps, tolerance) in expected.items():
         found = attention.filter_gaps(
