@@ -68,8 +68,8 @@ def finish(search: Search) -> None:
     if not trials.has_model(folder, on_fold[0]) and (not search.plan.refit or count != 1):
         trials.forget(folder, on_fold[0])
     _all_done(search, on_fold)
-    on_fold = [run for run in on_fold if trials.has_model(folder, run)]  # without those that diverged
-    ends = on_fold[: len(on_fold) if len(on_fold) > 1 and _average_pays(search, setting, on_fold) else 1]
+    whole = [run for run in on_fold if trials.has_model(folder, run)]  # without those that diverged
+    ends = whole[: len(whole) if len(whole) > 1 and _average_pays(search, setting, whole) else 1] or on_fold[:1]
     head_l2 = float(json_files.read(folder / on_fold[0].path / trials.RESULT)["head_l2"])
     again = [Run(run.setting, run.steps, 0, run.seed, refit=True) for run in ends[: _refits(search, len(ends), count)]]
     _all_done(search, again, head_l2)
@@ -78,7 +78,14 @@ def finish(search: Search) -> None:
         if not mine:
             logs.say("another process does the last step: the test, and the page")
             return
+        if shown_again(folder):  # another process has done it meanwhile
+            return
         _last_step(search, setting, ends, head_l2)
+    if processes.is_first():
+        # Those of the end stay: another process may be on its way to them.
+        for path, found in trials.results(folder).items():
+            if path not in {run.path for run in (*on_fold, *again)}:
+                trials.forget_model(folder, found.run)
 
 
 def _choice(search: Search, state: State) -> Mapping[str, Any]:
@@ -165,8 +172,6 @@ def _last_step(search: Search, setting: space.Setting, ends: list[Run], head_l2:
     logs.say(f"\n{facts['words']}")
     for path in (FINAL, SUMMARY):
         logs.say(f"  {folder / path}")
-    for run in trials.results(folder).values():
-        trials.forget_model(folder, run.run)
     logs.say(f"All of it on one page, for a browser: {page.write(folder)}")
 
 

@@ -120,9 +120,18 @@ def test_a_search_ends_within_its_budget_with_the_winner_on_all_images_tested_on
     assert tested[0][1].data.validation_fraction == 0
     assert (tmp_path / "final" / "model.safetensors").read_text() == "0"  # the stand-in for a run wrote it anew
     assert json.loads((tmp_path / "final" / "average.json").read_text()) == {"seeds": [0, 1, 2]}
-    # Of the search nothing large is left.
-    assert not list(tmp_path.glob("trials/*/*/model.safetensors"))
+    # Of the search nothing large is left but what the end is made of.
+    left = {file.parent.parent.name for file in tmp_path.glob("trials/*/*/model.safetensors")}
+    assert left == {f"{found['winner']['setting']:04}"}
     assert {row["setting"] for row in found["trials"]} == set(range(found["settings"] + 1))
+
+
+def test_a_process_that_comes_late_to_the_end_finds_it_done(config, training, tmp_path, capsys):
+    searched(config, tmp_path, training, Limits(trials=2))
+    calls = len(training.calls)
+    searched(config, tmp_path, training, Limits(trials=2))  # as one that has not seen summary.json yet
+    assert len(training.calls) == calls
+    assert "This search has ended" in capsys.readouterr().out
 
 
 def test_a_search_goes_on_where_it_stopped_and_ends_the_same(config, training, tmp_path):
