@@ -1,8 +1,7 @@
 """How many steps a run takes whose config leaves that to the number of its training images."""
 
 import dataclasses
-import json
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import FrozenConfigDict
@@ -33,6 +32,7 @@ class Rule:
 
 
 RULE = Rule()
+_FEW = 0.1  # of the images, which may have broken since a run began
 
 
 def settled(config: FrozenConfigDict, images: int) -> FrozenConfigDict:
@@ -58,17 +58,21 @@ def settled(config: FrozenConfigDict, images: int) -> FrozenConfigDict:
     return _with(config, steps=steps, eval_every=max(steps // 10, 1) if looks == TENTHS else looks)
 
 
-def as_begun(config: FrozenConfigDict, stored: Path) -> FrozenConfigDict:
+def as_begun(config: FrozenConfigDict, begun: Mapping[str, Any], images: int) -> FrozenConfigDict:
     """The config with the steps of the run that has begun with it: files that broke since do not make it another run.
 
     Args:
       config: resolved.
-      stored: file of the config that the run has begun with.
+      begun: the config that the run has begun with.
+      images: for training, now.
+
+    Returns:
+      The same config where the run's steps are not those of the rule, but for some images: they were given.
     """
-    begun = json.loads(stored.read_text())
     if config.steps != BY_IMAGES or begun.get("effort") != config.effort:
         return config
-    return _with(config, steps=begun["steps"])
+    steps = RULE.steps(images, config.batch_size, config.effort)
+    return _with(config, steps=begun["steps"]) if abs(begun["steps"] - steps) <= _FEW * steps else config
 
 
 def said(config: FrozenConfigDict, asked: FrozenConfigDict, images: int) -> str:

@@ -125,8 +125,8 @@ def _begin(config: Any, workdir: Path) -> Iterator[tuple[Setup, logs.MetricsLog]
     resolved = configs.resolve(config)
     agreement.on_config(resolved)
     images = claims.images(workdir, resolved)
-    if claims.begun(workdir):
-        resolved = length.as_begun(resolved, workdir / claims.CONFIG)
+    if images is not None:
+        resolved = length.as_begun(resolved, json_files.read(workdir / claims.CONFIG), len(images.rows("train")))
     setup = Setup(resolved, images=images)
     if setup.method.trains_backbone:
         checks.batch_statistics(setup.config, setup.network(), setup.source, setup.frozen)

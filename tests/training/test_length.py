@@ -65,9 +65,12 @@ def test_a_run_counts_its_images_once(photos, tmp_path, capsys):
     assert f"{steps} steps: " in capsys.readouterr().out
     kept = json.loads((tmp_path / "config.json").read_text())
     assert (kept["steps"], kept["eval_every"]) == (steps, max(steps // 10, 1))
-    # Again, where one photo cannot be decoded any more, so that fewer would be counted: still the same run.
-    resumed = length.as_begun(configs.resolve(config), tmp_path / "config.json")
-    assert resumed.steps == steps
+    # Where some photos cannot be read any more fewer are counted: still the same run. By hand, 6 * images / 16:
+    resolved = configs.resolve(default_with(steps=0, batch_size=16))
+    begun = {"effort": 1.0, "steps": 1000}
+    assert length.as_begun(resolved, begun, 2600).steps == 1000  # 975 by the rule
+    assert length.as_begun(resolved, begun, 1000).steps == 0  # 375: a thousand were given
+    assert trainer.fit(config, tmp_path).summary["steps"] == steps
     other = small_config(photos, steps=0, effort=0.02, eval_every=-1)
     with pytest.raises(configs.ConfigError, match="steps: "):
         trainer.fit(other, tmp_path)
