@@ -116,7 +116,7 @@ def get_config() -> ConfigDict:
     config.eval_batch_size = 64  # images
     config.eval_every = 500  # steps between looks at the validation images; 0: none before the end; -1: a tenth
     config.patience = 0  # looks in a row without improvement that end the run, see docs/own_photos.md; 0: never
-    config.select = "last"  # keep the last step's parameters, or the best on the validation images
+    config.select = "last"  # the last step's parameters, the best of the looks, or mixed: the best on the way to them
     config.checkpoint_every = 500  # steps
     config.log_every = 20  # steps
     return config

@@ -95,6 +95,7 @@ def _content(study: Study, experiment: Experiment, prefix: str) -> dict[str, Any
         "comparisons": results.comparisons(study, experiment),
         "variants": results.variants(study, experiment),
         "better": results.superior(study, experiment),
+        "gains": results.gains(study, experiment),
         "test_images": max((run.test.get("n") or 0 for run in experiment.finished()), default=0),
         "curves": curves,
         "convergences": results.convergences(experiment),

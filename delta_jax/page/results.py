@@ -132,6 +132,18 @@ def convergences(experiment: Experiment) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
+def gains(study: Study, experiment: Experiment) -> list[tuple[str, int, str]]:
+    """(method, seed, whether it is better than the head alone, in words) of each run of a page that is no sweep's."""
+    if study.kind == "sweep":
+        return []
+    return [
+        (method, run.seed, str(said))
+        for method, runs in experiment.runs.items()
+        for run in runs
+        if (said := (run.file(SUMMARY).get("gain") or {}).get("said"))
+    ]
+
+
 def superior(study: Study, experiment: Experiment) -> dict[str, list[tuple[str, float | None]]]:
     """{method: those it is better than, as comparisons.json says, and by how much of top-1 over the seeds}."""
     found: dict[str, list[tuple[str, float | None]]] = {}

@@ -34,6 +34,8 @@ def show(fitted: Fitted) -> None:
     _print_table(fitted.summary)
     if said := fitted.summary.get("convergence", {}).get("said"):
         logs.say(f"validation images: {said}")
+    if said := fitted.summary.get("gain", {}).get("said"):
+        logs.say(said)
     for path in (fitted.workdir / name for name in _FILES):
         if path.exists():
             logs.say(f"  {path}")

@@ -60,7 +60,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "attention_over": attention.SCOPES,
     "attention_per": PER,
     "eval_crops": (1, 10),
-    "select": ("last", "best"),
+    "select": ("last", "best", "mixed"),
     "imbalance": IMBALANCE,
     "data.on_broken": ("stop", "skip"),
     "data.on_device": ("auto", "yes", "no"),
@@ -258,6 +258,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         _require(values["eval_every"] != 0, "eval_every", 0, "1 or more, for looks that patience can count")
     if values["select"] == "best":
         _require(values["eval_every"] != 0, "eval_every", 0, "1 or more, to select the best of")
+    if values["select"] == "mixed":
+        why = "l2_fe: select=mixed needs a way that begins at the source's trained head"
+        _require(values["head_init"] == "l2_fe", "head_init", values["head_init"], why)
     part, shots = values["data"]["train_fraction"], values["data"]["shots"]
     _require(0 < part <= 1, "data.train_fraction", part, "above 0 to 1 (all)")
     _require(part == 1 or shots == 0, "data.train_fraction", part, f"1: data.shots is {shots}, set one of them")

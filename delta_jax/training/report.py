@@ -80,6 +80,7 @@ def summarize(
         "per_class_recall": {} if confusion is None else dict(zip(names, evaluation.recalls(confusion), strict=True)),
         "confusion_matrix": None if confusion is None or len(names) > LARGEST_TABLE else confusion.tolist(),
         "l2_fe": {split: baseline.get(split, {}) for split in ("test", "validation")} | {"l2": head.get("l2")},
+        "gain": baseline.get("gain", {}),
         "seconds": {
             "head": head.get("seconds", 0.0),
             "attention": attention.get("seconds", 0.0),
@@ -88,6 +89,7 @@ def summarize(
         },
         "steps": fine_tune.get("steps", 0),
         "selected_step": fine_tune.get("selected_step", 0),
+        "mixed": fine_tune.get("mixed", {}),
         "convergence": fine_tune.get("convergence", {}),
         "images_per_second": fine_tune.get("images_per_second", 0.0),
     }

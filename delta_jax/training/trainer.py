@@ -23,8 +23,10 @@ from delta_jax.training import (
     classifier,
     compiled_step,
     evaluation,
+    gain,
     head_phase,
     length,
+    mixing,
     report,
 )
 from delta_jax.training import config as configs
@@ -258,8 +260,15 @@ def _fine_tune(
         log,
     )
     verdict = watch.verdict(stretches=config.schedule in STRETCHED)
-    json_files.write(workdir / "fine_tune.json", facts | {"convergence": verdict.as_dict() if verdict else {}})
-    return state.variables
+    facts["convergence"] = verdict.as_dict() if verdict else {}
+    final: Variables = state.variables
+    if config.select == "mixed":
+        final, facts["mixed"] = mixing.choose(
+            l2_fe, final, lambda variables: setup.measures(variables, setup.validation, "validation, mixed")
+        )
+        logs.say(mixing.said(facts["mixed"]))
+    json_files.write(workdir / "fine_tune.json", facts)
+    return final
 
 
 def _validate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> Fitted:
@@ -273,15 +282,15 @@ def _validate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
 def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> Fitted:
     began = time.monotonic()
     probabilities = setup.probabilities(final, setup.test, "test")
-    measured = {
-        "validation": setup.measures(final, setup.validation, "validation"),
-        "test": evaluation.score(probabilities, setup.test.labels),
-    }
-    baseline = measured
+    tuned = evaluation.look(probabilities, setup.test.labels)
+    measured = {"validation": setup.measures(final, setup.validation, "validation"), "test": tuned.measures}
+    baseline: dict[str, Any] = measured
     if final is not l2_fe:
+        head = evaluation.look(setup.probabilities(l2_fe, setup.test, "test, L2-FE"), setup.test.labels)
         baseline = {
             "validation": setup.measures(l2_fe, setup.validation, "validation, L2-FE"),
-            "test": setup.measures(l2_fe, setup.test, "test, L2-FE"),
+            "test": head.measures,
+            "gain": gain.against(tuned, head),
         }
     confusion = evaluation.confusion_matrix(probabilities, setup.test.labels)
     summary = report.summarize(setup, workdir, measured, baseline, confusion, time.monotonic() - began)
