@@ -39,7 +39,7 @@ FLOORS = (
 # The pure part of training: arrays in, arrays out.
 PURE = (
     *("training.state", "training.steps", "training.optim", "training.evaluation"),
-    *("training.convergence", "training.course"),
+    *("training.convergence", "training.course", "training.mixing", "training.gain"),
 )
 
 # What a module may import of delta_jax. The longest name that fits a module counts, and holds for all below it.
@@ -56,7 +56,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "repeats": ("equations",),
     "ablation": ("winograd", "equations", "repeats"),
     "chunks": ("chips.target",),
-    "attention": ("features", "ablation", "chunks", "repeats", "precision", "chips.target"),
+    "attention": ("features", "ablation", "chunks", "repeats", "precision", "chips.target", "attention"),
+    "attention.weights": (),
+    "attention.loss": (),
     "methods": ("attention", "features", "regularizers"),
     "frameworks": ("features",),
     "models": ("models", "frameworks.nnx"),
@@ -226,7 +228,7 @@ def test_the_ground_floor_knows_nothing_of_delta_jax_and_the_next_one_processes_
         (
             "attention",
             "from delta_jax import methods",
-            "features, ablation, chunks, repeats, precision, chips.target of delta_jax",
+            "features, ablation, chunks, repeats, precision, chips.target, attention of delta_jax",
         ),
         ("models", "import delta_jax.weights", "models, frameworks.nnx of delta_jax"),
         ("data", "from delta_jax import models", "data, downloads of delta_jax"),
