@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ablation": ("winograd", "equations", "repeats"),
     "chunks": ("chips.target",),
     "attention": ("features", "ablation", "chunks", "repeats", "precision", "chips.target"),
-    "methods": ("attention", "features", "regularizers"),
+    "methods": ("attention", "features", "regularizers", "methods"),
     "frameworks": ("features",),
     "models": ("models", "frameworks.nnx"),
     "models.layers": ("models.layers",),
