@@ -85,7 +85,7 @@ REFUSED = [
     ("--config=folder:small --workdir=x", "folder.py: TypeError: get_config() takes 0 positional arguments"),
     ("--config=folder --workdir=x --config.data.rot=y", "no such field; did you mean data.root"),
     ("--config=README.md --workdir=x", "--config=README.md: SyntaxError"),
-    ("--config=delta_jax/methods.py --workdir=x", "it has no function get_config()"),
+    ("--config=delta_jax/methods/delta.py --workdir=x", "it has no function get_config()"),
     (f"{RUN} --workdirr=x", "Did you mean: workdir ?"),
     (f"{SWEEP} --config.seeds=a", 'expected a tuple of whole numbers, such as --config.seeds="(0,1,2)"'),
     (f"{SWEEP} --config.seeds=0.5", "expected a tuple of whole numbers"),

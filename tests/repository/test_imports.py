@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "attention": ("features", "ablation", "chunks", "repeats", "precision", "chips.target", "attention"),
     "attention.weights": (),
     "attention.loss": (),
-    "methods": ("attention", "features", "regularizers"),
+    "methods": ("attention", "features", "regularizers", "methods"),
     "frameworks": ("features",),
     "models": ("models", "frameworks.nnx"),
     "models.layers": ("models.layers",),
