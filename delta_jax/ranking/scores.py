@@ -108,6 +108,8 @@ def _reduced(features: Any, labels: Any, *, centred: bool) -> _Reduced:
     x, y = np.array(features, np.float64), np.asarray(labels)
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise ValueError(f"expected features [N, D] and labels [N], got {list(x.shape)} and {list(y.shape)}")
+    if not x.shape[1]:
+        raise ValueError("there are no features; expected one or more")
     if not np.isfinite(x).all():
         raise ValueError("the features hold values that are not finite; look at weights and images")
     classes, of = np.unique(y, return_inverse=True)
