@@ -63,19 +63,24 @@ def named(text: str) -> Candidate:
         try:
             models.spec(arch)
         except ValueError as error:
-            raise ConfigError(f"{text}: {error}; expected ARCH=FILE") from error
+            raise ConfigError(f"{error}; expected ARCH=FILE") from error
         return Candidate(rest, arch)
     if source := weights.named(text):
         return Candidate(text, source.arch)
     with logs.transfer("fetching weights", "kB", 1000) as progress:
         path, _ = weights.locate(text, progress)
-    said = {meant.arch for _, meant in identity.statements(text, weights.read_content(path).says) if meant.arch}
-    said = said or {meant.arch for meant in identity.mentions(text) if meant.arch}
+    meant = [(where, one.arch) for where, one in identity.statements(text, weights.read_content(path).says) if one.arch]
+    meant = meant or [("its name", one.arch) for one in identity.mentions(text) if one.arch]
+    said = {arch for _, arch in meant}
+    candidate = Candidate(text, meant[0][1] if meant else "")
     if len(said) == 1:
-        return Candidate(text, said.pop())
-    found = f"it may be {' or '.join(sorted(said))}" if said else "nothing says which network it is of"
-    example = f"{min(said, default='resnet50')}={Path(text).name}"
-    raise ConfigError(f"{found}; expected ARCH=FILE, such as {example}, with a network of python -m delta_jax.describe")
+        logs.say(f"{candidate.name}: taken for {candidate.arch}, as {meant[0][0]} says")
+        return candidate
+    found = f"it may be of {' or '.join(sorted(said))}" if said else "nothing says which network it is of"
+    raise ConfigError(
+        f"{found}; expected ARCH=FILE, such as {min(said, default='resnet50')}={candidate.name}, with a network of "
+        "python -m delta_jax.describe"
+    )
 
 
 def config_of(config: ConfigDict, candidate: Candidate) -> ConfigDict:
@@ -107,11 +112,13 @@ def checked(config: ConfigDict, texts: Sequence[str]) -> list[tuple[Candidate, S
             resolved = configs.resolve(config_of(config, candidate))
             if images is None:
                 images = setup.identified(setup.found(resolved), resolved)
+            logs.say(f"{candidate.name}: {candidate.arch}, images of {resolved.data.crop} px")
             found.append((candidate, Setup(resolved, images=images)))
         except (ConfigError, WeightsError) as error:
             shown = downloads.shown(text) if downloads.is_url(text) else text
-            reason = str(error).replace("\n", "\n    ")
-            wrong.append(reason if reason.startswith(shown) else f"{shown}: {reason}")
+            # Many errors begin with the file, or the address, already.
+            reason = str(error).replace("\n", "\n    ").removeprefix(shown.rpartition("=")[2]).removeprefix(": ")
+            wrong.append(f"{shown}: {reason}")
     if len(wrong) > 1:
         raise ConfigError("\n  ".join([f"{len(wrong)} of {len(texts)} weights cannot be compared:", *wrong]))
     if wrong:

@@ -34,8 +34,8 @@ def measured(candidate: Candidate, setup: Setup, workdir: Path) -> dict[str, Any
 
     Returns:
       For JSON: "weights", "arch", "features" (D), "train" and "validation" (images), "logme" (null: no bound),
-      "h_score", "shrunk_h_score", "shrinkage", "l2_fe" (`evaluation.score` on the validation images, and "l2", the strength),
-      "wrong" (which of the validation images the head has wrong, ascending) and "seconds" by what they were spent on.
+      "h_score", "shrunk_h_score", "shrinkage", "l2_fe" (`evaluation.score` on the validation images, and "l2", the
+      strength), "wrong" (which of these the head has wrong, ascending) and "seconds", by what they were spent on.
 
     Raises:
       ConfigError: the images are of one class, or features are not finite.
@@ -53,7 +53,7 @@ def measured(candidate: Candidate, setup: Setup, workdir: Path) -> dict[str, Any
     if found := json_files.read(path):
         logs.say(f"{candidate.name}: measured before, {path}")
         return found | {"weights": candidate.name}
-    logs.say(f"{candidate.name}: {candidate.arch}, crops of {setup.preprocessing.crop} px")
+    logs.say(f"{candidate.name}:")
     features, seconds = head_features.kept(setup, features_name)
     interruption.check("after the features")
     found = {
