@@ -95,7 +95,7 @@ def _against(best: Row, second: Row) -> str:
 def _apart(best: Row, others: Sequence[Row]) -> list[str]:
     """Which of the others the images cannot tell from the best."""
     near = [row["weights"] for row in others if not statistics.paired(_right(best), _right(row)).low > 0]
-    return [f"Nor do the images tell it from {listed(near)}."] if near else []
+    return [f"The images do not tell it from {listed(near)} either."] if near else []
 
 
 def _agreement(rows: Sequence[Row]) -> str:
