@@ -13,6 +13,7 @@ from delta_jax.training.head import get_head
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import json_files, logs
+from delta_jax.workdir.stored_trees import CheckpointError
 from delta_jax.workdir.variable_files import load_variables, save_variables
 
 # To be raised when `compute` finds other features than before.
@@ -35,10 +36,9 @@ class Features(NamedTuple):
 def compute(setup: Setup) -> Features:
     """The features of all training and validation images."""
     views = setup.head_features()
-    width = get_head(setup.source["params"], setup.spec.head)["kernel"].shape[0]
 
     def of(images: ImageSet) -> np.ndarray:
-        parts = [np.zeros((_views(setup), 0, width), np.float32)]
+        parts = [np.zeros((_views(setup), 0, _width(setup)), np.float32)]
         for _, mask, batch in images.batches(setup.config.eval_batch_size):
             kept = int(mask.sum())
             parts.append(sharding.on_host(views(setup.source, batch["image"]))[:, :kept])
@@ -73,21 +73,36 @@ def kept(setup: Setup, name: str) -> tuple[Features, float]:
       setup: of the network and the images.
       name: their `identity`.
     """
-    folder: Path = setup.cache_dir / "features" / name
-    if not json_files.exists(folder / FEATURES):
-        began = time.monotonic()
-        found = compute(setup)
-        seconds = time.monotonic() - began
-        json_files.write(folder / FACTS, {"seconds": seconds})
-        save_variables(folder / FEATURES, found._asdict())  # last: it says that both are there
-        return found, seconds
-    width = get_head(setup.source["params"], setup.spec.head)["kernel"].shape[0]
-    first = processes.is_first()
-    images = (len(setup.train), len(setup.validation)) if first else (0, 0)
-    found = Features(*(np.zeros((_views(setup), n, width), np.float32) for n in images))
-    if first:
-        found = Features(**load_variables(folder / FEATURES, found._asdict()))
-    return found, json_files.read(folder / FACTS)["seconds"]
+    folder = setup.cache_dir / "features" / name
+    found = _read(folder / FEATURES, setup) if processes.is_first() else None
+    if processes.from_first("" if found is None else "there"):
+        return found or _empty(setup, 0, 0), json_files.read(folder / FACTS)["seconds"]
+    began = time.monotonic()
+    found = compute(setup)
+    seconds = time.monotonic() - began
+    json_files.write(folder / FACTS, {"seconds": seconds})
+    save_variables(folder / FEATURES, found._asdict())  # last: it says that both are there
+    return found, seconds
+
+
+def _read(path: Path, setup: Setup) -> Features | None:
+    """What was kept; None where there is nothing, or nothing that can be read, which is said."""
+    if not path.exists():
+        return None
+    try:
+        return Features(**load_variables(path, _empty(setup, len(setup.train), len(setup.validation))._asdict()))
+    except CheckpointError as error:
+        logs.say(f"{error}; computed again")
+        return None
+
+
+def _empty(setup: Setup, train: int, validation: int) -> Features:
+    """Zeros for so many images."""
+    return Features(*(np.zeros((_views(setup), images, _width(setup)), np.float32) for images in (train, validation)))
+
+
+def _width(setup: Setup) -> int:
+    return int(get_head(setup.source["params"], setup.spec.head)["kernel"].shape[0])
 
 
 def _views(setup: Setup) -> int:

@@ -65,12 +65,19 @@ def test_broken_off_between_two_networks_it_goes_on_with_the_second(photos, tmp_
         assert set(row["seconds"]) == {"features", "logme", "h_scores", "l2_fe"}
     assert found["rows"][0]["logme"] == 0.5  # what was measured before stays
 
+    # A file that is damaged is made again.
+    for kept in (photos.parent / "decoded" / "features").rglob("*.safetensors"):
+        kept.write_bytes(kept.read_bytes()[:100])
+    comparison.compare(config, (), texts[:1], tmp_path / "damaged")
+    assert "features.safetensors could not be read" in capsys.readouterr().out
+    assert len(counted) == 3
+
     # Other images are another ranking; of the same ones nothing is measured again, in another workdir neither.
     comparison.compare(config, (), texts[:1], tmp_path / "other")
-    assert len(counted) == 2
+    assert len(counted) == 3
     config.data.validation_fold = 1
     comparison.compare(config, (), texts[:1], tmp_path)
-    assert len(counted) == 3
+    assert len(counted) == 4
     assert len(list((tmp_path / measuring.FOLDER).iterdir())) == 3
 
 
