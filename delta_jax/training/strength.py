@@ -14,15 +14,15 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 EVERY = 10  # training steps from one look at the validation loss to the next
 RANGE = 2.0  # decades, to either side of where it begins
-OWN = 0.8  # of the gradient of the training objective is taken off that of the validation loss
 LARGEST_MOVE = 0.6  # in natural logarithms, of one look at the largest learning rate
 
-# Of the cosines: their mean looks back 10 looks, their usual size 30.
-_moments = optax.scale_by_adam(b1=0.9, b2=0.97)
+# Of the cosines: the mean looks back 10 looks, the usual size 30 or so.
+_KEPT_OF_MEAN, _KEPT_OF_SQUARE = 0.9, 0.97
 
 
 @flax.struct.dataclass
@@ -31,11 +31,14 @@ class Search:
 
     Attributes:
       shift: float32 scalar, natural logarithm of the strength over the one it began with.
-      moments: of the cosines so far, see `optax.scale_by_adam`.
+      mean, square: float32 scalars, running sums of the cosines and of their squares that fade.
+      looks: int32 scalar, how many cosines.
     """
 
     shift: jax.Array
-    moments: Any
+    mean: jax.Array
+    square: jax.Array
+    looks: jax.Array
 
     @property
     def factor(self) -> jax.Array:
@@ -45,12 +48,12 @@ class Search:
 
 def begin() -> Search:
     """A search before its first look."""
-    shift = jnp.zeros((), jnp.float32)
-    return Search(shift, _moments.init(shift))
+    shift, mean, square = (jnp.zeros((), jnp.float32) for _ in range(3))  # each in a buffer of its own
+    return Search(shift, mean, square, jnp.zeros((), jnp.int32))
 
 
 def move(search: Search, cosine: jax.Array, pace: float | jax.Array) -> Search:
-    """The search after one more look.
+    """The search after one more look: a step of Adam (Kingma and Ba, ICLR 2015) on the logarithm of the strength.
 
     Args:
       search: before it.
@@ -58,11 +61,15 @@ def move(search: Search, cosine: jax.Array, pace: float | jax.Array) -> Search:
         strength grows where it is negative.
       pace: share of the largest move, in [0, 1]: as the learning rate decays, so does what a strength can do.
     """
-    step, moments = _moments.update(cosine.astype(jnp.float32), search.moments)
-    # Of the first looks, moments are of one or two numbers: a mean over its own size is 1 then.
-    step = jnp.clip(step, -1, 1)
-    furthest = RANGE * jnp.log(jnp.float32(10))
-    return Search(jnp.clip(search.shift - LARGEST_MOVE * pace * step, -furthest, furthest), moments)
+    looks, cosine = search.looks + 1, cosine.astype(jnp.float32)
+    count = looks.astype(jnp.float32)
+    mean = _KEPT_OF_MEAN * search.mean + (1 - _KEPT_OF_MEAN) * cosine
+    square = _KEPT_OF_SQUARE * search.square + (1 - _KEPT_OF_SQUARE) * jnp.square(cosine)
+    size = jnp.sqrt(square / (1 - _KEPT_OF_SQUARE**count))
+    # A mean may be above the usual size where that was smaller for long.
+    step = jnp.clip(mean / (1 - _KEPT_OF_MEAN**count) / jnp.where(size > 0, size, 1), -1, 1)
+    furthest = RANGE * float(np.log(10))
+    return Search(jnp.clip(search.shift - LARGEST_MOVE * pace * step, -furthest, furthest), mean, square, looks)
 
 
 def make_slope(
@@ -79,17 +86,16 @@ def make_slope(
 
     Returns:
       slope(params, of_training, of_validation) -> (slope, cosine), scalars: the derivative of
-      validation - OWN * objective after a step of a small rate r with respect to the logarithm of the strength that the
+      validation - objective after a step of a small rate r with respect to the logarithm of the strength that the
       step is made with is r * strength * slope. The cosine is that of the angle between the gradient of the same and
       the movement; 0 where one of them is 0.
     """
 
     def slope(params: Any, of_training: tuple[Any, ...], of_validation: tuple[Any, ...]):
-        (objective, penalty), gradients = jax.vjp(lambda params: training(params, *of_training), params)
-        (own,) = gradients((jnp.ones_like(objective), jnp.zeros_like(penalty)))
-        (pull,) = gradients((jnp.zeros_like(objective), jnp.ones_like(penalty)))
+        # Two passes, of which XLA takes what they share once; a penalty of parameters alone then needs no network.
+        own, pull = (jax.grad(lambda params, i=i: training(params, *of_training)[i])(params) for i in (0, 1))
         movement, _ = step.update(pull, step.init(params), params)
-        gradient = optax.tree.add_scale(jax.grad(validation)(params, *of_validation), -OWN, own)
+        gradient = optax.tree.sub(jax.grad(validation)(params, *of_validation), own)
         found = optax.tree.vdot(gradient, movement)
         lengths = optax.tree.norm(gradient) * optax.tree.norm(movement)
         return found, jnp.where(lengths > 0, found / jnp.where(lengths > 0, lengths, 1), 0)

@@ -134,7 +134,7 @@ def found(setup: Setup, alpha: float, search: strength.Search) -> dict[str, Any]
       "alpha_relative" is what the config would say for it.
     """
     config = setup.config
-    factor, looks = float(search.factor), int(search.moments.count)
+    factor, looks = float(search.factor), int(search.looks)
     field, start = ("weight_decay", config.weight_decay) if setup.method.decays_weights else ("alpha", alpha)
     facts = {
         "field": field,
