@@ -88,7 +88,7 @@ def make_slope(
       slope(params, of_training, of_validation) -> (slope, cosine), scalars: the derivative of
       validation - objective after a step of a small rate r with respect to the logarithm of the strength that the
       step is made with is r * strength * slope. The cosine is that of the angle between the gradient of the same and
-      the movement; 0 where one of them is 0.
+      the movement; 0 where one of them is 0, or not finite.
     """
 
     def slope(params: Any, of_training: tuple[Any, ...], of_validation: tuple[Any, ...]):
