@@ -25,6 +25,11 @@ LARGEST_MOVE = 0.6  # in natural logarithms, of one look at the largest learning
 _KEPT_OF_MEAN, _KEPT_OF_SQUARE = 0.9, 0.97
 
 
+def looks(steps: int) -> int:
+    """Of a run of so many steps: one before every EVERY-th step but the first."""
+    return max(steps - 1, 0) // EVERY
+
+
 @flax.struct.dataclass
 class Search:
     """What a search knows; part of the training state.

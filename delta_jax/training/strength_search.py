@@ -78,9 +78,14 @@ def function(programs: Programs) -> Any:
     return jax.jit(partial(_look, programs))
 
 
+def arguments(of_step: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Shapes of a look's arguments, from those of a training step: batches lie alike."""
+    return *of_step[:3], *of_step[2:]
+
+
 def _expected_arguments(setup: Setup) -> tuple[Any, ...] | None:
     expected = compiled_step.expected_arguments(setup)
-    return expected and (*expected[:3], *expected[2:])  # the validation images lie like those to train on
+    return None if expected is None else arguments(expected)
 
 
 class CompiledLook(CompiledStep):
@@ -119,7 +124,7 @@ class Looks:
 
     def _table(self, done: int) -> np.ndarray:
         config, images = self._setup.config, self._setup.validation
-        left = config.steps // strength.EVERY - done
+        left = strength.looks(config.steps) - done
         if config.imbalance == "balanced_sampling":
             return data.balanced_table(config.seed, left, images.labels, config.batch_size, start=done)
         return data.batch_table(config.seed, left, len(images), config.batch_size, start=done)
