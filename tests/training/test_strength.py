@@ -13,15 +13,19 @@ import pytest
 
 from delta_jax import methods
 from delta_jax.chips import flops
+from delta_jax.configs.strength import get_config as get_grid
+from delta_jax.configs.strength_search import get_config as get_search
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.planning import works
 from delta_jax.planning.amounts import Amounts
 from delta_jax.processes import sharding
+from delta_jax.sweeps import grid
 from delta_jax.training import compiled_step, steps, strength, strength_search, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.optim import make_optimizer
 from delta_jax.training.programs import Programs
 from delta_jax.training.state import init_state
+from delta_jax.tuning.search import Search
 from delta_jax.workdir import logs
 from tests.small_run import make_photos, small_config
 
@@ -282,3 +286,35 @@ def test_a_run_that_goes_on_ends_as_one_undisturbed(photos, tmp_path, monkeypatc
     assert courses[0][0] == 1
     # The mean over the steps 7 and 8, both after the second look.
     assert courses[0][-1] == pytest.approx(found["found"] / 0.005, rel=1e-5)
+
+
+def test_the_comparison_differs_from_its_grid_in_the_search_and_where_it_begins():
+    grids = [grid.resolve(config()) for config in (get_grid, get_search)]
+    runs = [
+        [grid.config_of(sweep, run) for cell in grid.cells(sweep) for run in grid.choice_runs(sweep, cell)]
+        for sweep in grids
+    ]
+    assert [len(found) for found in runs] == [4 * 4 * 5, 4 * 4 * 2]  # data sets, methods, strengths
+    strengths = {"alpha", "alpha_relative", "weight_decay"}
+    for searched in runs[1]:
+        plain = next(one for one in runs[0] if (one.method, one.data) == (searched.method, searched.data))
+        fields = [configs.flat(one.to_dict()) for one in (plain, searched)]
+        assert {name for name in fields[0] if fields[0][name] != fields[1][name]} - strengths == {"strength_search"}
+
+
+def test_sweeps_and_tune_say_at_once_what_they_cannot_search(tmp_path):
+    sweep = get_search()
+    sweep.methods = ("l2_fe", "l2")
+    sweep.seeds = (0,)
+    runs = [run for cell in grid.cells(grid.resolve(sweep)) for run in grid.final_runs(sweep, cell, {})]
+    assert {(run.cell.method, grid.config_of(sweep, run).strength_search) for run in runs} == {
+        ("l2_fe", False),
+        ("l2", True),
+    }
+    sweep.refit = True
+    with pytest.raises(configs.ConfigError, match="refit: expected False: a strength is searched"):
+        grid.resolve(sweep)
+    pytest.importorskip("optuna", reason="delta_jax.tune needs optuna: pip install 'delta_jax[tune]'")
+    nothing: Any = None
+    with pytest.raises(configs.ConfigError, match="strength_search=True: expected False"):
+        Search(sweep.run, (), tmp_path, nothing, nothing)
