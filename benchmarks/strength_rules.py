@@ -5,7 +5,7 @@ as the library does it: L2-FE head, 600 steps of 16 with a cosine schedule, grad
 gradient of the validation loss alone, "gap" is what `training.strength` does. Prints test top-1 in percent, mean over
 the seeds, and the strength that a run ended with (log10, mean and standard deviation).
 
-python -m benchmarks.strength_rules [--seeds=6]
+python benchmarks/strength_rules.py [--seeds=6]
 """
 
 import argparse
