@@ -103,11 +103,11 @@ def run(method, rule, key, sets, exponent):
         updates, state = tx.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state, factor), None
 
-    def training(params, factor, x, y):
-        whole, paid = objective(params, factor, x, y)
-        return (whole if rule == "gap" else 0 * whole), paid
+    def loss(params, arguments):
+        x, y, shares = arguments
+        return shares[0] * cross_entropy(params, x, y) + shares[1] * penalty(method, params, source, x)
 
-    slope = strength.make_slope(training, cross_entropy, optax.sgd(1.0))
+    slope = strength.make_slope(loss, optax.sgd(1.0))
 
     def between_looks(carry, numbered):
         params, state, search = carry
@@ -116,8 +116,11 @@ def run(method, rule, key, sets, exponent):
         if rule:
             picked = jax.random.randint(ours, (BATCH,), 0, len(x))
             other = jax.random.randint(theirs, (BATCH,), 0, len(x_validation))
-            of_training = (search.factor, x[picked], y[picked])
-            _, cosine = slope(params, of_training, (x_validation[other], y_validation[other]))
+            own = jnp.array([1.0, start * search.factor]) if rule == "gap" else jnp.zeros(2)
+            three = [(x[picked], y[picked])] * 2 + [(x_validation[other], y_validation[other])]
+            images, labels = jax.tree.map(lambda *leaves: jnp.stack(leaves), *three)
+            shares = jnp.stack([own, jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])])
+            _, cosine = slope(params, (images, labels, shares))
             search = strength.move(search, cosine, schedule(number * strength.EVERY) / RATE)
         begin = (params, state, search.factor)
         (params, state, _), _ = jax.lax.scan(step, begin, jax.random.split(rest, strength.EVERY))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-EVERY = 10  # training steps from one look at the validation loss to the next
+EVERY = 12  # training steps from one look at the validation loss to the next
 RANGE = 2.0  # decades, to either side of where it begins
 LARGEST_MOVE = 0.6  # in natural logarithms, of one look at the largest learning rate
 
@@ -78,29 +78,28 @@ def move(search: Search, cosine: jax.Array, pace: float | jax.Array) -> Search:
 
 
 def make_slope(
-    training: Callable[..., tuple[jax.Array, jax.Array]],
-    validation: Callable[..., jax.Array],
-    step: optax.GradientTransformation,
-) -> Callable[[Any, tuple[Any, ...], tuple[Any, ...]], tuple[jax.Array, jax.Array]]:
+    loss: Callable[..., jax.Array], step: optax.GradientTransformation
+) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
     """How the gap between validation loss and training objective changes with the strength, in one step.
 
     Args:
-      training: (params, *arguments) -> (objective, penalty), scalars; in the first is strength * penalty.
-      validation: (params, *arguments) -> loss, a scalar.
+      loss: (params, arguments) -> scalar.
       step: the optimizer without momentum and at rate 1: what it leaves alone is not moved by a penalty, either.
 
     Returns:
-      slope(params, of_training, of_validation) -> (slope, cosine), scalars: the derivative of
-      validation - objective after a step of a small rate r with respect to the logarithm of the strength that the
-      step is made with is r * strength * slope. The cosine is that of the angle between the gradient of the same and
-      the movement; 0 where one of them is 0, or not finite.
+      slope(params, three) -> (slope, cosine), scalars. `three` is a pytree like `arguments`, with a first axis of 3:
+      those with which the loss is the objective of training, with the penalty in it; the penalty; the validation loss.
+      The derivative of validation loss - objective after a step of a small rate r with respect to the logarithm of the
+      strength that the step is made with is r * strength * slope. The cosine is that of the angle between the gradient
+      of the same and the movement; 0 where one of them is 0, or not finite.
     """
 
-    def slope(params: Any, of_training: tuple[Any, ...], of_validation: tuple[Any, ...]):
-        # Two passes, of which XLA takes what they share once; a penalty of parameters alone then needs no network.
-        own, pull = (jax.grad(lambda params, i=i: training(params, *of_training)[i])(params) for i in (0, 1))
+    def slope(params: Any, three: Any):
+        # One after the other: a program as large as a training step, and as much memory for activations.
+        gradients = jax.lax.map(lambda arguments: jax.grad(loss)(params, arguments), three)
+        own, pull, other = (jax.tree.map(lambda leaf, i=i: leaf[i], gradients) for i in range(3))
         movement, _ = step.update(pull, step.init(params), params)
-        gradient = optax.tree.sub(jax.grad(validation)(params, *of_validation), own)
+        gradient = optax.tree.sub(other, own)
         found = optax.tree.vdot(gradient, movement)
         lengths = optax.tree.norm(gradient) * optax.tree.norm(movement)
         return found, jnp.where(lengths > 0, found / jnp.where(lengths > 0, lengths, 1), 0)

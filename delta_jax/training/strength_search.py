@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from delta_jax import data, methods, precision
+from delta_jax import data, precision
 from delta_jax.training import compiled_step, optim, steps, strength
 from delta_jax.training.compiled_step import CompiledStep, Hyperparameters
 from delta_jax.training.programs import Programs
@@ -40,17 +40,15 @@ def _look(
         return jax.tree.map(lambda leaf: leaf[:: config.accumulate], tree)
 
     own = compiled_step.make_loss(programs, dataclasses.replace(chosen, alpha=chosen.alpha * factor))
-    plain = compiled_step.make_loss(programs, dataclasses.replace(chosen, alpha=0.0, beta=0.0), methods.create("l2"))
 
-    def training(params: Any, images: jax.Array, labels: jax.Array, weights: Any) -> tuple[jax.Array, jax.Array]:
-        whole, (found, _) = own(params, state.batch_stats, source, images, labels, weights, dropout_key)
-        if not method.decays_weights:
-            return whole, found["penalty"].astype(whole.dtype)
-        penalty = 0.5 * optax.tree.norm(params, squared=True)
-        return whole + config.weight_decay * factor * penalty, penalty
-
-    def loss(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-        return plain(params, state.batch_stats, source, images, labels, None, validation_dropout)[0]
+    def loss(params: Any, arguments: tuple[Any, ...]) -> jax.Array:
+        images, labels, weights, dropout, shares = arguments
+        total, (found, _) = own(params, state.batch_stats, source, images, labels, weights, dropout)
+        penalty, head = found["penalty"], found["head_penalty"]
+        if method.decays_weights:
+            penalty = 0.5 * optax.tree.norm(params, squared=True)
+            total += config.weight_decay * factor * penalty
+        return shares[0] * total + shares[1] * penalty.astype(total.dtype) + shares[2] * head.astype(total.dtype)
 
     step = optim.make_optimizer(
         state.params,
@@ -61,13 +59,16 @@ def _look(
         freeze_norm=config.batch_norm == "frozen",
         frozen=programs.frozen,
     )
-    of_training = (
-        *part((programs.augment(crop_key, batch["image"]), batch["label"])),
-        steps.attention_of(attention, part(batch["index"])),
-    )
-    of_validation = part((programs.augment(validation_key, validation["image"]), validation["label"]))
+    weights = steps.attention_of(attention, part(batch["index"]))
+    ours = (*part((programs.augment(crop_key, batch["image"]), batch["label"])), weights, dropout_key)
+    # The attention is not theirs; the penalty, which alone reads it, is taken off again.
+    theirs = part((programs.augment(validation_key, validation["image"]), validation["label"]))
+    theirs = (*theirs, weights, validation_dropout)
+    inside = (config.weight_decay if method.decays_weights else chosen.alpha) * factor
+    shares = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, -inside, -chosen.beta]])
+    three = jax.tree.map(lambda *leaves: jnp.stack(leaves), ours, ours, theirs)
     with precision.of(config.matmul_precision):
-        _, cosine = strength.make_slope(training, loss, step)(state.params, of_training, of_validation)
+        _, cosine = strength.make_slope(loss, step)(state.params, (*three, shares))
     peak = jnp.max(chosen.learning_rates)
     pace = chosen.learning_rates[state.step] / jnp.where(peak > 0, peak, 1)
     return strength.move(state.search, cosine, pace)
