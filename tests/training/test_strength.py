@@ -270,7 +270,9 @@ def test_a_run_that_goes_on_ends_as_one_undisturbed(photos, tmp_path, monkeypatc
     monkeypatch.setattr(strength, "EVERY", 3)
     config = small_config(photos, method="l2_sp", strength_search=True, learning_rate=0.1, checkpoint_every=4)
     whole = trainer.fit(config, tmp_path / "whole")
-    line = [line for line in capsys.readouterr().out.splitlines() if line.startswith("strength: ")]
+    said = capsys.readouterr().out
+    assert "note: --config.strength_search=True: 8 steps leave 2 looks at the validation images" in said
+    line = [line for line in said.splitlines() if line.startswith("strength: ")]
     assert len(line) == 1
     assert "begun at 0.005, after 2 looks at 16 validation images" in line[0]
     found = whole.summary["strength"]
