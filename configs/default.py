@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
     config.auxiliary_weight = 0.0  # of the loss of Inception-V3's second classifier, on ImageNet 0.4; 0 drops it
     config.imbalance = "ignore"  # weighted_loss: rare classes count more; balanced_sampling: classes equally often
     config.weight_decay = 1e-4  # of every parameter, for l2 alone
+    config.strength_search = False  # alpha, or l2's weight_decay, moves by the validation loss: docs/strength.md
     config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset
     config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from delta_jax.training.strength import Search
+
 Variables = Mapping[str, Any]
 
 
@@ -20,12 +22,14 @@ class TrainState:
       params: of the network in training.
       batch_stats: its running statistics; {} for a network without BatchNorm.
       opt_state: of the optimizer.
+      search: for the strength of the penalty; None where it is fixed.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    search: Search | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -33,10 +37,10 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def init_state(variables: Variables, tx: optax.GradientTransformation) -> TrainState:
+def init_state(variables: Variables, tx: optax.GradientTransformation, search: Search | None = None) -> TrainState:
     """The state before the first step, in buffers of its own.
 
     The source network is made of the same arrays: without the copy, donating the state would delete the source, too.
     """
     params, stats = jax.tree.map(jnp.copy, (variables["params"], variables.get("batch_stats", {})))
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), search)

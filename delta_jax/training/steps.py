@@ -173,7 +173,7 @@ def make_train_step(
             gradients, metrics, batch_stats = accumulated(state, source, examples, dropout_key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        return TrainState(state.step + 1, params, batch_stats, opt_state, state.search), metrics
 
     def accumulated(state, source, examples, dropout_key):
         # Attention that is one for all, [C], is no example's own.

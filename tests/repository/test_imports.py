@@ -39,7 +39,7 @@ FLOORS = (
 # The pure part of training: arrays in, arrays out.
 PURE = (
     *("training.state", "training.steps", "training.optim", "training.evaluation"),
-    *("training.convergence", "training.course", "training.mixing", "training.gain"),
+    *("training.convergence", "training.course", "training.mixing", "training.gain", "training.strength"),
 )
 
 # What a module may import of delta_jax. The longest name that fits a module counts, and holds for all below it.
