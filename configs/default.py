@@ -56,7 +56,10 @@ def get_config() -> ConfigDict:
     config.data.augment = "crop"  # in training: random crop; resized_crop: random area and shape; none: the centre
     config.data.mirror = True  # images may be mirrored, half of those in training are; False for digits and text
     config.data.least_area = 0.08  # of resized_crop, as a share of the image
+    config.data.upright = True  # photos have an up; False for those from above or of textures: turned by quarters
     config.data.color_jitter = (0.0, 0.0, 0.0, 0.0)  # strengths of brightness, contrast, saturation (0.4) and hue (0.1)
+    config.data.erase = 0.0  # probability that a rectangle of a training image is erased
+    config.data.mix = (0.0, 0.0)  # training images with one another: a of Beta(a, a) for mixup, and for CutMix; 0: none
     config.data.near_doubles = False  # say which images look like one of another split or class: docs/data.md
     config.data.on_broken = "stop"  # or skip: leave images out that cannot be decoded
     config.data.on_device = "auto"  # yes, no (a batch at a time), or auto: when the decoded images fit
@@ -71,8 +74,9 @@ def get_config() -> ConfigDict:
     )
     config.beta = 0.01  # weight of the head's penalty; not for l2
     config.auxiliary_weight = 0.0  # of the loss of Inception-V3's second classifier, on ImageNet 0.4; 0 drops it
+    config.label_smoothing = 0.0  # of training's cross-entropy; that of the attention's gaps is never smoothed
     config.imbalance = "ignore"  # weighted_loss: rare classes count more; balanced_sampling: classes equally often
-    config.weight_decay = 1e-4  # of every parameter, for l2 alone
+    config.weight_decay = 1e-4  # of every parameter, for l2 alone; with adamw it is decoupled
     config.strength_search = False  # alpha, or l2's weight_decay, moves by the validation loss: docs/strength.md
     config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset
     config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset
@@ -83,8 +87,9 @@ def get_config() -> ConfigDict:
     config.batch_size = 64  # images per step, over all devices
     config.accumulate = 1  # parts of a batch that go through the network one after the other, to save memory
     config.learning_rate = 0.01  # after warm-up
-    config.head_learning_rate_factor = 1.0  # the head's rate is this times the other parameters'
-    config.momentum = 0.9  # of SGD
+    config.head_learning_rate_factor = placeholder(float)  # of the head's rate; as the preset: 1, tllib's is 10
+    config.optimizer = placeholder(str)  # sgd, nesterov or adamw; as the preset: sgd, tllib's is nesterov
+    config.momentum = 0.9  # of SGD; of AdamW its first factor, the second is 0.999
     config.schedule = "step"  # step, exponential, cosine or constant
     config.warmup_steps = 0  # steps of linear growth from 0
     config.decay_at = 2 / 3  # fraction of the steps after which `step` decays

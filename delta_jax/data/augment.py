@@ -23,6 +23,7 @@ def random_view(
     interpolation: str = "bilinear",
     least_area: float = 0.08,
     jitter: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+    upright: bool = True,
 ) -> jax.Array:
     """One view of each image for training.
 
@@ -35,6 +36,8 @@ def random_view(
       interpolation: of the resized crop, "bilinear" or "bicubic".
       least_area: of the resized crop, as a share of the image.
       jitter: strengths of `color_jitter`.
+      upright: False for images without an up: each is turned by 0, 1, 2 or 3 quarters; not with "none". With the
+        mirror images that makes all eight positions, upside down ones among them.
 
     Returns:
       uint8 [B, size, size, 3].
@@ -47,7 +50,9 @@ def random_view(
         views = random_resized_crop(
             key, images, size, mirror=mirror, interpolation=interpolation, least_area=least_area
         )
-    # The key of the jitter is not one of those that the crop splits off.
+    # The keys of what follows are not among those that the crop splits off.
+    if not upright:
+        views = quarter_turns(jax.random.fold_in(key, 2), views)
     return color_jitter(jax.random.fold_in(key, 1), views, jitter) if any(jitter) else views
 
 
@@ -155,6 +160,13 @@ def normalize(
     centre = jnp.asarray(mean, jnp.float32).reshape(shape)
     spread = jnp.asarray(std, jnp.float32).reshape(shape)
     return ((images.astype(jnp.float32) / 255 - centre) / spread).astype(dtype)
+
+
+def quarter_turns(key: jax.Array, squares: jax.Array) -> jax.Array:
+    """Turns each square [B, S, S, C] counterclockwise by 0 to 3 quarters, all alike probable."""
+    quarters = jax.random.randint(key, squares.shape[:1], 0, 4, jnp.int32)[:, None, None, None]
+    turned = jnp.where(quarters % 2 == 1, jnp.rot90(squares, axes=(1, 2)), squares)
+    return jnp.where(quarters >= 2, turned[:, ::-1, ::-1], turned)
 
 
 def _mirror_half(key: jax.Array, crops: jax.Array) -> jax.Array:

@@ -100,6 +100,7 @@ def _optimizer(
         setup.source["params"],
         schedule,
         head=setup.heads,
+        kind=config.optimizer,
         momentum=config.momentum,
         weight_decay=decay * search.factor if search is not None and decay else decay,
         clip_norm=config.clip_norm,
@@ -121,7 +122,7 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
         chosen = dataclasses.replace(chosen, alpha=chosen.alpha * search.factor)
     loss = make_loss(setup, chosen)
     optimizer = _optimizer(setup, lambda count: chosen.learning_rates[count], search)
-    step = steps.make_train_step(loss, optimizer, setup.augment, accumulate=config.accumulate)
+    step = steps.make_train_step(loss, optimizer, setup.augment, mix=setup.mix, accumulate=config.accumulate)
     with precision.of(config.matmul_precision):
         state, metrics = step(state, source, batch, attention, chosen.key)
     factors = [] if search is None else [search.factor]
@@ -142,6 +143,7 @@ def make_loss(setup: Programs, chosen: Hyperparameters, method: methods.Method |
         auxiliary=setup.spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
         auxiliary_weight=config.auxiliary_weight,
         label_weights=chosen.label_weights,
+        label_smoothing=config.label_smoothing,
         freeze_until=config.freeze_until,
         recompute=features.blocks(setup.source["params"]) if config.remat else (),
         # TPU compilers see by themselves what is quicker computed again than kept.

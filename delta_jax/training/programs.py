@@ -1,5 +1,6 @@
 """What a run compiles: made of its config, and of variables and images by their shapes alone where that is wanted."""
 
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
@@ -139,8 +140,18 @@ class Programs:
             interpolation=settings.interpolation,
             least_area=settings.least_area,
             jitter=settings.color_jitter,
+            upright=settings.upright,
         )
-        return data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
+        images = data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
+        return data.random_erasing(jax.random.fold_in(key, 4), images, settings.erase) if settings.erase else images
+
+    @property
+    def mix(self) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
+        """(key, normalised images, labels) -> `data.mix_batch` as configured; None for no mixing."""
+        mixup, cutmix = self.config.data.mix
+        if not mixup and not cutmix:
+            return None
+        return partial(data.mix_batch, num_classes=self.num_classes, mixup=mixup, cutmix=cutmix)
 
     def head_features(self) -> Any:
         """(variables, uint8 images [B, S, S, 3] or a Canvas) -> [V, B, D]: what the head sees of the V views.

@@ -81,6 +81,7 @@ def summarize(
         "test": measured["test"],
         "validation": measured["validation"],
         "per_class_recall": {} if confusion is None else dict(zip(names, evaluation.recalls(confusion), strict=True)),
+        "per_class_f1": {} if confusion is None else dict(zip(names, evaluation.f1_scores(confusion), strict=True)),
         "confusion_matrix": None if confusion is None or len(names) > LARGEST_TABLE else confusion.tolist(),
         "l2_fe": {split: baseline.get(split, {}) for split in ("test", "validation")} | {"l2": head.get("l2")},
         "gain": baseline.get("gain", {}),

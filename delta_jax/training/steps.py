@@ -54,6 +54,7 @@ def make_loss(
     auxiliary: str = "",
     auxiliary_weight: float = 0.0,
     label_weights: np.ndarray | jax.Array | None = None,
+    label_smoothing: float = 0.0,
     freeze_until: str = "",
     recompute: Sequence[str] = (),
     keep: Callable[..., bool] | None = None,
@@ -73,6 +74,8 @@ def make_loss(
       auxiliary_weight: of its cross-entropy, which is added to the first one's.
       label_weights: [K], weights of the cross-entropies by true class, such as `class_weights`; not of the penalties.
         Their sum is divided by the batch size, not by the weights of the batch: those would depend on who is in it.
+      label_smoothing: of the cross-entropies, share of the label that all K classes have in equal parts (Szegedy et
+        al., CVPR 2016).
       freeze_until: module path; what has run when this module returns is frozen, "" for nothing. It is computed once,
         by the source network in evaluation mode, and `model` goes on from its outputs. No tap lies in it.
       recompute: module paths of `model`, see `features.apply_with_taps`.
@@ -81,14 +84,28 @@ def make_loss(
 
     Returns:
       loss(params, batch_stats, source, images, labels, attention, dropout_key) -> (total, (metrics, new batch_stats));
-      images are normalised [B, H, W, 3], the scalars of metrics float32 or wider.
+      images are normalised [B, H, W, 3], labels int [B] or, of mixed images, the share of each class [B, K]; the
+      scalars of metrics are float32 or wider.
     """
     taps = taps if method.uses_source_maps else ()
     watched = (*taps, auxiliary) if auxiliary else taps
 
     def mean_cross_entropy(logits, labels):
-        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(each if label_weights is None else each * jnp.asarray(label_weights, each.dtype)[labels])
+        if labels.ndim == 1 and not label_smoothing:
+            each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.mean(each if label_weights is None else each * jnp.asarray(label_weights, each.dtype)[labels])
+        shares = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if labels.ndim == 1 else labels
+        if label_weights is not None:
+            shares = shares * jnp.asarray(label_weights, shares.dtype)[None]
+        uniform = jnp.mean(shares, axis=-1, keepdims=True)
+        shares = (1 - label_smoothing) * shares + label_smoothing * uniform
+        return jnp.mean(-jnp.sum(shares.astype(logits.dtype) * jax.nn.log_softmax(logits), axis=-1))
+
+    def right(logits, labels):
+        found = jnp.argmax(logits, -1)
+        if labels.ndim == 1:
+            return found == labels
+        return jnp.take_along_axis(labels, found[:, None], axis=-1)[:, 0]
 
     def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -127,7 +144,7 @@ def make_loss(
             "cross_entropy": cross_entropy,
             "penalty": penalty,
             "head_penalty": head_penalty,
-            "top1": jnp.mean((jnp.argmax(logits, -1) == labels).astype(logits.dtype)),
+            "top1": jnp.mean(right(logits, labels).astype(logits.dtype)),
         }
         return total, (metrics, updated.get("batch_stats", batch_stats))
 
@@ -139,6 +156,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     prepare: Callable[[jax.Array, Any], jax.Array],
     *,
+    mix: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None,
     accumulate: int = 1,
 ) -> Callable[[TrainState, Variables, Batch, Attention | None, jax.Array], tuple[TrainState, Metrics]]:
     """One optimizer step, to be jitted with its first argument donated.
@@ -147,6 +165,8 @@ def make_train_step(
       loss: from `make_loss`.
       tx: the optimizer.
       prepare: (key, images of the batch) -> normalised images; augmentation lives here, inside the step.
+      mix: (key, normalised images, labels) -> mixed images, and the shares of the classes [B, K]; None for no mixing.
+        Both networks see the mixed images, so that the distance of their maps is that of one image.
       accumulate: microbatches that the batch is cut into, one after the other through the network; B is a multiple of
         it. The gradient is their mean, which is that of the whole batch, unless BatchNorm normalises with the
         statistics of the batch: then those are of a microbatch, and each moves the running ones.
@@ -165,6 +185,9 @@ def make_train_step(
             "labels": batch["label"],
             "attention": attention_of(attention, batch["index"]),
         }
+        if mix is not None:
+            mix_key = jax.random.fold_in(crop_key, 3)  # the views have 1 and 2, erasing 4
+            examples["images"], examples["labels"] = mix(mix_key, examples["images"], examples["labels"])
         if accumulate == 1:
             (_, (metrics, batch_stats)), gradients = gradient(
                 state.params, state.batch_stats, source, **examples, dropout_key=dropout_key

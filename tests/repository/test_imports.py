@@ -72,6 +72,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.evaluation": (*LIBRARY, "data", *PURE),
     "training.head_fit": (),
     "training.two_phase": (),
+    "training.combinations": ("methods",),
     "configs": (),  # its modules lie in configs/, and start from one another
     "command_line": ("configs", "training.config", "command_line"),
     "exports": (*GROUND, *PARTS, "precision", "equations", "downloads", "training", "exports"),
