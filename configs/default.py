@@ -23,7 +23,9 @@ def get_config() -> ConfigDict:
     config.weights = "pip/efficientnet-lite0"  # named source (docs/weights.md), file or address
     config.taps = ("default",)  # module paths whose feature maps are compared; "default" for the network's own
     config.head_init = "normal"  # normal (std 0.01), zeros, or l2_fe: go on from the trained head
-    config.batch_norm = "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too
+    config.batch_norm = (
+        "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too; stochastic
+    )
     config.dropout = 0.0  # rate in front of the head
     config.compute_dtype = "float32"  # or bfloat16, for GPUs and TPUs; parameters and penalties stay float32
     config.matmul_precision = "default"  # of the training step's float32 products on GPUs and TPUs; high; or highest
@@ -95,6 +97,11 @@ def get_config() -> ConfigDict:
     config.decay_at = 2 / 3  # fraction of the steps after which `step` decays
     config.decay_factor = 0.1  # of `step`, once
     config.epoch_decay_factor = 0.93  # of `exponential`, every epoch
+    config.layer_decay = 1.0  # the rate of each layer is this times that of the next one towards the head
+    config.surgical = False  # rates of layers by the relative norm of their gradients
+    config.unfreeze = 0.0  # share of the steps after which all layers train; one by one begins, from the head on
+    config.head_restarts = 0  # times that the head is made anew, evenly over the steps
+    config.average = 0.0  # decay of a moving average of the weights, such as 0.999, which is kept instead; 0: none
     config.clip_norm = 0.0  # largest global norm of the gradient; 0 for no clipping
 
     # Head on the frozen source (L2-FE): baseline, and what the attention is measured with.

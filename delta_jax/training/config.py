@@ -108,9 +108,13 @@ _AT_LEAST = {
     "epoch_decay_factor": 0,
     "dropout": 0,
     "label_smoothing": 0,
+    "layer_decay": 0,
+    "unfreeze": 0,
+    "head_restarts": 0,
+    "average": 0,
     "data.erase": 0,
 }
-_BELOW_ONE = ("momentum", "dropout", "label_smoothing", "data.validation_fraction", "data.test_fraction")
+_BELOW_ONE = ("momentum", "dropout", "label_smoothing", "average", "data.validation_fraction", "data.test_fraction")
 
 
 def resolve(config: ConfigDict) -> FrozenConfigDict:
@@ -382,6 +386,11 @@ _BEFORE: dict[str, Any] = {
     "strength_search": False,
     "optimizer": "sgd",
     "label_smoothing": 0.0,
+    "layer_decay": 1.0,
+    "surgical": False,
+    "unfreeze": 0.0,
+    "head_restarts": 0,
+    "average": 0.0,
     "data.upright": True,
     "data.erase": 0.0,
     "data.mix": (0.0, 0.0),

@@ -5,12 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from delta_jax.training import layer_rates
+from delta_jax.training.layer_rates import Layers
 
 OPTIMIZERS = ("sgd", "nesterov", "adamw")
 SCHEDULES = ("constant", "step", "exponential", "cosine")
 STRETCHED = ("step", "cosine")  # which decay at a share of the steps, so that a longer run decays later
-BATCH_NORM_POLICIES = ("train", "frozen_stats", "frozen")
+BATCH_NORM_POLICIES = ("train", "frozen_stats", "frozen", "stochastic")
 
 
 def learning_rate_schedule(
@@ -104,6 +108,9 @@ def make_optimizer(
     freeze_body: bool = False,
     freeze_norm: bool = False,
     frozen: Sequence[str] = (),
+    layers: Layers | None = None,
+    layer_factors: jax.Array | np.ndarray | None = None,
+    surgical: bool = False,
 ) -> optax.GradientTransformation:
     """The gradient is clipped, then comes what `kind` says, then the rate, in torch's order.
 
@@ -126,6 +133,10 @@ def make_optimizer(
       freeze_norm: leave scale and bias of the normalisation layers alone.
       frozen: module paths whose parameters are left alone. Frozen parameters have no momentum and no decay, and do not
         count in the gradient's norm.
+      layers: of the network; for what follows.
+      layer_factors: [T, L], of the rate of each layer at each step, see `layer_rates.factors`. While it is 0 a layer
+        counts as frozen.
+      surgical: rates by the relative norm of the gradient, too, see `layer_rates.by_relative_gradient`.
 
     Raises:
       ValueError: there is no parameter under the head path, or no optimizer of that kind.
@@ -134,21 +145,29 @@ def make_optimizer(
         raise ValueError(f"optimizer {kind!r} is not one of {OPTIMIZERS}")
     labels = _labels(params, head, frozen)
     steps: list[optax.GradientTransformation] = []
+    factors = None if layers is None or layer_factors is None else jnp.asarray(layer_factors)
+    opened = [] if layers is None or factors is None else [layer_rates.opened(layers.numbers, factors)]
+    steps += opened
     if clip_norm:
         steps.append(optax.clip_by_global_norm(clip_norm))
     if kind == "adamw":
         steps.append(_adam(momentum))
     if isinstance(weight_decay, jax.Array) or weight_decay:
-        steps.append(optax.add_decayed_weights(weight_decay))
+        steps += [optax.add_decayed_weights(weight_decay), *opened]
     if momentum and kind != "adamw":
         steps.append(optax.trace(decay=momentum, nesterov=kind == "nesterov"))
     steps.append(optax.scale_by_learning_rate(schedule))
     if head_learning_rate_factor != 1.0:
         only_head = jax.tree.map(lambda label: label == "head", labels)
         steps.append(optax.masked(optax.scale(head_learning_rate_factor), only_head))
+    if layers is not None and factors is not None:
+        steps.append(layer_rates.scaled(layers.numbers, factors))
+    whole = optax.chain(*steps)
+    if layers is not None and surgical:
+        whole = layer_rates.by_relative_gradient(whole, layers)
     still = {"frozen"} | ({"body", "norm"} if freeze_body else set()) | ({"norm"} if freeze_norm else set())
     trained = jax.tree.map(lambda label: label not in still, labels)
     if all(jax.tree.leaves(trained)):
-        return optax.chain(*steps)
+        return whole
     left_alone = jax.tree.map(lambda label: label in still, labels)
-    return optax.chain(optax.masked(optax.chain(*steps), trained), optax.masked(optax.set_to_zero(), left_alone))
+    return optax.chain(optax.masked(whole, trained), optax.masked(optax.set_to_zero(), left_alone))

@@ -30,6 +30,7 @@ class Programs:
       preprocessing: of evaluation; the normalisation is that of the source's weights.
       mesh: of all devices.
       frozen: paths of the modules that fine-tuning leaves as they are in the source.
+      layers: of the network, where they have rates of their own; None where not.
       channels: {tap: how many filters it has}.
     """
 
@@ -65,6 +66,8 @@ class Programs:
         if self.frozen and self.method.uses_source_maps:
             self.config = config = self._without_frozen_taps()
         checks.blocks_to_recompute(config, self.source)
+        checks.stochastic_norm(config, self.trained_network(), self.source)
+        self.layers = checks.layers(config, self.network(), self.source, self.heads)
         self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
 
     def _variables(self) -> Variables:
@@ -105,7 +108,7 @@ class Programs:
         return self.network(
             compute_dtype=config.compute_dtype,
             dropout=config.dropout,
-            frozen_norm=config.batch_norm != "train",
+            frozen_norm=config.batch_norm in ("frozen_stats", "frozen"),
             auxiliary=self.trains_auxiliary,
             platform=self.platform,
         )

@@ -23,6 +23,7 @@ class TrainState:
       batch_stats: its running statistics; {} for a network without BatchNorm.
       opt_state: of the optimizer.
       search: for the strength of the penalty; None where it is fixed.
+      average: of params and batch_stats over the steps, as `variables`; None where none is kept.
     """
 
     step: jax.Array
@@ -30,17 +31,36 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     search: Search | None = None
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
         """What `model.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    @property
+    def found(self) -> dict[str, Any]:
+        """The network to evaluate and to keep: the average where there is one."""
+        return self.variables if self.average is None else self.average
 
-def init_state(variables: Variables, tx: optax.GradientTransformation, search: Search | None = None) -> TrainState:
-    """The state before the first step, in buffers of its own.
+
+def averaged(average: Any, variables: Variables, step: jax.Array, decay: float) -> Any:
+    """d average + (1 - d) variables, after `step` steps; d = min(decay, (1 + step) / (10 + step)).
+
+    A short run is then not mostly its beginning; the ramp is that of TensorFlow's ExponentialMovingAverage.
+    """
+    done = step.astype(jnp.float32)
+    d = jnp.minimum(decay, (1 + done) / (10 + done))
+    return jax.tree.map(lambda old, new: old + (1 - d).astype(old.dtype) * (new - old), average, dict(variables))
+
+
+def init_state(
+    variables: Variables, tx: optax.GradientTransformation, search: Search | None = None, *, average: bool = False
+) -> TrainState:
+    """The state before the first step, in buffers of its own; with `average`, one that is kept of the variables.
 
     The source network is made of the same arrays: without the copy, donating the state would delete the source, too.
     """
     params, stats = jax.tree.map(jnp.copy, (variables["params"], variables.get("batch_stats", {})))
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), search)
+    mean = jax.tree.map(jnp.copy, {"params": params, "batch_stats": stats}) if average else None
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), search, mean)

@@ -1,6 +1,7 @@
 """The training step: cross-entropy, the method's penalties, L2 of the head; one pure function of arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 
 from delta_jax import features, regularizers
 from delta_jax.methods import Method
-from delta_jax.training.state import TrainState, Variables
+from delta_jax.training.state import TrainState, Variables, averaged
 
 # image (uint8 [B, H, W, 3], a data.Canvas, or normalised), label [B], index [B]: row in the data set.
 Batch = Mapping[str, Any]
@@ -57,6 +58,7 @@ def make_loss(
     label_smoothing: float = 0.0,
     freeze_until: str = "",
     recompute: Sequence[str] = (),
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     keep: Callable[..., bool] | None = None,
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
@@ -79,6 +81,7 @@ def make_loss(
       freeze_until: module path; what has run when this module returns is frozen, "" for nothing. It is computed once,
         by the source network in evaluation mode, and `model` goes on from its outputs. No tap lies in it.
       recompute: module paths of `model`, see `features.apply_with_taps`.
+      within: context in which `model` is run, such as `models.stochastic_norm`; the source network is not.
       keep: policy of `jax.checkpoint` such as `models.keep_products_and_sums`: what of `model` is kept for its backward
         pass, which computes the rest again; None for all that it needs.
 
@@ -124,7 +127,8 @@ def make_loss(
             features.apply_with_taps, model, taps=watched, mutable=("batch_stats",), recompute=recompute, train=True
         )
         forward = apply if keep is None else jax.checkpoint(apply, policy=keep)
-        logits, maps, updated = forward(variables, images, replay=frozen, rngs=rngs)
+        with within():
+            logits, maps, updated = forward(variables, images, replay=frozen, rngs=rngs)
         logits = logits.astype(np.promote_types(logits.dtype, np.float32))
         cross_entropy = mean_cross_entropy(logits, labels)
         extra = jnp.zeros((), logits.dtype)
@@ -157,6 +161,7 @@ def make_train_step(
     prepare: Callable[[jax.Array, Any], jax.Array],
     *,
     mix: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None,
+    average: float = 0.0,
     accumulate: int = 1,
 ) -> Callable[[TrainState, Variables, Batch, Attention | None, jax.Array], tuple[TrainState, Metrics]]:
     """One optimizer step, to be jitted with its first argument donated.
@@ -167,6 +172,7 @@ def make_train_step(
       prepare: (key, images of the batch) -> normalised images; augmentation lives here, inside the step.
       mix: (key, normalised images, labels) -> mixed images, and the shares of the classes [B, K]; None for no mixing.
         Both networks see the mixed images, so that the distance of their maps is that of one image.
+      average: decay of the average that the state keeps, see `state.averaged`; 0 where it keeps none.
       accumulate: microbatches that the batch is cut into, one after the other through the network; B is a multiple of
         it. The gradient is their mean, which is that of the whole batch, unless BatchNorm normalises with the
         statistics of the batch: then those are of a microbatch, and each moves the running ones.
@@ -196,7 +202,11 @@ def make_train_step(
             gradients, metrics, batch_stats = accumulated(state, source, examples, dropout_key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, state.search), metrics
+        mean = state.average
+        if average:
+            new = {"params": params, "batch_stats": batch_stats}
+            mean = averaged(mean, new, state.step + 1, average)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, state.search, mean), metrics
 
     def accumulated(state, source, examples, dropout_key):
         # Attention that is one for all, [C], is no example's own.
