@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
     config.data.least_area = 0.08  # of resized_crop, as a share of the image
     config.data.upright = True  # photos have an up; False for those from above or of textures: turned by quarters
     config.data.color_jitter = (0.0, 0.0, 0.0, 0.0)  # strengths of brightness, contrast, saturation (0.4) and hue (0.1)
+    config.data.rand_augment = (0, 9)  # random operations per training image, 0 for none; their magnitude, 0 to 30
     config.data.erase = 0.0  # probability that a rectangle of a training image is erased
     config.data.mix = (0.0, 0.0)  # training images with one another: a of Beta(a, a) for mixup, and for CutMix; 0: none
     config.data.near_doubles = False  # say which images look like one of another split or class: docs/data.md

@@ -30,6 +30,7 @@ from delta_jax.data.names import existing, nfc, shown
 from delta_jax.data.near_doubles import describe_near_doubles, find_near_doubles
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
+from delta_jax.data.rand_augment import rand_augment
 from delta_jax.data.sources import find, find_other, is_own
 from delta_jax.data.splits import counted, listed
 from delta_jax.data.streaming import stream
@@ -93,6 +94,7 @@ __all__ = [
     "points_in_crop",
     "prepare",
     "quarter_turns",
+    "rand_augment",
     "random_crop_mirror",
     "random_erasing",
     "random_resized_crop",

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 from delta_jax.data.canvas import Canvas, Pixels, cut, sides
 from delta_jax.data.color import color_jitter
+from delta_jax.data.rand_augment import rand_augment
 from delta_jax.data.resized_crop import random_boxes, resized_crop
 
 AUGMENTATIONS = ("crop", "resized_crop", "none")
@@ -24,6 +25,7 @@ def random_view(
     least_area: float = 0.08,
     jitter: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
     upright: bool = True,
+    operations: tuple[int, int] = (0, 0),
 ) -> jax.Array:
     """One view of each image for training.
 
@@ -38,6 +40,7 @@ def random_view(
       jitter: strengths of `color_jitter`.
       upright: False for images without an up: each is turned by 0, 1, 2 or 3 quarters; not with "none". With the
         mirror images that makes all eight positions, upside down ones among them.
+      operations: of `rand_augment` how many, 0 for none, and their magnitude; not with "none".
 
     Returns:
       uint8 [B, size, size, 3].
@@ -53,6 +56,8 @@ def random_view(
     # The keys of what follows are not among those that the crop splits off.
     if not upright:
         views = quarter_turns(jax.random.fold_in(key, 2), views)
+    if operations[0]:
+        views = rand_augment(jax.random.fold_in(key, 5), views, *operations)
     return color_jitter(jax.random.fold_in(key, 1), views, jitter) if any(jitter) else views
 
 

@@ -41,7 +41,7 @@ _TRAINING = (
         "auxiliary_weight",
     ),
     *("matmul_precision", "data.augment", "data.least_area", "data.color_jitter"),
-    *("optimizer", "label_smoothing", "data.mix", "data.erase", "data.upright"),
+    *("optimizer", "label_smoothing", "data.mix", "data.erase", "data.upright", "data.rand_augment"),
     *("layer_decay", "surgical", "unfreeze", "head_restarts", "average"),
 )
 _ENOUGH_LOOKS = 20

@@ -213,11 +213,12 @@ def _check_tuples(values: Mapping[str, Any]) -> None:
     for field, kind, expected in (
         ("taps", str, "module paths, or ('default',), in quotes: --config.taps=\"('layer1_0','layer2_0')\""),
         ("head_l2", float, 'positive numbers, in quotes: --config.head_l2="(0.1,0.001)"'),
+        ("data.rand_augment", int, 'two whole numbers, in quotes: --config.data.rand_augment="(2,9)"'),
         ("data.mix", float, 'two numbers, of mixup and CutMix, in quotes: --config.data.mix="(0.2,0.0)"'),
         ("data.color_jitter", float, 'four numbers, in quotes: --config.data.color_jitter="(0.4,0.4,0.4,0.1)"'),
     ):
         value = _field(values, field)
-        kinds = (float, int) if kind is float else (str,)
+        kinds = (float, int) if kind is float else (kind,)
         known = all(isinstance(one, kinds) and not isinstance(one, bool) and one != "" for one in value)
         _require(known, field, value, expected)
     taps = tuple(values["taps"])
@@ -318,12 +319,16 @@ def _check_augmentation(settings: Mapping[str, Any], eval_crops: int) -> None:
     strengths = "four strengths of 0 or more, of brightness, contrast, saturation and hue, that of the hue at most 0.5"
     _require(known, "data.color_jitter", jitter, strengths)
     _require(settings["erase"] <= 1, "data.erase", settings["erase"], "0 to 1, a probability")
+    drawn = settings["rand_augment"]
+    known = len(drawn) == 2 and drawn[0] >= 0 and 0 <= drawn[1] <= 30
+    _require(known, "data.rand_augment", drawn, "how many operations, 0 or more, and their magnitude, 0 to 30")
     mix = settings["mix"]
     two = len(mix) == 2 and all(a >= 0 for a in mix)
     _require(two, "data.mix", mix, "two numbers of 0 or more: a of Beta(a, a) for mixup and for CutMix")
     if settings["augment"] == "none":
         _require(settings["upright"], "data.upright", settings["upright"], "True: data.augment is none")
         _require(settings["erase"] == 0, "data.erase", settings["erase"], "0: data.augment is none")
+        _require(drawn[0] == 0, "data.rand_augment", drawn, "(0, 9), no operations: data.augment is none")
         _require(not any(jitter), "data.color_jitter", jitter, "(0.0, 0.0, 0.0, 0.0): data.augment is none")
     if not settings["mirror"]:
         _require(eval_crops == 1, "eval_crops", eval_crops, "1: five of the ten are mirrored, and data.mirror is off")
@@ -393,6 +398,7 @@ _BEFORE: dict[str, Any] = {
     "average": 0.0,
     "data.upright": True,
     "data.erase": 0.0,
+    "data.rand_augment": (0, 9),
     "data.mix": (0.0, 0.0),
     "patience": 0,
     "effort": 1.0,

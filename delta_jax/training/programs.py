@@ -144,6 +144,7 @@ class Programs:
             least_area=settings.least_area,
             jitter=settings.color_jitter,
             upright=settings.upright,
+            operations=tuple(settings.rand_augment),
         )
         images = data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
         return data.random_erasing(jax.random.fold_in(key, 4), images, settings.erase) if settings.erase else images

@@ -30,6 +30,8 @@ def _of_images(config: Any) -> Iterator[str]:
     mixed = [f"{name} {a:g}" for name, a in zip(("mixup", "CutMix"), settings.mix, strict=True) if a]
     if mixed:
         yield " and ".join(mixed)
+    if settings.rand_augment[0]:
+        yield "RandAugment, {} operations of magnitude {}".format(*settings.rand_augment)
     if settings.erase:
         yield f"a rectangle erased in {settings.erase:.0%} of the images"
     if not settings.upright:

@@ -169,6 +169,7 @@ EVERYTHING = {
     "label_smoothing": 0.1,
     "data__mix": (0.4, 1.0),
     "data__erase": 0.5,
+    "data__rand_augment": (1, 9),
     "data__upright": False,
     "layer_decay": 0.7,
     "surgical": True,
