@@ -27,31 +27,29 @@ def mix_batch(
       The mixed images, and the share of each class in them, float32 [B, K].
     """
     b, height, width = images.shape[:3]
-    coin_key, mixup_key, cutmix_key = jax.random.split(key, 3)
-    kept = jnp.ones((b, 1, 1), jnp.float32)
+    coin_key, share_key, place_key = jax.random.split(key, 3)
+    cut = jnp.full((b,), not mixup) if not (mixup and cutmix) else jax.random.bernoulli(coin_key, 0.5, (b,))
+    # Drawn at once: to compile this distribution takes longer than all the rest.
+    a = jnp.where(cut, cutmix, mixup).astype(jnp.float32)
+    kept = jax.random.beta(share_key, a, a, (b,), jnp.float32)[:, None, None]
     if cutmix:
-        kept = _kept(cutmix_key, cutmix, b, height, width)
-    if mixup:
-        share = jax.random.beta(mixup_key, mixup, mixup, (b, 1, 1), jnp.float32)
-        cut = jax.random.bernoulli(coin_key, 0.5, (b, 1, 1)) if cutmix else jnp.zeros((b, 1, 1), bool)
-        kept = jnp.where(cut, kept, share)
+        rectangle = _rectangle(place_key, jnp.sqrt(1 - kept[:, 0]), height, width)
+        kept = jnp.where(cut[:, None, None], 1 - rectangle.astype(jnp.float32), kept)
     partners = jnp.roll(images, 1, axis=0).astype(jnp.float32)
     mixed = kept[..., None] * images.astype(jnp.float32) + (1 - kept[..., None]) * partners
-    share = jnp.mean(jnp.broadcast_to(kept, (b, *kept.shape[1:])), (1, 2))[:, None]
+    share = jnp.mean(kept, (1, 2))[:, None]
     own = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     return mixed.astype(images.dtype), share * own + (1 - share) * jnp.roll(own, 1, axis=0)
 
 
-def _kept(key: jax.Array, a: float, b: int, height: int, width: int) -> jax.Array:
-    """1 where an image keeps its pixels and 0 in its rectangle, float32 [B, H, W]."""
-    share_key, top_key, left_key = jax.random.split(key, 3)
-    side = jnp.sqrt(1 - jax.random.beta(share_key, a, a, (b,), jnp.float32))
+def _rectangle(key: jax.Array, side: jax.Array, height: int, width: int) -> jax.Array:
+    """Which pixels are within it, bool [B, H, W]; its sides are `side` [B, 1] of the image's, its middle anywhere."""
 
     def inside(key: jax.Array, length: int) -> jax.Array:
-        half = jnp.floor(side * length).astype(jnp.int32)[:, None] // 2
-        centre = jax.random.randint(key, (b, 1), 0, length, jnp.int32)
+        half = jnp.floor(side * length).astype(jnp.int32) // 2
+        centre = jax.random.randint(key, side.shape, 0, length, jnp.int32)
         place = jnp.arange(length, dtype=jnp.int32)[None]
         return (place >= centre - half) & (place < centre + half)
 
-    rectangle = inside(top_key, height)[:, :, None] & inside(left_key, width)[:, None, :]
-    return 1 - rectangle.astype(jnp.float32)
+    top_key, left_key = jax.random.split(key)
+    return inside(top_key, height)[:, :, None] & inside(left_key, width)[:, None, :]

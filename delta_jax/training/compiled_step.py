@@ -30,7 +30,7 @@ _TABLE = 1024
 _ARGUMENTS = (
     *("seed", "steps", "learning_rate", "schedule", "warmup_steps", "decay_at", "decay_factor", "epoch_decay_factor"),
     *("alpha", "alpha_relative", "beta", "head_l2", "select", "eval_every", "patience", "effort"),
-    *("checkpoint_every", "log_every"),
+    *("checkpoint_every", "log_every", "layer_decay", "unfreeze", "head_restarts"),
     *("data.validation_fold", "data.validation_fraction"),
 )
 _kept: dict[str, Any] | None = None  # programs, within `shared`
