@@ -223,8 +223,10 @@ def layers(
     }
     if not any(asked.values()):
         return None
+    # Of training: the second classifier of Inception-V3 runs there alone.
+    order = features.order(network, source, _images(config), train=True, rngs={"dropout": jax.random.key(0)})
     try:
-        return layer_rates.of_network(source["params"], features.order(network, source, _images(config)), heads)
+        return layer_rates.of_network(source["params"], order, heads)
     except ValueError as error:
         field = next(field for field, wanted in asked.items() if wanted)
         raise ConfigError(f"--config.{field}={config[field]}: {config.arch}: {error}") from error

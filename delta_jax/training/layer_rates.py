@@ -47,7 +47,8 @@ def modules(params: Mapping[str, Any], order: Sequence[str], heads: Collection[s
     Raises:
       ValueError: a layer is not among the modules that run.
     """
-    blocks = (*heads, *features.blocks(params))
+    # A list of modules is none that runs.
+    blocks = (*heads, *(block for block in features.blocks(params) if block in order))
     there: dict[str, bool] = {}  # path: has a kernel
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         names = tuple(str(key.key) for key in path)
@@ -61,7 +62,7 @@ def modules(params: Mapping[str, Any], order: Sequence[str], heads: Collection[s
 
     known = [module for module in there if module not in heads]
     if lost := [module for module in known if there[module] and place(module) < 0]:
-        raise ValueError(f"when the layer {lost[0]} runs is not known; layers are found of Linen modules")
+        raise ValueError(f"when the layer {lost[0]} runs is not known: no module of this path tells")
     found: list[list[str]] = []
     for module in sorted(known, key=place):
         if there[module] or not found:

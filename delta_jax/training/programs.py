@@ -67,7 +67,7 @@ class Programs:
             self.config = config = self._without_frozen_taps()
         checks.blocks_to_recompute(config, self.source)
         checks.stochastic_norm(config, self.trained_network(), self.source)
-        self.layers = checks.layers(config, self.network(), self.source, self.heads)
+        self.layers = checks.layers(config, self.trained_network(), self.source, self.heads)
         self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
 
     def _variables(self) -> Variables:

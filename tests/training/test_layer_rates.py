@@ -25,7 +25,11 @@ def test_layers_are_found_in_the_order_in_which_they_run():
     assert LAYERS.count == 3
     assert LAYERS.numbers["bn"] == {"scale": 0, "bias": 0}
     assert LAYERS.numbers["block"] == {"one": {"kernel": 1}, "two": {"kernel": 1}}
-    with pytest.raises(ValueError, match="when the layer block runs is not known"):
+    in_a_list = {"blocks": {"0": {"conv": {"kernel": 0}}, "1": {"conv": {"kernel": 0}}}, "head": {"kernel": 0}}
+    order = ("blocks/0/conv", "blocks/0", "blocks/1/conv", "blocks/1", "head")
+    found = layer_rates.modules(in_a_list, order, ("head",))
+    assert found == (("blocks/0/conv",), ("blocks/1/conv",), ("head",))
+    with pytest.raises(ValueError, match="when the layer block/one runs is not known"):
         layer_rates.modules(PARAMS, ("stem", "bn", "head"), ("head",))
 
 
