@@ -173,6 +173,7 @@ def fake_programs(name, source, **changed):
         "weight_decay": ALPHA,
         "head_learning_rate_factor": 1.0,
         "batch_norm": "frozen_stats",
+        "label_smoothing": 0.0,
     }
     return SimpleNamespace(
         config=SimpleNamespace(**(fields | changed)),
