@@ -4,15 +4,40 @@ The loss of every method is  CE + alpha * penalty + beta * 1/2 ||head||^2;  cros
 averaged over the batch.
 """
 
+import dataclasses
 import difflib
+from typing import Any
 
+from delta_jax.methods.afd import AttentiveFeatureDistillation
+from delta_jax.methods.attention_transfer import AttentionTransfer
+from delta_jax.methods.bss import BatchSpectralShrinkage
 from delta_jax.methods.delta import Delta, DeltaWithoutAttention
+from delta_jax.methods.delta_cosine import DeltaCosine
 from delta_jax.methods.l2 import L2
 from delta_jax.methods.l2_fe import L2FE
-from delta_jax.methods.l2_sp import L2SP
-from delta_jax.methods.method import Method
+from delta_jax.methods.l2_sp import L2SP, L2SPKernels
+from delta_jax.methods.mars_sp import MarsSP
+from delta_jax.methods.method import Method, Seen, Shapes
 
-__all__ = ["L2", "L2FE", "L2SP", "Delta", "DeltaWithoutAttention", "Method", "create", "names"]
+__all__ = [
+    "L2",
+    "L2FE",
+    "L2SP",
+    "AttentionTransfer",
+    "AttentiveFeatureDistillation",
+    "BatchSpectralShrinkage",
+    "Delta",
+    "DeltaCosine",
+    "DeltaWithoutAttention",
+    "L2SPKernels",
+    "MarsSP",
+    "Method",
+    "Seen",
+    "Shapes",
+    "create",
+    "names",
+    "options",
+]
 
 _METHODS: dict[str, type[Method]] = {
     "l2_fe": L2FE,
@@ -20,6 +45,12 @@ _METHODS: dict[str, type[Method]] = {
     "l2_sp": L2SP,
     "delta_without_attention": DeltaWithoutAttention,
     "delta": Delta,
+    "l2_sp_kernels": L2SPKernels,
+    "mars_sp": MarsSP,
+    "bss": BatchSpectralShrinkage,
+    "attention_transfer": AttentionTransfer,
+    "afd": AttentiveFeatureDistillation,
+    "delta_cosine": DeltaCosine,
 }
 
 
@@ -28,10 +59,25 @@ def names() -> tuple[str, ...]:
     return tuple(_METHODS)
 
 
-def create(name: str, *, scale: str = "paper", rectify: bool = True) -> Method:
-    """The method `name`; ValueError with the known names when there is none."""
+def options(name: str) -> tuple[str, ...]:
+    """Fields of the config that the method reads, or another one of its kind, and no other method."""
+    return tuple(field.name for field in dataclasses.fields(_class(name)) if field.name not in ("scale", "rectify"))
+
+
+def create(name: str, *, scale: str = "paper", rectify: bool = True, **fields: Any) -> Method:
+    """The method `name`; ValueError with the known names when there is none.
+
+    Args:
+      name: one of `names`.
+      scale, rectify: see `Method`.
+      **fields: those of `options(name)`; each has a default.
+    """
+    return _class(name)(scale=scale, rectify=rectify, **fields)
+
+
+def _class(name: str) -> type[Method]:
     if name not in _METHODS:
         close = difflib.get_close_matches(name, _METHODS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ValueError(f"no method called {name!r}; {hint}Known: {', '.join(_METHODS)}")
-    return _METHODS[name](scale=scale, rectify=rectify)
+    return _METHODS[name]

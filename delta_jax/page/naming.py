@@ -11,8 +11,15 @@ _LABELS = {
     "l2_sp": "L²-SP",
     "delta_without_attention": "DELTA (w/o ATT)",
     "delta": "DELTA",
+    "l2_sp_kernels": "L²-SP (kernels)",
+    "l2_sp_fisher": "L²-SP-Fisher",
+    "mars_sp": "MARS-SP",
+    "bss": "BSS",
+    "attention_transfer": "AT",
+    "afd": "AFD",
+    "delta_cosine": "DELTA (cosine)",
 }
-COLOURS = 8  # m0 to m7 of style.css; the last is for methods that it does not know
+COLOURS = 15  # m0 to m14 of style.css; the last is for methods that it does not know
 
 
 def label(method: str) -> str:

@@ -82,7 +82,12 @@ def hyperparameters(setup: Setup, alpha: float, rates: np.ndarray) -> Hyperparam
 
 def initial_state(setup: Setup, start: Variables) -> TrainState:
     """The state before the first step, on all devices."""
-    return sharding.replicate(init_state(start, _optimizer(setup, optax.constant_schedule(0.0))), setup.mesh)
+    return sharding.replicate(_initial_state(setup, start), setup.mesh)
+
+
+def _initial_state(programs: Programs, start: Variables) -> TrainState:
+    still, own = optax.constant_schedule(0.0), programs.own_parameters()
+    return init_state(start, _optimizer(programs, still), own, _own_optimizer(programs, own, still))
 
 
 def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -97,6 +102,22 @@ def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTrans
         head_learning_rate_factor=config.head_learning_rate_factor,
         freeze_norm=config.batch_norm == "frozen",
         frozen=setup.frozen,
+    )
+
+
+def _own_optimizer(setup: Programs, own: Any, schedule: optax.Schedule) -> optax.GradientTransformation | None:
+    """Of the method's own parameters, which are trained as a head is; their gradient is clipped by itself."""
+    if own is None:
+        return None
+    config = setup.config
+    return optim.make_optimizer(
+        own,
+        schedule,
+        head=tuple(own),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
+        clip_norm=config.clip_norm,
+        head_learning_rate_factor=config.head_learning_rate_factor,
     )
 
 
@@ -120,8 +141,18 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
         # TPU compilers see by themselves what is quicker computed again than kept.
         keep=models.keep_products_and_sums if setup.platform == "gpu" and not config.remat else None,
     )
-    optimizer = _optimizer(setup, lambda count: chosen.learning_rates[count])
-    step = steps.make_train_step(loss, optimizer, setup.augment, accumulate=config.accumulate)
+
+    def schedule(count):
+        return chosen.learning_rates[count]
+
+    step = steps.make_train_step(
+        loss,
+        _optimizer(setup, schedule),
+        setup.augment,
+        accumulate=config.accumulate,
+        own_tx=_own_optimizer(setup, state.own and state.own["params"], schedule),
+        project=partial(setup.method.project, head=setup.heads) if setup.method.projects else None,
+    )
     with precision.of(config.matmul_precision):
         state, metrics = step(state, source, batch, attention, chosen.key)
     return state, jnp.stack([metrics[name].astype(jnp.float32) for name in steps.METRICS])
@@ -275,8 +306,7 @@ def arguments(programs: Programs, pixels: Any, rows: int) -> tuple[Any, ...]:
         label_weights=jax.ShapeDtypeStruct((programs.num_classes,), jnp.float32) if weighted else None,
         key=jax.eval_shape(jax.random.key, 0),
     )
-    start = partial(init_state, tx=_optimizer(programs, optax.constant_schedule(0.0)))
-    state = jax.eval_shape(start, programs.source)
+    state = jax.eval_shape(partial(_initial_state, programs), programs.source)
     everywhere = (state, programs.source, attention if programs.method.uses_attention else None, chosen)
     state, source, attention, chosen = sharding.planned(everywhere, programs.mesh)
     numbers = sharding.planned({"label": index, "index": index}, programs.mesh, split=True)

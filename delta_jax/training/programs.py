@@ -29,6 +29,7 @@ class Programs:
       preprocessing: of evaluation; the normalisation is that of the source's weights.
       mesh: of all devices.
       frozen: paths of the modules that fine-tuning leaves as they are in the source.
+      shapes: of what the method sees.
       channels: {tap: how many filters it has}.
     """
 
@@ -45,7 +46,12 @@ class Programs:
         """
         self.config, self.mesh, self.num_classes = config, mesh, num_classes
         self.spec = models.spec(config.arch)
-        self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
+        self.method = methods.create(
+            config.method,
+            scale=config.penalty_scale,
+            rectify=config.rectify,
+            **{field: config[field] for field in methods.options(config.method)},
+        )
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
             interpolation=config.data.interpolation,
@@ -64,7 +70,9 @@ class Programs:
         if self.frozen and self.method.uses_source_maps:
             self.config = config = self._without_frozen_taps()
         checks.blocks_to_recompute(config, self.source)
-        self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
+        self.shapes = checks.taps_fit(config, self.spec, self.network(), self.source)
+        self.channels = {tap: shape[-1] for tap, shape in self.shapes.maps.items()}
+        checks.method_fits(config, self.method, self.shapes)
 
     def _variables(self) -> Variables:
         shapes = init_shapes(self.network(auxiliary=self.trains_auxiliary), self.config.data.crop)
@@ -108,6 +116,12 @@ class Programs:
             auxiliary=self.trains_auxiliary,
             platform=self.platform,
         )
+
+    def own_parameters(self) -> Any:
+        """What the method trains beside the network, before the first step; None for most."""
+        # The step's keys are fold_in(key, step): no run has so many steps.
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - 1)
+        return self.method.own_parameters(key, self.shapes) if self.method.has_own_parameters else None
 
     def pixels(self, batch: int, *, long_side: int | None = None) -> data.Pixels:
         """Shapes of decoded images, uint8 [batch, S, S, 3]; where they keep their aspect, a Canvas of `long_side`."""
@@ -160,13 +174,14 @@ class Programs:
     def penalty_of_zero_maps(self) -> Any:
         """(variables, attention, batch) -> [B]: what the method's penalty would be if every feature map were zero."""
         model = self.network()
+        own = self.own_parameters()
 
         @jax.jit
         def compute(variables: Variables, attention: Any, batch: steps.Batch) -> jax.Array | None:
             with precision.full():
                 _, maps = features.apply_with_taps(model, variables, self.centre(batch["image"]), self.config.taps)
             zeros = jax.tree.map(jnp.zeros_like, maps)
-            return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]))
+            return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]), own)
 
         return compute
 

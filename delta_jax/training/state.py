@@ -20,12 +20,14 @@ class TrainState:
       params: of the network in training.
       batch_stats: its running statistics; {} for a network without BatchNorm.
       opt_state: of the optimizer.
+      own: {"params", "opt_state"} of what the method trains beside the network; None for most.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    own: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -33,10 +35,19 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def init_state(variables: Variables, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, in buffers of its own.
+def init_state(
+    variables: Variables,
+    tx: optax.GradientTransformation,
+    own: Any = None,
+    own_tx: optax.GradientTransformation | None = None,
+) -> TrainState:
+    """The state before the first step, in buffers of its own; `own` are the method's parameters, with their optimizer.
 
     The source network is made of the same arrays: without the copy, donating the state would delete the source, too.
     """
     params, stats = jax.tree.map(jnp.copy, (variables["params"], variables.get("batch_stats", {})))
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params))
+    beside = None
+    if own is not None and own_tx is not None:
+        copied = jax.tree.map(jnp.copy, own)
+        beside = {"params": copied, "opt_state": own_tx.init(copied)}
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), beside)

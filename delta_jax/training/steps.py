@@ -1,7 +1,6 @@
 """The training step: cross-entropy, the method's penalties, L2 of the head; one pure function of arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import optax
 
 from delta_jax import features, regularizers
 from delta_jax.methods import Method
+from delta_jax.methods.method import Seen
 from delta_jax.training.state import TrainState, Variables
 
 # image (uint8 [B, H, W, 3], a data.Canvas, or normalised), label [B], index [B]: row in the data set.
@@ -80,9 +80,12 @@ def make_loss(
         pass, which computes the rest again; None for all that it needs.
 
     Returns:
-      loss(params, batch_stats, source, images, labels, attention, dropout_key) -> (total, (metrics, new batch_stats));
-      images are normalised [B, H, W, 3], the scalars of metrics float32 or wider.
+      loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index) -> (total, (metrics, new
+      batch_stats)); images are normalised [B, H, W, 3], the scalars of metrics float32 or wider. `source["measured"]`
+      has what the method measured on it, if anything; `own` its own parameters and `index` [B] the rows of the
+      examples, which most methods do not look at.
     """
+    classifier = head if isinstance(head, str) else head[0]
     taps = taps if method.uses_source_maps else ()
     watched = (*taps, auxiliary) if auxiliary else taps
 
@@ -90,7 +93,9 @@ def make_loss(
         each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.mean(each if label_weights is None else each * jnp.asarray(label_weights, each.dtype)[labels])
 
-    def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key):
+    def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key, own=None, index=None):
+        measured = source.get("measured", {})
+        source = {name: collection for name, collection in source.items() if name != "measured"}
         variables = {"params": params, "batch_stats": batch_stats}
         rngs = {"dropout": dropout_key}
         source_maps: Mapping[str, jax.Array] = {}
@@ -103,11 +108,30 @@ def make_loss(
         elif method.uses_source_maps:
             _, source_maps = features.apply_with_taps(source_model, source, images, taps)
         source_maps = jax.lax.stop_gradient(source_maps)
-        apply = partial(
-            features.apply_with_taps, model, taps=watched, mutable=("batch_stats",), recompute=recompute, train=True
-        )
-        forward = apply if keep is None else jax.checkpoint(apply, policy=keep)
-        logits, maps, updated = forward(variables, images, replay=frozen, rngs=rngs)
+
+        def forward(variables, images, frozen):
+            return features.apply_with_taps(
+                model,
+                variables,
+                images,
+                watched,
+                mutable=("batch_stats",),
+                replay=frozen,
+                recompute=recompute,
+                train=True,
+                rngs=rngs,
+            )
+
+        run = forward
+        if method.uses_features:
+
+            def run(variables, images, frozen):
+                return features.with_head_inputs(forward, variables, (images, frozen), classifier)
+
+        if keep is not None:
+            run = jax.checkpoint(run, policy=keep)
+        found = run(variables, images, frozen)
+        (logits, maps, updated), seen = found if method.uses_features else (found, None)
         logits = logits.astype(np.promote_types(logits.dtype, np.float32))
         cross_entropy = mean_cross_entropy(logits, labels)
         extra = jnp.zeros((), logits.dtype)
@@ -115,10 +139,15 @@ def make_loss(
             maps = dict(maps)
             extra = auxiliary_weight * mean_cross_entropy(maps.pop(auxiliary).astype(logits.dtype), labels)
 
-        penalty = method.parameter_penalty(params, source["params"], head)
-        example_penalty = method.example_penalty(maps, source_maps, attention if method.uses_attention else None)
+        penalty = method.parameter_penalty(params, source["params"], head, measured)
+        given = attention if method.uses_attention else None
+        example_penalty = method.example_penalty(maps, source_maps, given, own)
         if example_penalty is not None:
             penalty = penalty.astype(example_penalty.dtype) + jnp.mean(example_penalty)
+        if seen is not None:
+            wide = seen.astype(np.promote_types(seen.dtype, np.float32))
+            batch_penalty = method.batch_penalty(Seen(wide, labels, index, own, measured))
+            penalty = penalty.astype(batch_penalty.dtype) + batch_penalty
         head_penalty = regularizers.head_l2(params, head=head) if method.penalizes_head else jnp.zeros((), jnp.float32)
 
         total = cross_entropy + extra + alpha * penalty.astype(logits.dtype) + beta * head_penalty.astype(logits.dtype)
@@ -140,6 +169,8 @@ def make_train_step(
     prepare: Callable[[jax.Array, Any], jax.Array],
     *,
     accumulate: int = 1,
+    own_tx: optax.GradientTransformation | None = None,
+    project: Callable[[Variables, Variables], Any] | None = None,
 ) -> Callable[[TrainState, Variables, Batch, Attention | None, jax.Array], tuple[TrainState, Metrics]]:
     """One optimizer step, to be jitted with its first argument donated.
 
@@ -150,12 +181,19 @@ def make_train_step(
       accumulate: microbatches that the batch is cut into, one after the other through the network; B is a multiple of
         it. The gradient is their mean, which is that of the whole batch, unless BatchNorm normalises with the
         statistics of the batch: then those are of a microbatch, and each moves the running ones.
+      own_tx: the optimizer of the method's own parameters, where the state has any.
+      project: (variables after the step, source) -> parameters; None leaves them where the optimizer put them.
 
     Returns:
       step(state, source, batch, attention, key) -> (state, metrics). What is random in step n depends on (key, n), and
       what is random in the network on the microbatch, too.
     """
-    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def of_trained(trained, batch_stats, source, *, images, labels, attention, index, dropout_key):
+        params, own = trained
+        return loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index)
+
+    gradient = jax.value_and_grad(of_trained, has_aux=True)
 
     def train_step(state, source, batch, attention, key):
         crop_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -164,18 +202,26 @@ def make_train_step(
             "images": prepare(crop_key, batch["image"]),
             "labels": batch["label"],
             "attention": attention_of(attention, batch["index"]),
+            "index": batch["index"],
         }
+        trained = state.params, state.own and state.own["params"]
         if accumulate == 1:
             (_, (metrics, batch_stats)), gradients = gradient(
-                state.params, state.batch_stats, source, **examples, dropout_key=dropout_key
+                trained, state.batch_stats, source, **examples, dropout_key=dropout_key
             )
         else:
-            gradients, metrics, batch_stats = accumulated(state, source, examples, dropout_key)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            gradients, metrics, batch_stats = accumulated(trained, state.batch_stats, source, examples, dropout_key)
+        updates, opt_state = tx.update(gradients[0], state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        if project is not None:
+            params = project({"params": params, "batch_stats": batch_stats}, source)
+        own = state.own
+        if own is not None and own_tx is not None:
+            updates, own_opt_state = own_tx.update(gradients[1], own["opt_state"], own["params"])
+            own = {"params": optax.apply_updates(own["params"], updates), "opt_state": own_opt_state}
+        return TrainState(state.step + 1, params, batch_stats, opt_state, own), metrics
 
-    def accumulated(state, source, examples, dropout_key):
+    def accumulated(trained, batch_stats, source, examples, dropout_key):
         # Attention that is one for all, [C], is no example's own.
         shared = {tap: w for tap, w in (examples["attention"] or {}).items() if w.ndim == 1}
         own = {tap: w for tap, w in (examples["attention"] or {}).items() if w.ndim > 1}
@@ -186,7 +232,7 @@ def make_train_step(
             weights = {**shared, **part["attention"]} if examples["attention"] is not None else None
             key = jax.random.fold_in(dropout_key, number)
             (_, (metrics, batch_stats)), gradients = gradient(
-                state.params, batch_stats, source, part["images"], part["labels"], weights, key
+                trained, batch_stats, source, **{**part, "attention": weights}, dropout_key=key
             )
             return batch_stats, (gradients, metrics)
 
@@ -196,9 +242,9 @@ def make_train_step(
             return (batch_stats, jax.tree.map(jnp.add, sums, found)), None
 
         numbered = (jnp.arange(accumulate), cut)
-        _, shapes = jax.eval_shape(one, state.batch_stats, jax.tree.map(lambda leaf: leaf[0], numbered))
+        _, shapes = jax.eval_shape(one, batch_stats, jax.tree.map(lambda leaf: leaf[0], numbered))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (batch_stats, sums), _ = jax.lax.scan(add, (state.batch_stats, zeros), numbered)
+        (batch_stats, sums), _ = jax.lax.scan(add, (batch_stats, zeros), numbered)
         gradients, metrics = jax.tree.map(lambda total: total / accumulate, sums)
         return gradients, metrics, batch_stats
 

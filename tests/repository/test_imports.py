@@ -86,7 +86,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sweeps.typesetting": (),
     "tuning": (*GROUND, "methods", *PARTS, "training", "analysis.statistics", "page", "reports", "tuning"),
     "tuning.halving": (),
-    "tuning.pace": (),
+    "tuning.pace": ("methods",),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*GROUND, *LIBRARY, *PARTS, "training", "analysis", "command_line", "train")),
     "train": (*GROUND, *PARTS, "training", "reports", "command_line"),
