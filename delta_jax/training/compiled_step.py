@@ -86,8 +86,8 @@ def initial_state(setup: Setup, start: Variables) -> TrainState:
 
 
 def _initial_state(programs: Programs, start: Variables) -> TrainState:
-    still, own = optax.constant_schedule(0.0), programs.own_parameters()
-    return init_state(start, _optimizer(programs, still), own, _own_optimizer(programs, own, still))
+    still = optax.constant_schedule(0.0)
+    return init_state(start, _optimizer(programs, still), programs.own_parameters(), _own_optimizer(programs, still))
 
 
 def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -105,11 +105,11 @@ def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTrans
     )
 
 
-def _own_optimizer(setup: Programs, own: Any, schedule: optax.Schedule) -> optax.GradientTransformation | None:
+def _own_optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation | None:
     """Of the method's own parameters, which are trained as a head is; their gradient is clipped by itself."""
-    if own is None:
+    if not setup.method.has_own_parameters:
         return None
-    config = setup.config
+    config, own = setup.config, jax.eval_shape(setup.own_parameters)
     return optim.make_optimizer(
         own,
         schedule,
@@ -150,7 +150,7 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
         _optimizer(setup, schedule),
         setup.augment,
         accumulate=config.accumulate,
-        own_tx=_own_optimizer(setup, state.own and state.own["params"], schedule),
+        own_tx=_own_optimizer(setup, schedule),
         project=partial(setup.method.project, head=setup.heads) if setup.method.projects else None,
     )
     with precision.of(config.matmul_precision):

@@ -20,12 +20,12 @@ def changed(**fields):
     return config
 
 
-def test_every_field_has_a_comment_and_there_are_fewer_than_85():
+def test_every_field_has_a_comment_and_there_are_fewer_than_95():
     source = (ROOT / "configs" / "default.py").read_text()
     assigned = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)]
     lines = {ast.unparse(node.targets[0]): source.splitlines()[node.lineno - 1 : node.end_lineno] for node in assigned}
     fields = {name: text for name, text in lines.items() if "ConfigDict()" not in text[0]}
-    assert 40 < len(fields) < 85
+    assert 40 < len(fields) < 95
     assert [name for name, text in fields.items() if not re.search(r"  # \w", "\n".join(text))] == []
 
 
