@@ -11,11 +11,14 @@ from typing import Any
 from delta_jax.methods.afd import AttentiveFeatureDistillation
 from delta_jax.methods.attention_transfer import AttentionTransfer
 from delta_jax.methods.bss import BatchSpectralShrinkage
+from delta_jax.methods.co_tuning import CoTuning
 from delta_jax.methods.delta import Delta, DeltaWithoutAttention
 from delta_jax.methods.delta_cosine import DeltaCosine
 from delta_jax.methods.l2 import L2
 from delta_jax.methods.l2_fe import L2FE
 from delta_jax.methods.l2_sp import L2SP, L2SPKernels
+from delta_jax.methods.l2_sp_fisher import L2SPFisher
+from delta_jax.methods.lwf import LwF
 from delta_jax.methods.mars_sp import MarsSP
 from delta_jax.methods.method import Method, Seen, Shapes
 
@@ -26,10 +29,13 @@ __all__ = [
     "AttentionTransfer",
     "AttentiveFeatureDistillation",
     "BatchSpectralShrinkage",
+    "CoTuning",
     "Delta",
     "DeltaCosine",
     "DeltaWithoutAttention",
+    "L2SPFisher",
     "L2SPKernels",
+    "LwF",
     "MarsSP",
     "Method",
     "Seen",
@@ -46,11 +52,14 @@ _METHODS: dict[str, type[Method]] = {
     "delta_without_attention": DeltaWithoutAttention,
     "delta": Delta,
     "l2_sp_kernels": L2SPKernels,
+    "l2_sp_fisher": L2SPFisher,
     "mars_sp": MarsSP,
     "bss": BatchSpectralShrinkage,
     "attention_transfer": AttentionTransfer,
     "afd": AttentiveFeatureDistillation,
     "delta_cosine": DeltaCosine,
+    "lwf": LwF,
+    "co_tuning": CoTuning,
 }
 
 

@@ -68,6 +68,7 @@ class Method:
     uses_attention = False
     uses_features = False  # `batch_penalty` wants to know what the head sees
     has_own_parameters = False
+    own_rate_is_the_heads = True  # which is head_learning_rate_factor times the other parameters'
     uses_source_head = False
     measures: ClassVar[tuple[str, ...]] = ()  # on the source, once: see `training.measured_phase`
     projects = False  # moves parameters after each step
@@ -107,6 +108,12 @@ class Method:
     def project(self, variables: Mapping[str, Any], source: Mapping[str, Any], head: Head) -> Params:
         """The parameters after an optimizer step, moved where the method allows them to be."""
         return variables["params"]
+
+
+def logits_of(head: Mapping[str, Any], features: jax.Array) -> jax.Array:
+    """[B, K] of features [B, D] and a classifier {"kernel": [D, K], "bias": [K]}, or one without a bias."""
+    found = features @ head["kernel"].astype(features.dtype)
+    return found + head["bias"].astype(features.dtype)[None] if "bias" in head else found
 
 
 def wide(x: jax.Array) -> jax.Array:

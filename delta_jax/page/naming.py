@@ -18,6 +18,8 @@ _LABELS = {
     "attention_transfer": "AT",
     "afd": "AFD",
     "delta_cosine": "DELTA (cosine)",
+    "lwf": "LwF",
+    "co_tuning": "Co-Tuning",
 }
 COLOURS = 15  # m0 to m14 of style.css; the last is for methods that it does not know
 

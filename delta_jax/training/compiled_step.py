@@ -15,7 +15,7 @@ import optax
 
 from delta_jax import features, models, precision
 from delta_jax.processes import sharding
-from delta_jax.training import optim, steps
+from delta_jax.training import measured_phase, optim, steps
 from delta_jax.training.config import ConfigError, flat
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
@@ -106,7 +106,7 @@ def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTrans
 
 
 def _own_optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation | None:
-    """Of the method's own parameters, which are trained as a head is; their gradient is clipped by itself."""
+    """Of the method's own parameters; their gradient is clipped by itself."""
     if not setup.method.has_own_parameters:
         return None
     config, own = setup.config, jax.eval_shape(setup.own_parameters)
@@ -117,7 +117,7 @@ def _own_optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientT
         momentum=config.momentum,
         weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
         clip_norm=config.clip_norm,
-        head_learning_rate_factor=config.head_learning_rate_factor,
+        head_learning_rate_factor=config.head_learning_rate_factor if setup.method.own_rate_is_the_heads else 1.0,
     )
 
 
@@ -307,13 +307,17 @@ def arguments(programs: Programs, pixels: Any, rows: int) -> tuple[Any, ...]:
         key=jax.eval_shape(jax.random.key, 0),
     )
     state = jax.eval_shape(partial(_initial_state, programs), programs.source)
-    everywhere = (state, programs.source, attention if programs.method.uses_attention else None, chosen)
+    measured = measured_phase.shapes(programs, rows)
+    source = {**programs.source, "measured": measured} if measured else programs.source
+    everywhere = (state, source, attention if programs.method.uses_attention else None, chosen)
     state, source, attention, chosen = sharding.planned(everywhere, programs.mesh)
     numbers = sharding.planned({"label": index, "index": index}, programs.mesh, split=True)
     return state, source, {"image": pixels, **numbers}, attention, chosen
 
 
 def _has_one_each(config: Any, programs: Programs) -> bool:
+    if "source_logits" in programs.method.measures:
+        return True
     return programs.method.uses_attention and config.attention_per != "data_set"
 
 

@@ -1,5 +1,6 @@
 """What a run compiles: made of its config, and of variables and images by their shapes alone where that is wanted."""
 
+import dataclasses
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,8 +13,11 @@ from delta_jax.models.checks import init_shapes
 from delta_jax.processes import sharding
 from delta_jax.training import checks, evaluation, steps
 from delta_jax.training.classifier import Preprocessing
+from delta_jax.training.head import get_head
 from delta_jax.training.state import Variables
 from delta_jax.workdir import logs
+
+IMAGENET_CLASSES = 1000  # where no weights are looked at
 
 
 class Programs:
@@ -71,12 +75,21 @@ class Programs:
             self.config = config = self._without_frozen_taps()
         checks.blocks_to_recompute(config, self.source)
         self.shapes = checks.taps_fit(config, self.spec, self.network(), self.source)
+        if self.method.uses_source_head:
+            self.shapes = dataclasses.replace(self.shapes, source_head=self._source_head())
         self.channels = {tap: shape[-1] for tap, shape in self.shapes.maps.items()}
         checks.method_fits(config, self.method, self.shapes)
 
     def _variables(self) -> Variables:
         shapes = init_shapes(self.network(auxiliary=self.trains_auxiliary), self.config.data.crop)
         return sharding.planned(shapes, self.mesh)
+
+    def _source_head(self) -> Any:
+        """The classifier that the source's weights were trained with: here its shapes, of ImageNet's classes."""
+        head = get_head(self.source["params"], self.spec.head)
+        return {
+            name: jax.ShapeDtypeStruct((*leaf.shape[:-1], IMAGENET_CLASSES), jnp.float32) for name, leaf in head.items()
+        }
 
     def _without_frozen_taps(self) -> FrozenConfigDict:
         config = self.config

@@ -1,0 +1,251 @@
+"""The methods that DELTA is compared with in a training step of a tiny model, and through the trainer."""
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file
+
+from delta_jax import methods
+from delta_jax.methods import Shapes
+from delta_jax.models.layers.normalization import BatchNorm
+from delta_jax.processes import sharding
+from delta_jax.sweeps import grid
+from delta_jax.training import config as configs
+from delta_jax.training import steps, trainer
+from delta_jax.training.optim import make_optimizer
+from delta_jax.training.setup import Setup
+from delta_jax.training.state import init_state
+from delta_jax.workdir import logs
+from tests.small_run import make_photos, small_config
+from tests.small_sweep import small_sweep
+
+RNG = np.random.default_rng(0)
+TAPS = ("conv",)
+BATCH = {
+    "image": jnp.asarray(RNG.standard_normal((8, 5, 6, 3)), jnp.float32),
+    "label": jnp.asarray(RNG.integers(0, 3, 8)),
+    "index": jnp.arange(8)[::-1],
+}
+ATTENTION = {"conv": jnp.asarray(RNG.uniform(0, 1, 4), jnp.float32)}
+ALPHA, RATE = 0.3, 0.1
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(4, (3, 3), name="conv")(x)
+        x = BatchNorm(name="bn")(x, train)
+        return nn.Dense(3, name="head")(jnp.mean(nn.tanh(x), (1, 2)))
+
+
+@pytest.fixture(scope="module")
+def start():
+    """(variables at the start, those of the source)."""
+    made = [jax.jit(Net().init)(jax.random.key(seed), BATCH["image"]) for seed in (0, 1)]
+    return made[0], {**made[1], "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made[1]["batch_stats"])}
+
+
+def made(start, method, measured=None):
+    """(step, state, source)."""
+    variables, source = start
+    source = {**source, "measured": measured} if measured else source
+    tx = make_optimizer(variables["params"], optax.constant_schedule(RATE), head="head")
+    shapes = Shapes({"conv": (5, 6, 4)}, features=4)
+    own = method.own_parameters(jax.random.key(3), shapes)
+    own_tx = own and make_optimizer(own, optax.constant_schedule(RATE), head=tuple(own))
+    loss = steps.make_loss(Net(), Net(), method, taps=TAPS, head="head", alpha=ALPHA, beta=0.0)
+    project = partial(method.project, head="head") if method.projects else None
+    step = steps.make_train_step(loss, tx, lambda key, images: images, own_tx=own_tx, project=project)
+    return jax.jit(step), init_state(variables, tx, own, own_tx), source
+
+
+def stepped(start, method, measured=None):
+    """(state, metrics) after a step on one device."""
+    step, state, source = made(start, method, measured)
+    return step(state, source, BATCH, ATTENTION if method.uses_attention else None, jax.random.key(7))
+
+
+def close(found, expected, rtol=1e-4, atol=1e-6):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected)
+
+
+def parts(params, start):
+    """(cross-entropy, maps, features) of the tiny model, its layers called one by one."""
+    images: Any = BATCH["image"]
+    maps: Any = nn.Conv(4, (3, 3)).apply({"params": params["conv"]}, images)
+    normed: Any = BatchNorm().apply(
+        {"params": params["bn"], "batch_stats": start[0]["batch_stats"]["bn"]}, maps, True, mutable=["batch_stats"]
+    )[0]
+    seen = jnp.mean(jnp.tanh(normed), (1, 2))
+    logits = seen @ params["head"]["kernel"] + params["head"]["bias"][None]
+    return jnp.mean(jax.nn.logsumexp(logits, 1) - logits[jnp.arange(8), BATCH["label"]]), maps, seen
+
+
+def test_bss_shrinks_what_the_head_sees(start):
+    # With jax's singular values, which are far apart here.
+    def written_out(params):
+        cross_entropy, _, seen = parts(params, start)
+        return cross_entropy + ALPHA * jnp.sum(jnp.linalg.svd(seen, compute_uv=False)[-2:] ** 2)
+
+    state, metrics = stepped(start, methods.create("bss", singular_values=2))
+    value, gradient = jax.jit(jax.value_and_grad(written_out))(start[0]["params"])
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    close(state.params, jax.tree.map(lambda p, g: p - RATE * g, start[0]["params"], gradient))
+    assert state.own is None
+
+
+def test_a_learned_attention_is_trained_along(start):
+    method = methods.create("afd", rectify=False)
+    own = method.own_parameters(jax.random.key(3), Shapes({"conv": (5, 6, 4)}, 4))["attention"]["conv"]
+    _, source_maps, _ = parts(start[1]["params"], start)
+
+    def written_out(params, own):
+        cross_entropy, maps, _ = parts(params, start)
+        flat = jnp.swapaxes(source_maps.reshape(8, 30, 4), 1, 2)
+        weights = jax.nn.softmax(jnp.maximum(flat @ own["hidden"], 0) @ own["out"])
+        distances = jnp.sum((maps - source_maps) ** 2, (1, 2))
+        return cross_entropy + ALPHA * jnp.mean(jnp.sum(weights * distances, 1))
+
+    state, metrics = stepped(start, method)
+    value, (gradient, own_gradient) = jax.value_and_grad(written_out, (0, 1))(start[0]["params"], own)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    close(state.params, jax.tree.map(lambda p, g: p - RATE * g, start[0]["params"], gradient))
+    moved = jax.tree.map(lambda p, g: p - RATE * g, own, own_gradient)
+    close(state.own["params"]["attention"]["conv"], moved)
+    assert np.abs(own_gradient["out"]).max() > 1e-3
+
+
+def test_mars_sp_ends_every_step_within_its_radius(start):
+    state, _ = stepped(start, methods.create("mars_sp", radius=0.05, head_radius=0.2))
+    kernel, head = np.asarray(state.params["conv"]["kernel"]), np.asarray(state.params["head"]["kernel"])
+    rows = np.abs(kernel - start[1]["params"]["conv"]["kernel"]).sum((0, 1, 2))
+    np.testing.assert_allclose(rows, 0.05, rtol=1e-4)
+    np.testing.assert_allclose(np.abs(head).sum(0), 0.2, rtol=1e-4)
+
+
+RIVALS = sorted(set(methods.names()) - {"l2", "l2_fe", "l2_sp", "delta", "delta_without_attention"})
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_batch_on_four_devices_is_the_batch_on_one(start, name):
+    method = methods.create(name, **({"radius": 0.05} if name == "mars_sp" else {}))
+    alone = stepped(start, method)
+    mesh = sharding.make_mesh()
+    assert mesh.size == 4
+    step, state, source = made(start, method)
+    attention = ATTENTION if method.uses_attention else None
+    state, source, attention = sharding.replicate((state, source, attention), mesh)
+    together = step(state, source, sharding.split(BATCH, mesh), attention, jax.random.key(7))
+    close(together[1], alone[1])
+    close((together[0].params, together[0].own), (alone[0].params, alone[0].own))
+
+
+# Through the trainer.
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("rivals") / "photos", per_class=12)
+
+
+def config_of(photos, method, **changed):
+    fields = {"method": method, "head_l2": (0.01,), "alpha": None, "steps": 4, "eval_every": 0, "checkpoint_every": 2}
+    return small_config(photos, **(fields | changed))
+
+
+def interrupted(config, workdir, after, monkeypatch):
+    """Runs it until so many steps are done."""
+    loop = trainer.fine_tune
+
+    def stopping(chosen, state, train_step, *rest):
+        done = []
+
+        def step(*arguments):
+            if len(done) == after:
+                raise KeyboardInterrupt
+            done.append(1)
+            return train_step(*arguments)
+
+        return loop(chosen, state, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "fine_tune", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(config, workdir, test=False)
+
+
+def test_a_run_with_parameters_of_its_own_goes_on_as_if_nothing_had_been(photos, tmp_path, monkeypatch, capsys):
+    config = config_of(photos, "afd", alpha=0.01, momentum=0.9)
+    trainer.fit(config, tmp_path / "whole", test=False)
+    interrupted(config, tmp_path / "parts", 3, monkeypatch)
+    trainer.fit(config, tmp_path / "parts", test=False)
+    assert "going on after step 2 of 4" in capsys.readouterr().out
+    whole, in_parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert not [name for name in whole if "attention" in name]  # the network is that which others load
+    for name, array in whole.items():
+        np.testing.assert_array_equal(array, in_parts[name], err_msg=name)
+
+
+def test_the_trainer_keeps_mars_sp_within_its_radius(photos, tmp_path):
+    trainer.fit(config_of(photos, "mars_sp", radius=0.002, steps=2), tmp_path, test=False)
+    found = load_file(tmp_path / "model.safetensors")
+    source = {name: np.asarray(leaf) for name, leaf in flatten_dict(_source(photos), sep="/").items()}
+    kernels = [name for name in source if name.endswith("/kernel") and "classifier" not in name]
+    assert len(kernels) == 5
+    rows = [np.abs(found[name] - source[name]).sum((0, 1, 2)).max() for name in kernels]
+    np.testing.assert_allclose(max(rows), 0.002, rtol=1e-2)  # the differences of float32 weights
+
+
+def _source(photos):
+    return Setup(configs.resolve(config_of(photos, "mars_sp"))).source
+
+
+def test_the_trainer_logs_the_spectrum_that_bss_shrinks(photos, tmp_path):
+    summary = trainer.fit(config_of(photos, "bss", singular_values=3, steps=2, log_every=1), tmp_path).summary
+    assert summary["alpha"] == 0.001
+    records = [record for record in logs.read(tmp_path) if record["phase"] == "fine_tune"]
+    assert all(record["penalty"] > 0 for record in records)
+    assert all(math.isfinite(record["loss"]) for record in records)
+
+
+@pytest.mark.parametrize(
+    ("method", "changed", "found"),
+    [
+        ("bss", {"singular_values": 9}, r"singular_values=9: features \[8, 40\] .* take at most 8"),
+        ("bss", {"singular_values": 5, "accumulate": 4, "batch_size": 16}, r"features \[4, 40\] .* take at most 4"),
+        ("bss", {"singular_values": 0}, "singular_values=0: expected 1 or more"),
+        ("mars_sp", {"radius": 0.0}, "radius=0.0: expected more than 0"),
+        ("mars_sp", {"head_radius": -1.0}, "head_radius=-1.0: expected more than 0"),
+        ("attention_transfer", {"taps": ("block_1/conv",), "data__crop": 8, "data__resize": 8}, "are of one pixel"),
+        ("delta_cosine", {"attention_per": "image", "attention_images": 5}, "attention_images=5: expected 0"),
+    ],
+)
+def test_what_cannot_work_is_one_error_before_anything_slow(photos, method, changed, found):
+    with pytest.raises(configs.ConfigError, match=found):
+        Setup(configs.resolve(config_of(photos, method, **changed)))
+
+
+def test_a_sweep_takes_them_all_each_with_its_strength(photos):
+    strengths = {
+        "mars_sp": {"radius": (1.0, 5.0)},
+        "bss": {"alpha": (1e-4, 1e-3)},
+        "attention_transfer": {"alpha": (100.0, 1000.0)},
+        "l2_sp_kernels": {"alpha": (0.01, 0.1)},
+        "afd": {"alpha_relative": (0.1, 1.0)},
+        "delta_cosine": {"alpha_relative": (0.1, 1.0)},
+    }
+    sweep = grid.resolve(small_sweep(photos, methods=tuple(strengths), strengths=strengths))
+    assert {cell.field for cell in grid.cells(sweep)} == {"radius", "alpha", "alpha_relative"}
+
+
+def test_strengths_are_the_published_ones_unless_given(photos):
+    published = {"l2_sp_kernels": 0.1, "bss": 0.001, "attention_transfer": 1000.0, "afd": None, "delta_cosine": None}
+    assert {name: configs.resolve(config_of(photos, name)).alpha for name in published} == published
