@@ -1,7 +1,7 @@
 """The fine-tuning methods that are compared: a file each, with the equation, and a line in the registry below.
 
 The loss of every method is  CE + alpha * penalty + beta * 1/2 ||head||^2;  cross-entropy and penalties per example are
-averaged over the batch.
+averaged over the batch. docs/methods.md has them side by side.
 """
 
 import dataclasses

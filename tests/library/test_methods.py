@@ -31,6 +31,9 @@ NEEDS = {
     "attention_transfer": (True, True, False, True, False),
     "afd": (True, False, True, True, False),
     "delta_cosine": (True, False, True, True, True),
+    "l2_sp_fisher": (True, False, True, False, False),
+    "lwf": (True, True, False, False, False),
+    "co_tuning": (True, True, False, False, False),
 }
 OURS = ("l2_fe", "l2", "l2_sp", "delta_without_attention", "delta")  # whose penalties are written out here
 

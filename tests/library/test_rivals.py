@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from delta_jax import methods
-from delta_jax.methods import Seen, Shapes, afd, attention_transfer, bss, delta_cosine, mars_sp
+from delta_jax.methods import Seen, Shapes, afd, attention_transfer, bss, co_tuning, delta_cosine, lwf, mars_sp
 from tests.golden import public_methods as public
 
 RNG = np.random.default_rng(0)
@@ -266,3 +266,70 @@ def test_l2_sp_on_kernels_leaves_norms_biases_and_the_head_out():
     bare = {"body": {"weight": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
     with pytest.raises(ValueError, match="no parameter outside of head is called kernel"):
         method.parameter_penalty(bare, bare, "head")
+
+
+def test_fisher_weighs_each_kernel_and_nothing_else():
+    params = {"body": {"kernel": jnp.array([1.0, 3.0]), "bias": jnp.array([9.0])}, "head": {"kernel": jnp.array([7.0])}}
+    source = jax.tree.map(jnp.zeros_like, params)
+    fisher = {"fisher": {"body": {"kernel": jnp.array([0.5, 4.0])}}}
+    method = methods.create("l2_sp_fisher")
+    value, gradient = jax.value_and_grad(method.parameter_penalty)(params, source, "head", fisher)
+    assert value == 0.5 * (0.5 * 1 + 4 * 9)
+    np.testing.assert_array_equal(gradient["body"]["kernel"], [0.5, 12])
+    assert gradient["body"]["bias"] == gradient["head"]["kernel"] == 0
+    with pytest.raises(ValueError, match="none of the weights is of a parameter that counts"):
+        method.parameter_penalty(params, source, "head", {"fisher": {"other": {"kernel": jnp.ones(2)}}})
+
+
+# With the source's classifier.
+
+HEAD = {"kernel": RNG.standard_normal((10, 8)), "bias": RNG.standard_normal(8)}
+
+
+def test_learning_without_forgetting_is_tllibs_distillation(expected):
+    def mean(logits):
+        return jnp.mean(lwf.distillation(logits, jnp.asarray(public.SOURCE_LOGITS), 2.0))
+
+    value, gradient = jax.value_and_grad(mean)(jnp.asarray(public.LOGITS))
+    np.testing.assert_allclose(value, expected["kd"], rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected["kd/gradient"], rtol=1e-10, atol=1e-14)
+    same = lwf.distillation(jnp.asarray(public.LOGITS), jnp.asarray(public.LOGITS), 2.0)
+    np.testing.assert_allclose(same, 0, atol=1e-14)
+
+
+def test_co_tuning_is_tllibs(expected):
+    relationship = jnp.asarray(expected["co_tuning/relationship"])
+
+    def mean(logits):
+        return jnp.mean(co_tuning.relationship_loss(logits, relationship, jnp.asarray(public.LABELS)))
+
+    value, gradient = jax.value_and_grad(mean)(jnp.asarray(public.LOGITS))
+    np.testing.assert_allclose(value, expected["co_tuning"], rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected["co_tuning/gradient"], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["lwf", "co_tuning"])
+def test_the_sources_classifier_sees_the_features_and_the_rows_of_its_examples(name):
+    method = methods.create(name)
+    shapes = Shapes({}, 10, HEAD)
+    own = method.own_parameters(jax.random.key(0), shapes)
+    features, index, labels = public.FEATURES["wide"], np.array([4, 0, 3, 3, 1, 2]), np.array([1, 0, 2, 2, 1, 0])
+    recorded, relationship = RNG.standard_normal((5, 8)), np.exp(RNG.standard_normal((3, 8)))
+    relationship /= relationship.sum(1, keepdims=True)
+    measured = {"source_logits": jnp.asarray(recorded), "relationship": jnp.asarray(relationship)}
+    by_hand = 0.0
+    for row in range(6):
+        logits = features[row] @ HEAD["kernel"] + HEAD["bias"]
+        if name == "lwf":
+            p, q = (np.exp(x / 2) / np.exp(x / 2).sum() for x in (recorded[index[row]], logits))
+            by_hand += (p * np.log(p / q)).sum() / 6
+        else:
+            by_hand -= (relationship[labels[row]] * (logits - np.log(np.exp(logits).sum()))).sum() / 6
+
+    def penalty(trained):
+        return method.batch_penalty(Seen(trained["seen"], labels, index, trained["own"], measured))
+
+    trained = {"seen": features, "own": own}
+    np.testing.assert_allclose(penalty(trained), by_hand, rtol=1e-12)
+    difference, gradient = along(penalty, trained)
+    np.testing.assert_allclose(gradient, difference, rtol=1e-6)

@@ -10,21 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict
-from safetensors.numpy import load_file
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import load_file, save_file
 
-from delta_jax import methods
+from delta_jax import methods, models, weights
 from delta_jax.methods import Shapes
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.processes import sharding
 from delta_jax.sweeps import grid
 from delta_jax.training import config as configs
-from delta_jax.training import steps, trainer
+from delta_jax.training import measured_phase, steps, trainer
 from delta_jax.training.optim import make_optimizer
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import init_state
 from delta_jax.workdir import logs
-from tests.small_run import make_photos, small_config
+from tests.golden import public_methods as public
+from tests.small_run import make_photos, small_config, weights_of
 from tests.small_sweep import small_sweep
 
 RNG = np.random.default_rng(0)
@@ -53,12 +54,20 @@ def start():
     return made[0], {**made[1], "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made[1]["batch_stats"])}
 
 
-def made(start, method, measured=None):
+HEAD = {"kernel": RNG.standard_normal((4, 6)).astype(np.float32), "bias": np.ones(6, np.float32)}
+MEASURED = {
+    "source_logits": RNG.standard_normal((8, 6)).astype(np.float32),
+    "relationship": np.full((3, 6), 1 / 6, np.float32),
+    "fisher": {"conv": {"kernel": RNG.uniform(0, 2, (3, 3, 3, 4)).astype(np.float32)}},
+}
+
+
+def made(start, method):
     """(step, state, source)."""
     variables, source = start
-    source = {**source, "measured": measured} if measured else source
+    source = {**source, "measured": {name: MEASURED[name] for name in method.measures}}
     tx = make_optimizer(variables["params"], optax.constant_schedule(RATE), head="head")
-    shapes = Shapes({"conv": (5, 6, 4)}, features=4)
+    shapes = Shapes({"conv": (5, 6, 4)}, features=4, source_head=HEAD)
     own = method.own_parameters(jax.random.key(3), shapes)
     own_tx = own and make_optimizer(own, optax.constant_schedule(RATE), head=tuple(own))
     loss = steps.make_loss(Net(), Net(), method, taps=TAPS, head="head", alpha=ALPHA, beta=0.0)
@@ -67,9 +76,9 @@ def made(start, method, measured=None):
     return jax.jit(step), init_state(variables, tx, own, own_tx), source
 
 
-def stepped(start, method, measured=None):
+def stepped(start, method):
     """(state, metrics) after a step on one device."""
-    step, state, source = made(start, method, measured)
+    step, state, source = made(start, method)
     return step(state, source, BATCH, ATTENTION if method.uses_attention else None, jax.random.key(7))
 
 
@@ -121,6 +130,23 @@ def test_a_learned_attention_is_trained_along(start):
     moved = jax.tree.map(lambda p, g: p - RATE * g, own, own_gradient)
     close(state.own["params"]["attention"]["conv"], moved)
     assert np.abs(own_gradient["out"]).max() > 1e-3
+
+
+def test_the_sources_classifier_is_trained_along(start):
+    # KL from what was recorded, at temperature 2; rows of the batch's index.
+    def written_out(params, head):
+        cross_entropy, _, seen = parts(params, start)
+        ours = jax.nn.log_softmax((seen @ head["kernel"] + head["bias"][None]) / 2)
+        theirs = jax.nn.softmax(jnp.asarray(MEASURED["source_logits"])[::-1] / 2)
+        return cross_entropy + ALPHA * jnp.mean(jnp.sum(theirs * (jnp.log(theirs) - ours), 1))
+
+    state, metrics = stepped(start, methods.create("lwf"))
+    value, (gradient, own) = jax.value_and_grad(written_out, (0, 1))(
+        start[0]["params"], jax.tree.map(jnp.asarray, HEAD)
+    )
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    close(state.params, jax.tree.map(lambda p, g: p - RATE * g, start[0]["params"], gradient))
+    close(state.own["params"]["source_head"], jax.tree.map(lambda p, g: p - RATE * g, HEAD, own))
 
 
 def test_mars_sp_ends_every_step_within_its_radius(start):
@@ -182,6 +208,62 @@ def interrupted(config, workdir, after, monkeypatch):
             trainer.fit(config, workdir, test=False)
 
 
+def test_the_fisher_information_is_the_mean_of_squared_gradients_of_drawn_classes(photos):
+    setup = Setup(configs.resolve(config_of(photos, "l2_sp_fisher")))
+    found = flatten_dict(measured_phase._MEASURES["fisher"](setup))
+    # Image by image, through the network with its own ten classes, and classes drawn as the phase draws them.
+    head = weights.load_head(setup.config.weights, setup.config.arch)
+    model = models.create(setup.config.arch, num_classes=10)
+    params = flatten_dict({**setup.source["params"], "classifier": head})
+    kernels = {path: leaf for path, leaf in params.items() if path in found}
+
+    @jax.jit
+    def squares(kernels, image, number):
+        def log_p(kernels):
+            variables = {**setup.source, "params": unflatten_dict({**params, **kernels})}
+            answers = jax.nn.log_softmax(model.apply(variables, image[None])[0])
+            return answers[jax.random.categorical(jax.random.fold_in(jax.random.key(0), number), answers)]
+
+        return jax.tree.map(jnp.square, jax.grad(log_p)(kernels))
+
+    batch = setup.train.batch(np.arange(20))
+    images = setup.centre(batch["image"])
+    each = [squares(kernels, image, number) for image, number in zip(images, range(20), strict=True)]
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *each)
+    scale = sum(leaf.sum() for leaf in mean.values()) / sum(leaf.size for leaf in mean.values())
+    assert len(mean) == 5
+    for path, leaf in mean.items():
+        np.testing.assert_allclose(found[path], leaf / scale, rtol=2e-3, atol=1e-4 * leaf.max() / scale)
+
+
+def test_relationships_are_tllibs_and_classes_without_images_have_none():
+    with np.load(public.FILE) as file:
+        expected = file["co_tuning/relationship"]
+    found = measured_phase.relationship(public.SOURCE_LOGITS, public.LABELS, 4)
+    np.testing.assert_allclose(found[:3], expected, rtol=1e-6)
+    assert not found[3].any()
+
+
+@pytest.mark.parametrize("name", ["lwf", "co_tuning"])
+def test_the_sources_answers_are_measured_once(photos, tmp_path, monkeypatch, name):
+    config = config_of(photos, name, steps=2, log_every=1)
+    interrupted(config, tmp_path, 1, monkeypatch)
+    monkeypatch.setattr(measured_phase, "_MEASURES", {})  # it is on disk
+    summary = trainer.fit(config, tmp_path).summary
+    assert summary["alpha"] == methods.create(name).default_alpha
+    penalties = [record["penalty"] for record in logs.read(tmp_path) if record["phase"] == "fine_tune"]
+    assert all(penalty > 0 for penalty in penalties)
+
+
+def test_weights_without_a_classifier_are_refused_where_one_is_needed(photos, tmp_path):
+    tensors = load_file(weights_of(photos))
+    bare = {name: array for name, array in tensors.items() if "classifier" not in name}
+    save_file(bare, tmp_path / "bare.safetensors")
+    config = config_of(photos, "lwf", weights=str(tmp_path / "bare.safetensors"))
+    with pytest.raises(configs.ConfigError, match=r"method=lwf: it needs the classifier .* or another method"):
+        Setup(configs.resolve(config))
+
+
 def test_a_run_with_parameters_of_its_own_goes_on_as_if_nothing_had_been(photos, tmp_path, monkeypatch, capsys):
     config = config_of(photos, "afd", alpha=0.01, momentum=0.9)
     trainer.fit(config, tmp_path / "whole", test=False)
@@ -241,11 +323,21 @@ def test_a_sweep_takes_them_all_each_with_its_strength(photos):
         "l2_sp_kernels": {"alpha": (0.01, 0.1)},
         "afd": {"alpha_relative": (0.1, 1.0)},
         "delta_cosine": {"alpha_relative": (0.1, 1.0)},
+        **{name: {"alpha": (0.1, 1.0)} for name in ("l2_sp_fisher", "lwf", "co_tuning")},
     }
+    assert set(strengths) == set(RIVALS)
     sweep = grid.resolve(small_sweep(photos, methods=tuple(strengths), strengths=strengths))
     assert {cell.field for cell in grid.cells(sweep)} == {"radius", "alpha", "alpha_relative"}
 
 
 def test_strengths_are_the_published_ones_unless_given(photos):
-    published = {"l2_sp_kernels": 0.1, "bss": 0.001, "attention_transfer": 1000.0, "afd": None, "delta_cosine": None}
+    published = {
+        "l2_sp_kernels": 0.1,
+        "lwf": 1.0,
+        "co_tuning": 2.3,
+        "bss": 0.001,
+        "attention_transfer": 1000.0,
+        "afd": None,
+        "delta_cosine": None,
+    }
     assert {name: configs.resolve(config_of(photos, name)).alpha for name in published} == published
