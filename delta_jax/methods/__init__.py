@@ -10,6 +10,7 @@ from typing import Any
 
 from delta_jax.methods.afd import AttentiveFeatureDistillation
 from delta_jax.methods.attention_transfer import AttentionTransfer
+from delta_jax.methods.bi_tuning import BiTuning
 from delta_jax.methods.bss import BatchSpectralShrinkage
 from delta_jax.methods.co_tuning import CoTuning
 from delta_jax.methods.delta import Delta, DeltaWithoutAttention
@@ -29,6 +30,7 @@ __all__ = [
     "AttentionTransfer",
     "AttentiveFeatureDistillation",
     "BatchSpectralShrinkage",
+    "BiTuning",
     "CoTuning",
     "Delta",
     "DeltaCosine",
@@ -60,6 +62,7 @@ _METHODS: dict[str, type[Method]] = {
     "delta_cosine": DeltaCosine,
     "lwf": LwF,
     "co_tuning": CoTuning,
+    "bi_tuning": BiTuning,
 }
 
 

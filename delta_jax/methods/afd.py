@@ -4,7 +4,9 @@ It is the regulariser of AFDS; the other half, attentive feature *selection*, le
 it faster, and is not here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from delta_jax import regularizers
 from delta_jax.methods.method import Maps, Method, Shapes, wide
 
 
-def learned_attention(source_maps: Maps, predictors: Maps) -> dict[str, jax.Array]:
+def learned_attention(source_maps: Maps, predictors: Mapping[str, Any]) -> dict[str, jax.Array]:
     """{tap: [B, C]} of weights that sum to 1: softmax over the filters c of relu(FM*_c phi) phi'.
 
     Args:
@@ -35,7 +37,7 @@ class AttentiveFeatureDistillation(Method):
     uses_source_maps = True
     has_own_parameters = True
 
-    def own_parameters(self, key: jax.Array, shapes: Shapes) -> dict[str, Maps]:
+    def own_parameters(self, key: jax.Array, shapes: Shapes) -> dict[str, Any]:
         """Of as many hidden units as the map is high. The last layer is zero: at first all filters weigh the same."""
         predictors = {}
         for number, (tap, (height, width, _)) in enumerate(sorted(shapes.maps.items())):

@@ -23,6 +23,11 @@ class Seen:
       index: int [B], rows of the examples among the training images.
       own: the method's own parameters, in training; None where it has none.
       measured: what `Method.measures` asked for, by name.
+      head: the classifier in training, {"kernel": [D, K], "bias": [K]}.
+      keys: [B, D], of a second view of the images, what the head sees of the network of keys; of a method that
+        `carries` something, as the next two.
+      key_parameters: of that network, and beside it.
+      buffers: what was carried from the step before.
     """
 
     features: jax.Array
@@ -30,6 +35,10 @@ class Seen:
     index: jax.Array
     own: Any
     measured: Mapping[str, Any]
+    head: Any = None
+    keys: Any = None
+    key_parameters: Any = None
+    buffers: Any = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Shapes:
       source_head: {"kernel": [D, K], "bias": [K]} of the source, arrays or shapes; None where it was not asked for.
     """
 
-    maps: Mapping[str, tuple[int, int, int]]
+    maps: Mapping[str, tuple[int, ...]]
     features: int
     source_head: Mapping[str, Any] | None = None
 
@@ -71,6 +80,7 @@ class Method:
     own_rate_is_the_heads = True  # which is head_learning_rate_factor times the other parameters'
     uses_source_head = False
     measures: ClassVar[tuple[str, ...]] = ()  # on the source, once: see `training.measured_phase`
+    carries = False  # buffers from step to step, and a network of keys that sees a second view
     projects = False  # moves parameters after each step
     default_alpha: ClassVar[float | None] = None  # as published; None: distances of maps differ, so it is measured
 
@@ -97,12 +107,24 @@ class Method:
         """A scalar."""
         return jnp.zeros((), jnp.float32)
 
-    def batch_penalty(self, seen: Seen) -> jax.Array | None:
+    def batch_penalty(self, seen: Seen) -> Any:
         """A scalar; None where there is nothing to pay for the batch as a whole."""
         return None
 
     def own_parameters(self, key: jax.Array, shapes: Shapes) -> Any:
         """What the method trains beside the network, before the first step."""
+        return None
+
+    def first_buffers(self, key: jax.Array, shapes: Shapes, params: Params, own: Any, num_classes: int) -> Any:
+        """What is carried into the first step."""
+        return None
+
+    def key_parameters(self, params: Params, own: Any, buffers: Any) -> Any:
+        """{"network", "own"}: the parameters that keys are made with in this step."""
+        raise NotImplementedError
+
+    def carried(self, seen: Seen) -> Any:
+        """The buffers behind a step."""
         return None
 
     def project(self, variables: Mapping[str, Any], source: Mapping[str, Any], head: Head) -> Params:

@@ -20,8 +20,9 @@ _LABELS = {
     "delta_cosine": "DELTA (cosine)",
     "lwf": "LwF",
     "co_tuning": "Co-Tuning",
+    "bi_tuning": "Bi-Tuning",
 }
-COLOURS = 15  # m0 to m14 of style.css; the last is for methods that it does not know
+COLOURS = 16  # m0 to m15 of style.css; the last is for methods that it does not know
 
 
 def label(method: str) -> str:

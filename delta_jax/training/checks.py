@@ -210,6 +210,11 @@ def method_fits(config: FrozenConfigDict, method: Method, shapes: Shapes) -> Non
     """Raises ConfigError where the method cannot work on what it is to see."""
     if problem := method.problem(shapes, config.batch_size // config.accumulate):
         raise ConfigError(problem)
+    if method.carries and config.accumulate > 1:
+        raise ConfigError(
+            f"--config.accumulate={config.accumulate}: {config.method} compares a batch with queues that it then "
+            "joins, as a whole; set --config.accumulate=1, and a smaller --config.batch_size to save memory"
+        )
 
 
 def _images(config: FrozenConfigDict) -> Any:

@@ -87,7 +87,9 @@ def initial_state(setup: Setup, start: Variables) -> TrainState:
 
 def _initial_state(programs: Programs, start: Variables) -> TrainState:
     still = optax.constant_schedule(0.0)
-    return init_state(start, _optimizer(programs, still), programs.own_parameters(), _own_optimizer(programs, still))
+    own = programs.own_parameters()
+    carried = programs.first_buffers(start["params"], own) if programs.method.carries else None
+    return init_state(start, _optimizer(programs, still), own, _own_optimizer(programs, still), carried)
 
 
 def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation:

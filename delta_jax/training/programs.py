@@ -132,9 +132,15 @@ class Programs:
 
     def own_parameters(self) -> Any:
         """What the method trains beside the network, before the first step; None for most."""
+        return self.method.own_parameters(self._key(1), self.shapes) if self.method.has_own_parameters else None
+
+    def first_buffers(self, params: Any, own: Any) -> Any:
+        """What a method that carries something from step to step begins with."""
+        return self.method.first_buffers(self._key(2), self.shapes, params, own, self.num_classes)
+
+    def _key(self, number: int) -> jax.Array:
         # The step's keys are fold_in(key, step): no run has so many steps.
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - 1)
-        return self.method.own_parameters(key, self.shapes) if self.method.has_own_parameters else None
+        return jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - number)
 
     def pixels(self, batch: int, *, long_side: int | None = None) -> data.Pixels:
         """Shapes of decoded images, uint8 [batch, S, S, 3]; where they keep their aspect, a Canvas of `long_side`."""

@@ -20,7 +20,8 @@ class TrainState:
       params: of the network in training.
       batch_stats: its running statistics; {} for a network without BatchNorm.
       opt_state: of the optimizer.
-      own: {"params", "opt_state"} of what the method trains beside the network; None for most.
+      own: {"params", "opt_state"} of what the method trains beside the network, and "buffers" where it carries
+        something from step to step; None for most.
     """
 
     step: jax.Array
@@ -40,8 +41,11 @@ def init_state(
     tx: optax.GradientTransformation,
     own: Any = None,
     own_tx: optax.GradientTransformation | None = None,
+    carried: Any = None,
 ) -> TrainState:
-    """The state before the first step, in buffers of its own; `own` are the method's parameters, with their optimizer.
+    """The state before the first step, in buffers of its own.
+
+    `own` are the method's parameters, `own_tx` their optimizer, `carried` what it carries from step to step.
 
     The source network is made of the same arrays: without the copy, donating the state would delete the source, too.
     """
@@ -50,4 +54,6 @@ def init_state(
     if own is not None and own_tx is not None:
         copied = jax.tree.map(jnp.copy, own)
         beside = {"params": copied, "opt_state": own_tx.init(copied)}
+        if carried is not None:
+            beside["buffers"] = jax.tree.map(jnp.copy, carried)
     return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), beside)

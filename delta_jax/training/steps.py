@@ -1,5 +1,6 @@
 """The training step: cross-entropy, the method's penalties, L2 of the head; one pure function of arrays."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,10 +81,11 @@ def make_loss(
         pass, which computes the rest again; None for all that it needs.
 
     Returns:
-      loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index) -> (total, (metrics, new
-      batch_stats)); images are normalised [B, H, W, 3], the scalars of metrics float32 or wider. `source["measured"]`
-      has what the method measured on it, if anything; `own` its own parameters and `index` [B] the rows of the
-      examples, which most methods do not look at.
+      loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index, keys) -> (total, (metrics,
+      new batch_stats)); images are normalised [B, H, W, 3], the scalars of metrics float32 or wider.
+      `source["measured"]` has what the method measured on it, if anything; `own` its own parameters and `index` [B] the
+      rows of the examples, which most methods do not look at. Of one that carries something from step to step, `keys`
+      are {"images", "buffers"}, and the new buffers come third.
     """
     classifier = head if isinstance(head, str) else head[0]
     taps = taps if method.uses_source_maps else ()
@@ -93,11 +95,12 @@ def make_loss(
         each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.mean(each if label_weights is None else each * jnp.asarray(label_weights, each.dtype)[labels])
 
-    def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key, own=None, index=None):
+    def loss(
+        params, batch_stats, source: Variables, images, labels, attention, dropout_key, own=None, index=None, keys=None
+    ):
         measured = source.get("measured", {})
         source = {name: collection for name, collection in source.items() if name != "measured"}
         variables = {"params": params, "batch_stats": batch_stats}
-        rngs = {"dropout": dropout_key}
         source_maps: Mapping[str, jax.Array] = {}
         frozen: Mapping[str, Any] = {}
         if freeze_until:
@@ -109,7 +112,7 @@ def make_loss(
             _, source_maps = features.apply_with_taps(source_model, source, images, taps)
         source_maps = jax.lax.stop_gradient(source_maps)
 
-        def forward(variables, images, frozen):
+        def forward(variables, images, frozen, dropout_key):
             return features.apply_with_taps(
                 model,
                 variables,
@@ -119,18 +122,16 @@ def make_loss(
                 replay=frozen,
                 recompute=recompute,
                 train=True,
-                rngs=rngs,
+                rngs={"dropout": dropout_key},
             )
 
-        run = forward
-        if method.uses_features:
+        def with_features(variables, *others):
+            return features.with_head_inputs(forward, variables, others, classifier)
 
-            def run(variables, images, frozen):
-                return features.with_head_inputs(forward, variables, (images, frozen), classifier)
-
+        run = with_features if method.uses_features else forward
         if keep is not None:
             run = jax.checkpoint(run, policy=keep)
-        found = run(variables, images, frozen)
+        found = run(variables, images, frozen, dropout_key)
         (logits, maps, updated), seen = found if method.uses_features else (found, None)
         logits = logits.astype(np.promote_types(logits.dtype, np.float32))
         cross_entropy = mean_cross_entropy(logits, labels)
@@ -139,6 +140,7 @@ def make_loss(
             maps = dict(maps)
             extra = auxiliary_weight * mean_cross_entropy(maps.pop(auxiliary).astype(logits.dtype), labels)
 
+        carried: tuple[Any, ...] = ()
         penalty = method.parameter_penalty(params, source["params"], head, measured)
         given = attention if method.uses_attention else None
         example_penalty = method.example_penalty(maps, source_maps, given, own)
@@ -146,7 +148,19 @@ def make_loss(
             penalty = penalty.astype(example_penalty.dtype) + jnp.mean(example_penalty)
         if seen is not None:
             wide = seen.astype(np.promote_types(seen.dtype, np.float32))
-            batch_penalty = method.batch_penalty(Seen(wide, labels, index, own, measured))
+            known = Seen(wide, labels, index, own, measured, _below(params, classifier))
+            if keys is not None:
+                made = jax.lax.stop_gradient(method.key_parameters(params, own, keys["buffers"]))
+                if freeze_until:
+                    frozen = features.Prefix(source_model, source, keys["images"]).outputs_until(freeze_until)
+                followers = {"params": made["network"], "batch_stats": batch_stats}
+                key = jax.random.fold_in(dropout_key, 1)
+                _, theirs = with_features(followers, keys["images"], frozen, key)
+                known = dataclasses.replace(
+                    known, keys=theirs.astype(wide.dtype), key_parameters=made, buffers=keys["buffers"]
+                )
+                carried = (jax.lax.stop_gradient(method.carried(known)),)
+            batch_penalty = method.batch_penalty(known)
             penalty = penalty.astype(batch_penalty.dtype) + batch_penalty
         head_penalty = regularizers.head_l2(params, head=head) if method.penalizes_head else jnp.zeros((), jnp.float32)
 
@@ -158,9 +172,15 @@ def make_loss(
             "head_penalty": head_penalty,
             "top1": jnp.mean((jnp.argmax(logits, -1) == labels).astype(logits.dtype)),
         }
-        return total, (metrics, updated.get("batch_stats", batch_stats))
+        return total, (metrics, updated.get("batch_stats", batch_stats), *carried)
 
     return loss
+
+
+def _below(params: Mapping[str, Any], module: str) -> dict[str, jax.Array]:
+    """{name: parameter} of a module."""
+    leaves = {tuple(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return {path[-1]: leaf for path, leaf in leaves.items() if "/".join(path[:-1]) == module}
 
 
 def make_train_step(
@@ -189,9 +209,9 @@ def make_train_step(
       what is random in the network on the microbatch, too.
     """
 
-    def of_trained(trained, batch_stats, source, *, images, labels, attention, index, dropout_key):
+    def of_trained(trained, batch_stats, source, *, images, labels, attention, index, dropout_key, keys=None):
         params, own = trained
-        return loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index)
+        return loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index, keys)
 
     gradient = jax.value_and_grad(of_trained, has_aux=True)
 
@@ -205,9 +225,14 @@ def make_train_step(
             "index": batch["index"],
         }
         trained = state.params, state.own and state.own["params"]
+        buffers: list[Any] = []
         if accumulate == 1:
-            (_, (metrics, batch_stats)), gradients = gradient(
-                trained, state.batch_stats, source, **examples, dropout_key=dropout_key
+            keys = None
+            if state.own and "buffers" in state.own:
+                second = prepare(jax.random.fold_in(crop_key, 1), batch["image"])
+                keys = {"images": second, "buffers": state.own["buffers"]}
+            (_, (metrics, batch_stats, *buffers)), gradients = gradient(
+                trained, state.batch_stats, source, **examples, dropout_key=dropout_key, keys=keys
             )
         else:
             gradients, metrics, batch_stats = accumulated(trained, state.batch_stats, source, examples, dropout_key)
@@ -219,6 +244,7 @@ def make_train_step(
         if own is not None and own_tx is not None:
             updates, own_opt_state = own_tx.update(gradients[1], own["opt_state"], own["params"])
             own = {"params": optax.apply_updates(own["params"], updates), "opt_state": own_opt_state}
+            own |= {"buffers": buffers[0]} if buffers else {}
         return TrainState(state.step + 1, params, batch_stats, opt_state, own), metrics
 
     def accumulated(trained, batch_stats, source, examples, dropout_key):

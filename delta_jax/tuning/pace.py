@@ -8,7 +8,7 @@ from delta_jax import methods
 # A step over a pass through the network, per image: on CPUs more than the three passes of the arithmetic, as gradients
 # are slower there; DELTA runs the source along (docs/performance.md: 8 to 41 % more).
 PASSES = {
-    name: (4.0 + method.uses_source_maps) * method.trains_backbone
+    name: (4.0 + method.uses_source_maps + method.carries) * method.trains_backbone
     for name, method in ((name, methods.create(name)) for name in methods.names())
 }
 _FIRST_S = 30.0  # guess of what the first run of all spends on compiling

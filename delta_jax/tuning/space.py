@@ -17,7 +17,7 @@ STRENGTHS = {
     "delta_without_attention": ("alpha_relative", (0.03, 10.0)),
     "delta_cosine": ("alpha_relative", (0.03, 10.0)),
     "afd": ("alpha_relative", (0.03, 10.0)),
-    **dict.fromkeys(("l2_sp", "l2_sp_kernels", "bss", "attention_transfer"), ("alpha", (0.03, 3.0))),
+    **{name: ("alpha", (0.03, 3.0)) for name in methods.names() if methods.create(name).default_alpha},
 }
 
 

@@ -2,9 +2,10 @@
 
     python tests/golden/public_methods.py FOLDER    # torch 2.14.1, numpy 2.4.6: writes public_methods.npz
 
-FOLDER holds, of github.com/thuml/Transfer-Learning-Library at commit c4aa59eb, tllib/regularization; of
-github.com/szagoruyko/attention-transfer at 893df548, utils.py; of github.com/henrygouk/mars-finetuning at 3e7cd2c3,
-lipschitz.py. The last one is written for TensorFlow, of whose backend it uses five functions: they are numpy's here.
+FOLDER holds, of github.com/thuml/Transfer-Learning-Library at commit c4aa59eb, tllib/regularization and
+tllib/modules/classifier.py; of github.com/szagoruyko/attention-transfer at 893df548, utils.py; of
+github.com/henrygouk/mars-finetuning at 3e7cd2c3, lipschitz.py. The last one is written for TensorFlow, of whose
+backend it uses five functions: they are numpy's here.
 """
 
 import importlib.util
@@ -33,6 +34,13 @@ VARIANCE, CENTRE_VARIANCE = (np.exp(array(name, 7)) for name in ("variance", "va
 GAIN_RADIUS = 1.5
 LOGITS, SOURCE_LOGITS = (array(name, 5, 8) for name in ("logits", "source logits"))
 LABELS = np.array([2, 0, 1, 2, 0])
+# Bi-Tuning on a linear backbone 7 -> 10: two steps of six images, of which one has more of a class than a queue of 4.
+VIEWS = [[array(f"{step} view {view}", 6, 7) for view in (0, 1)] for step in (0, 1)]
+VIEW_LABELS = [np.array([0, 2, 1, 0, 2, 0]), np.array([1, 1, 0, 1, 1, 1])]
+BACKBONE, BI_HEAD, BI_BIAS = array("backbone", 7, 10), array("bi head", 10, 3), array("bi bias", 3)
+PROJECTOR, PROJECTOR_BIAS = array("projector", 10, 5), array("projector bias", 5)
+KEY_FACTOR = 0.9  # of the network of keys at first, times that in training
+QUEUE, MOMENTUM, TEMPERATURE = 4, 0.8, 0.5
 
 
 def module(path: Path, name: str) -> Any:
@@ -78,6 +86,47 @@ def keras_backend() -> None:
         sys.modules[part.__name__] = part
 
 
+def bi_tuning(folder: Path) -> dict[str, Any]:
+    """Losses, gradients and queues of two steps without an update of the network in training."""
+    import torch
+
+    sys.modules |= {name: types.ModuleType(name) for name in ("tllib", "tllib.modules")}
+    module(folder / "tllib/modules/classifier.py", "tllib.modules.classifier")
+    public = module(folder / "tllib/regularization/bi_tuning.py", "bi_tuning")
+
+    class Backbone(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(7, 10, bias=False)
+
+    def encoder() -> Any:
+        made = public.Classifier(Backbone(), 3, projection_dim=5, pool_layer=torch.nn.Identity()).double()
+        layers = {"backbone.weight": BACKBONE.T, "head.weight": BI_HEAD.T, "head.bias": BI_BIAS}
+        layers |= {"projector.weight": PROJECTOR.T, "projector.bias": PROJECTOR_BIAS}
+        made.load_state_dict({name: torch.tensor(value) for name, value in layers.items()}, strict=False)
+        return made
+
+    torch.manual_seed(0)
+    both = public.BiTuning(encoder(), encoder(), 3, K=QUEUE, m=MOMENTUM, T=TEMPERATURE).double()
+    with torch.no_grad():
+        for parameter in both.encoder_k.parameters():
+            parameter *= KEY_FACTOR
+    # The module makes its labels in float32 whatever the rest is.
+    torch.set_default_dtype(torch.float64)
+    found = {"queue_h": both.queue_h.numpy().copy(), "queue_z": both.queue_z.numpy().copy()}
+    contrast = torch.nn.KLDivLoss(reduction="batchmean")
+    for step, ((query, key), labels) in enumerate(zip(VIEWS, VIEW_LABELS, strict=True)):
+        both.zero_grad()
+        _, logits_z, logits_y, wanted = both(torch.tensor(query), torch.tensor(key), torch.tensor(labels))
+        loss = contrast(logits_z, wanted) + contrast(logits_y, wanted)
+        loss.backward()
+        found[f"{step}/loss"] = float(loss.detach())
+        found[f"{step}/backbone"] = both.encoder_q.backbone.weight.grad.numpy().T.copy()
+        found[f"{step}/projector"] = both.encoder_q.projector.weight.grad.numpy().T.copy()
+    found |= {"after/queue_h": both.queue_h.numpy(), "after/queue_z": both.queue_z.numpy()}
+    found |= {"after/pointer": both.queue_ptr.numpy(), "after/keys": both.encoder_k.backbone.weight.numpy().T}
+    return {f"bi_tuning/{name}": value for name, value in found.items()}
+
+
 def main(folder: Path) -> None:
     """Writes the file."""
     found: dict[str, Any] = {}
@@ -116,6 +165,7 @@ def main(folder: Path) -> None:
     found["co_tuning/relationship"] = relationship
     value = with_gradient(co_tuning.CoTuningLoss(), LOGITS, relationship[LABELS])
     found["co_tuning"], found["co_tuning/gradient"] = value
+    found |= bi_tuning(folder)
     np.savez_compressed(FILE, **found)
 
 

@@ -34,6 +34,7 @@ NEEDS = {
     "l2_sp_fisher": (True, False, True, False, False),
     "lwf": (True, True, False, False, False),
     "co_tuning": (True, True, False, False, False),
+    "bi_tuning": (True, True, False, False, False),
 }
 OURS = ("l2_fe", "l2", "l2_sp", "delta_without_attention", "delta")  # whose penalties are written out here
 

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from delta_jax import methods
-from delta_jax.methods import Seen, Shapes, afd, attention_transfer, bss, co_tuning, delta_cosine, lwf, mars_sp
+from delta_jax.methods import (
+    Seen,
+    Shapes,
+    afd,
+    attention_transfer,
+    bi_tuning,
+    bss,
+    co_tuning,
+    delta_cosine,
+    lwf,
+    mars_sp,
+)
 from tests.golden import public_methods as public
 
 RNG = np.random.default_rng(0)
@@ -333,3 +344,69 @@ def test_the_sources_classifier_sees_the_features_and_the_rows_of_its_examples(n
     np.testing.assert_allclose(penalty(trained), by_hand, rtol=1e-12)
     difference, gradient = along(penalty, trained)
     np.testing.assert_allclose(gradient, difference, rtol=1e-6)
+
+
+# Bi-Tuning.
+
+
+class SmallBiTuning(bi_tuning.BiTuning):
+    length, momentum, temperature = public.QUEUE, public.MOMENTUM, public.TEMPERATURE
+
+
+def test_two_steps_of_bi_tuning_are_tllibs(expected):
+    method = SmallBiTuning()
+    projector = {"kernel": jnp.asarray(public.PROJECTOR), "bias": jnp.asarray(public.PROJECTOR_BIAS)}
+    params, own = {"backbone": jnp.asarray(public.BACKBONE)}, {"projector": projector}
+    head = {"kernel": jnp.asarray(public.BI_HEAD), "bias": jnp.asarray(public.BI_BIAS)}
+    # There [D, classes, places], here [classes, places, D].
+    queues = {name: expected[f"bi_tuning/{there}"] for name, there in QUEUES.items()}
+    queues = {name: jnp.asarray(np.moveaxis(queue, 0, -1)) for name, queue in queues.items()}
+    keys = jax.tree.map(lambda leaf: public.KEY_FACTOR * leaf, {"network": params, "own": own})
+    buffers = {"keys": keys, "queues": queues, "pointer": jnp.zeros(3, jnp.int32)}
+
+    def seen(trained, step, buffers):
+        (query, key), labels = public.VIEWS[step], public.VIEW_LABELS[step]
+        followers = jax.lax.stop_gradient(method.key_parameters(params, own, buffers))
+        return Seen(
+            query @ trained["backbone"],
+            jnp.asarray(labels),
+            jnp.arange(6),
+            {"projector": {"kernel": trained["projector"], "bias": projector["bias"]}},
+            {},
+            head,
+            key @ followers["network"]["backbone"],
+            followers,
+            buffers,
+        )
+
+    trained = {"backbone": params["backbone"], "projector": projector["kernel"]}
+    for step in (0, 1):
+
+        def penalty(trained, step=step, buffers=buffers):
+            return method.batch_penalty(seen(trained, step, buffers))
+
+        value, gradient = jax.value_and_grad(penalty)(trained)
+        np.testing.assert_allclose(value, expected[f"bi_tuning/{step}/loss"], rtol=1e-10)
+        for name, found in gradient.items():
+            np.testing.assert_allclose(found, expected[f"bi_tuning/{step}/{name}"], rtol=1e-8, atol=1e-10)
+        buffers = method.carried(seen(trained, step, buffers))
+    for name, there in QUEUES.items():
+        after = np.moveaxis(expected[f"bi_tuning/after/{there}"], 0, -1)
+        np.testing.assert_allclose(buffers["queues"][name], after, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(buffers["pointer"], expected["bi_tuning/after/pointer"])
+    np.testing.assert_allclose(buffers["keys"]["network"]["backbone"], expected["bi_tuning/after/keys"], rtol=1e-12)
+
+
+QUEUES = {"features": "queue_h", "projections": "queue_z"}
+
+
+def test_keys_take_the_oldest_places_one_after_the_other():
+    # A loop that writes one key at a time; of class 1 come more keys than there are places.
+    labels, length = np.array([1, 0, 1, 1, 2, 1, 1, 1, 0]), 4
+    queue, pointer, keys = RNG.standard_normal((3, length, 2)), np.array([3, 1, 0]), RNG.standard_normal((9, 2))
+    found, after = bi_tuning.enqueued(jnp.asarray(queue), jnp.asarray(pointer), keys, jnp.asarray(labels))
+    for label, key in zip(labels, keys, strict=True):
+        queue[label, pointer[label]] = key
+        pointer[label] = (pointer[label] + 1) % length
+    np.testing.assert_array_equal(found, queue)
+    np.testing.assert_array_equal(after, pointer)

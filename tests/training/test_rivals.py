@@ -70,10 +70,13 @@ def made(start, method):
     shapes = Shapes({"conv": (5, 6, 4)}, features=4, source_head=HEAD)
     own = method.own_parameters(jax.random.key(3), shapes)
     own_tx = own and make_optimizer(own, optax.constant_schedule(RATE), head=tuple(own))
+    carried = None
+    if method.carries:
+        carried = method.first_buffers(jax.random.key(4), shapes, variables["params"], own, num_classes=3)
     loss = steps.make_loss(Net(), Net(), method, taps=TAPS, head="head", alpha=ALPHA, beta=0.0)
     project = partial(method.project, head="head") if method.projects else None
     step = steps.make_train_step(loss, tx, lambda key, images: images, own_tx=own_tx, project=project)
-    return jax.jit(step), init_state(variables, tx, own, own_tx), source
+    return jax.jit(step), init_state(variables, tx, own, own_tx, carried), source
 
 
 def stepped(start, method):
@@ -147,6 +150,27 @@ def test_the_sources_classifier_is_trained_along(start):
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     close(state.params, jax.tree.map(lambda p, g: p - RATE * g, start[0]["params"], gradient))
     close(state.own["params"]["source_head"], jax.tree.map(lambda p, g: p - RATE * g, HEAD, own))
+
+
+def test_bi_tuning_carries_queues_and_a_network_that_follows(start):
+    state, metrics = stepped(start, methods.create("bi_tuning"))
+    buffers = state.own["buffers"]
+    # At first the network of keys is the one in training, and the view here is the same: a key is its own feature.
+    _, _, seen = parts(start[0]["params"], start)
+    with_one = np.concatenate([seen, np.ones((8, 1))], 1)
+    with_one /= np.linalg.norm(with_one, axis=1, keepdims=True)
+    counts = np.bincount(BATCH["label"], minlength=3)
+    for label in range(3):
+        own = with_one[np.asarray(BATCH["label"]) == label]
+        np.testing.assert_allclose(buffers["queues"]["features"][label, : counts[label]], own, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(buffers["pointer"], counts)
+    close(buffers["keys"]["network"], start[0]["params"])
+    # The next step's keys follow: 0.999 of those before, 0.001 of those in training.
+    method = methods.create("bi_tuning")
+    after = method.key_parameters(state.params, state.own["params"], buffers)["network"]["conv"]["kernel"]
+    expected = 0.999 * start[0]["params"]["conv"]["kernel"] + 0.001 * state.params["conv"]["kernel"]
+    np.testing.assert_allclose(after, expected, rtol=1e-6)
+    assert metrics["penalty"] > 0
 
 
 def test_mars_sp_ends_every_step_within_its_radius(start):
@@ -264,16 +288,18 @@ def test_weights_without_a_classifier_are_refused_where_one_is_needed(photos, tm
         Setup(configs.resolve(config))
 
 
-def test_a_run_with_parameters_of_its_own_goes_on_as_if_nothing_had_been(photos, tmp_path, monkeypatch, capsys):
-    config = config_of(photos, "afd", alpha=0.01, momentum=0.9)
+@pytest.mark.parametrize("name", ["afd", "lwf", "bi_tuning"])
+def test_a_run_with_a_state_of_its_own_goes_on_as_if_nothing_had_been(photos, tmp_path, monkeypatch, capsys, name):
+    config = config_of(photos, name, alpha=0.01)
     trainer.fit(config, tmp_path / "whole", test=False)
     interrupted(config, tmp_path / "parts", 3, monkeypatch)
     trainer.fit(config, tmp_path / "parts", test=False)
     assert "going on after step 2 of 4" in capsys.readouterr().out
     whole, in_parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
-    assert not [name for name in whole if "attention" in name]  # the network is that which others load
-    for name, array in whole.items():
-        np.testing.assert_array_equal(array, in_parts[name], err_msg=name)
+    like = {f"params/{name}" for name in flatten_dict(_source(photos)["params"], sep="/")}
+    assert {array for array in whole if array.startswith("params")} == like  # the network alone, as others load it
+    for array, values in whole.items():
+        np.testing.assert_array_equal(values, in_parts[array], err_msg=array)
 
 
 def test_the_trainer_keeps_mars_sp_within_its_radius(photos, tmp_path):
@@ -304,6 +330,7 @@ def test_the_trainer_logs_the_spectrum_that_bss_shrinks(photos, tmp_path):
         ("bss", {"singular_values": 9}, r"singular_values=9: features \[8, 40\] .* take at most 8"),
         ("bss", {"singular_values": 5, "accumulate": 4, "batch_size": 16}, r"features \[4, 40\] .* take at most 4"),
         ("bss", {"singular_values": 0}, "singular_values=0: expected 1 or more"),
+        ("bi_tuning", {"accumulate": 2}, "accumulate=2: bi_tuning compares a batch with queues"),
         ("mars_sp", {"radius": 0.0}, "radius=0.0: expected more than 0"),
         ("mars_sp", {"head_radius": -1.0}, "head_radius=-1.0: expected more than 0"),
         ("attention_transfer", {"taps": ("block_1/conv",), "data__crop": 8, "data__resize": 8}, "are of one pixel"),
@@ -323,7 +350,7 @@ def test_a_sweep_takes_them_all_each_with_its_strength(photos):
         "l2_sp_kernels": {"alpha": (0.01, 0.1)},
         "afd": {"alpha_relative": (0.1, 1.0)},
         "delta_cosine": {"alpha_relative": (0.1, 1.0)},
-        **{name: {"alpha": (0.1, 1.0)} for name in ("l2_sp_fisher", "lwf", "co_tuning")},
+        **{name: {"alpha": (0.1, 1.0)} for name in ("l2_sp_fisher", "lwf", "co_tuning", "bi_tuning")},
     }
     assert set(strengths) == set(RIVALS)
     sweep = grid.resolve(small_sweep(photos, methods=tuple(strengths), strengths=strengths))
