@@ -85,9 +85,9 @@ def initial_state(setup: Setup, start: Variables) -> TrainState:
     return sharding.replicate(_initial_state(setup, start), setup.mesh)
 
 
-def _initial_state(programs: Programs, start: Variables) -> TrainState:
+def _initial_state(programs: Programs, start: Variables, source_head: Any = None) -> TrainState:
     still = optax.constant_schedule(0.0)
-    own = programs.own_parameters()
+    own = programs.own_parameters(source_head)
     carried = programs.first_buffers(start["params"], own) if programs.method.carries else None
     return init_state(start, _optimizer(programs, still), own, _own_optimizer(programs, still), carried)
 
@@ -111,7 +111,7 @@ def _own_optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientT
     """Of the method's own parameters; their gradient is clipped by itself."""
     if not setup.method.has_own_parameters:
         return None
-    config, own = setup.config, jax.eval_shape(setup.own_parameters)
+    config, own = setup.config, jax.eval_shape(setup.own_parameters, setup.shapes.source_head)
     return optim.make_optimizer(
         own,
         schedule,
@@ -308,7 +308,7 @@ def arguments(programs: Programs, pixels: Any, rows: int) -> tuple[Any, ...]:
         label_weights=jax.ShapeDtypeStruct((programs.num_classes,), jnp.float32) if weighted else None,
         key=jax.eval_shape(jax.random.key, 0),
     )
-    state = jax.eval_shape(partial(_initial_state, programs), programs.source)
+    state = jax.eval_shape(partial(_initial_state, programs), programs.source, programs.shapes.source_head)
     measured = measured_phase.shapes(programs, rows)
     source = {**programs.source, "measured": measured} if measured else programs.source
     everywhere = (state, source, attention if programs.method.uses_attention else None, chosen)

@@ -130,9 +130,16 @@ class Programs:
             platform=self.platform,
         )
 
-    def own_parameters(self) -> Any:
-        """What the method trains beside the network, before the first step; None for most."""
-        return self.method.own_parameters(self._key(1), self.shapes) if self.method.has_own_parameters else None
+    def own_parameters(self, source_head: Any = None) -> Any:
+        """What the method trains beside the network, before the first step; None for most.
+
+        Where shapes are all that is wanted, those of the source's classifier are an argument: jax.eval_shape then has
+        arrays in their place.
+        """
+        if not self.method.has_own_parameters:
+            return None
+        shapes = dataclasses.replace(self.shapes, source_head=source_head or self.shapes.source_head)
+        return self.method.own_parameters(self._key(1), shapes)
 
     def first_buffers(self, params: Any, own: Any) -> Any:
         """What a method that carries something from step to step begins with."""

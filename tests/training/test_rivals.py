@@ -18,9 +18,10 @@ from delta_jax.methods import Shapes
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.processes import sharding
 from delta_jax.sweeps import grid
+from delta_jax.training import compiled_step, measured_phase, steps, trainer
 from delta_jax.training import config as configs
-from delta_jax.training import measured_phase, steps, trainer
 from delta_jax.training.optim import make_optimizer
+from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import init_state
 from delta_jax.workdir import logs
@@ -322,6 +323,18 @@ def test_the_trainer_logs_the_spectrum_that_bss_shrinks(photos, tmp_path):
     records = [record for record in logs.read(tmp_path) if record["phase"] == "fine_tune"]
     assert all(record["penalty"] > 0 for record in records)
     assert all(math.isfinite(record["loss"]) for record in records)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_step_can_be_planned_by_shapes_alone(photos, name):
+    # Without weights: of the source's classifier the classes of ImageNet are expected.
+    programs = Programs(configs.resolve(config_of(photos, name)), sharding.make_mesh(), num_classes=3)
+    arguments = compiled_step.arguments(programs, programs.pixels(8), rows=20)
+    state, metrics = jax.eval_shape(compiled_step.function(programs), *arguments)
+    assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(lambda leaf: leaf.shape, arguments[0])
+    assert metrics.shape == (len(steps.METRICS),)
+    if name == "lwf":
+        assert arguments[1]["measured"]["source_logits"].shape == (20, 1000)
 
 
 @pytest.mark.parametrize(
