@@ -240,12 +240,14 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         if project is not None:
             params = project({"params": params, "batch_stats": batch_stats}, source)
-        own = state.own
-        if own is not None and own_tx is not None:
-            updates, own_opt_state = own_tx.update(gradients[1], own["opt_state"], own["params"])
-            own = {"params": optax.apply_updates(own["params"], updates), "opt_state": own_opt_state}
-            own |= {"buffers": buffers[0]} if buffers else {}
-        return TrainState(state.step + 1, params, batch_stats, opt_state, own), metrics
+        after = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+        )
+        if own_tx is not None:
+            updates, own_opt_state = own_tx.update(gradients[1], state.own["opt_state"], state.own["params"])
+            own = {"params": optax.apply_updates(state.own["params"], updates), "opt_state": own_opt_state}
+            after = dataclasses.replace(after, own=own | ({"buffers": buffers[0]} if buffers else {}))
+        return after, metrics
 
     def accumulated(trained, batch_stats, source, examples, dropout_key):
         # Attention that is one for all, [C], is no example's own.
