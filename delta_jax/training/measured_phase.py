@@ -1,6 +1,7 @@
-"""What a method measures on the source network before fine-tuning, once: measured.safetensors of the workdir.
+"""What a method measures on the source network before fine-tuning: measured.safetensors of the workdir.
 
-All on centre crops of the training images, with the classifier that the source's weights bring along.
+All on centre crops of the training images, with the classifier that the source's weights bring along. Runs with other
+seeds, strengths and schedules find it in the cache.
 """
 
 import time
@@ -16,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from delta_jax import features, precision
 from delta_jax.methods.method import logits_of
 from delta_jax.processes import sharding
-from delta_jax.training import attention_images
+from delta_jax.training import attention_images, provenance
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
@@ -24,6 +25,7 @@ from delta_jax.workdir import logs
 from delta_jax.workdir.variable_files import kept_variables, save_variables
 
 FILE = "measured.safetensors"
+VERSION = 1  # to be raised when something else is measured than before
 FISHER_IMAGES = 1024  # at most, classes in proportion: a mean of squares over more says little more
 
 
@@ -45,15 +47,40 @@ def measured(setup: Setup, workdir: Path) -> dict[str, Any]:
     """What the method asks for, on every device; measured, or from the workdir. {} where it asks for nothing."""
     if not setup.method.measures:
         return {}
-    path, like = workdir / FILE, shapes(setup, len(setup.train))
-    found = kept_variables(path, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
+    path, like = workdir / FILE, _arrays(shapes(setup, len(setup.train)))
+    found = kept_variables(path, like)
     if found is None:
-        began = time.monotonic()
-        found = {name: _MEASURES[name](setup) for name in setup.method.measures}
-        found = sharding.tree_from_first(sharding.on_host(found))
+        found = {name: _shared(setup, name, like[name]) for name in setup.method.measures}
         save_variables(path, found)
-        logs.say(f"measured on the source: {', '.join(setup.method.measures)}, {time.monotonic() - began:.1f} s")
     return sharding.replicate(found, setup.mesh)
+
+
+def _arrays(of: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), of)
+
+
+def _shared(setup: Setup, name: str, like: Any) -> Any:
+    """One of these from the cache, in a folder that is named after all it depends on, or measured."""
+    depends = {
+        "version": VERSION,
+        "measured": name,
+        "arch": provenance.of_network(setup),
+        "variables": provenance.of_variables(setup.source),
+        "source_head": provenance.of_variables(setup.shapes.source_head or {}),
+        "train": provenance.of_examples(setup.train),
+        "frozen": list(setup.frozen) if name == "fisher" else [],
+        **provenance.of_pixels(setup),
+    }
+    path = setup.cache_dir / "measured" / provenance.key(depends) / FILE
+    kept = kept_variables(path, {name: like})
+    if kept is not None:
+        logs.say(f"measured before on the source: {name}, {path.parent}")
+        return kept[name]
+    began = time.monotonic()
+    found = sharding.tree_from_first(sharding.on_host(_MEASURES[name](setup)))
+    save_variables(path, {name: found})
+    logs.say(f"measured on the source: {name}, {time.monotonic() - began:.1f} s")
+    return found
 
 
 def _source_logits(setup: Setup) -> np.ndarray:
@@ -127,7 +154,7 @@ def _fisher(setup: Setup) -> Any:
 def fisher_program(programs: Programs) -> Any:
     """(sums, source, head, decoded images, index [B], weights [B]) -> sums + the squared gradients of the images."""
     model = programs.network(platform=programs.platform)
-    fixed = jax.random.key(programs.config.seed)
+    fixed = jax.random.key(0)  # for every seed: runs share what was measured
 
     def of_device(whole: Any, images: jax.Array, index: jax.Array, weights: jax.Array) -> Any:
         source, head = whole

@@ -285,6 +285,13 @@ def test_the_sources_answers_are_measured_once(photos, tmp_path, monkeypatch, na
     assert summary["alpha"] == methods.create(name).default_alpha
     penalties = [record["penalty"] for record in logs.read(tmp_path) if record["phase"] == "fine_tune"]
     assert all(penalty > 0 for penalty in penalties)
+    # And for runs that differ in what it does not depend on.
+    other = Setup(configs.resolve(config_of(photos, name, seed=1, alpha=0.5)))
+    found = measured_phase.measured(other, tmp_path / "other")
+    kept = load_file(tmp_path / measured_phase.FILE)
+    assert {key: np.asarray(leaf).tobytes() for key, leaf in found.items()} == {
+        key: array.tobytes() for key, array in kept.items()
+    }
 
 
 def test_weights_without_a_classifier_are_refused_where_one_is_needed(photos, tmp_path):
