@@ -64,7 +64,7 @@ MEASURED = {
 }
 
 
-def made(start, method):
+def made(start, method, **options):
     """(step, state, source)."""
     variables, source = start
     source = {**source, "measured": {name: MEASURED[name] for name in method.measures}}
@@ -75,15 +75,15 @@ def made(start, method):
     carried = None
     if method.carries:
         carried = method.first_buffers(jax.random.key(4), shapes, variables["params"], own, num_classes=3)
-    loss = steps.make_loss(Net(), Net(), method, taps=TAPS, head="head", alpha=ALPHA, beta=0.0)
+    loss = steps.make_loss(Net(), Net(), method, taps=TAPS, head="head", alpha=ALPHA, beta=0.0, **options)
     project = partial(method.project, head="head") if method.projects else None
     step = steps.make_train_step(loss, tx, lambda key, images: images, own_tx=own_tx, project=project)
     return jax.jit(step), init_state(variables, tx, own, own_tx, carried), source
 
 
-def stepped(start, method):
+def stepped(start, method, **options):
     """(state, metrics) after a step on one device."""
-    step, state, source = made(start, method)
+    step, state, source = made(start, method, **options)
     return step(state, source, BATCH, ATTENTION if method.uses_attention else None, jax.random.key(7))
 
 
@@ -114,6 +114,15 @@ def test_bss_shrinks_what_the_head_sees(start):
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     close(state.params, jax.tree.map(lambda p, g: p - RATE * g, start[0]["params"], gradient))
     assert state.own is None
+
+
+@pytest.mark.parametrize("options", [{"keep": models.keep_products_and_sums}, {"freeze_until": "conv"}], ids=str)
+def test_features_can_be_seen_of_a_pass_that_is_partly_recomputed_or_frozen(start, options):
+    # The source's convolution is the one in training: what is frozen is then the same.
+    variables, source = start
+    alike = variables, {**source, "params": {**source["params"], "conv": variables["params"]["conv"]}}
+    method = methods.create("bss", singular_values=2)
+    close(stepped(alike, method, **options)[1], stepped(alike, method)[1])
 
 
 def test_a_learned_attention_is_trained_along(start):
