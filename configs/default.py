@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     config.singular_values = 1  # of a batch's features, the smallest, that bss pushes down
     config.radius = 7.4  # of mars_sp: how far the rows of a layer may go from the source's, in the 1-norm
     config.head_radius = 7.4  # the same of the head, from 0
+    config.strength_search = False  # alpha, or l2's weight_decay, moves by the validation loss: docs/strength.md
     config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset
     config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset
 

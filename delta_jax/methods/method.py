@@ -84,6 +84,12 @@ class Method:
     projects = False  # moves parameters after each step
     default_alpha: ClassVar[float | None] = None  # as published; None: distances of maps differ, so it is measured
 
+    @property
+    def has_one_strength(self) -> bool:
+        """Whether one number, alpha or the weight decay, is all that says how strongly the method holds back."""
+        one = self.decays_weights != (self.default_alpha != 0)
+        return one and self.trains_backbone and not (self.has_own_parameters or self.projects)
+
     def rectified(self, maps: Maps) -> Maps:
         """The maps behind a ReLU, where that is how they are compared."""
         return jax.tree.map(jax.nn.relu, dict(maps)) if self.rectify else maps

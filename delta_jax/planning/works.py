@@ -11,11 +11,18 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from delta_jax.planning.amounts import Amounts
-from delta_jax.training import attention_images, attention_program, compiled_step, image_sets
+from delta_jax.training import (
+    attention_images,
+    attention_program,
+    compiled_step,
+    image_sets,
+    strength,
+    strength_search,
+)
 from delta_jax.training.programs import Programs
 
-NAMES = FEATURES, ESTIMATES, ATTENTION, STEP, EVALUATION = (
-    *("features", "estimates", "attention", "step", "evaluation"),
+NAMES = FEATURES, ESTIMATES, ATTENTION, STEP, LOOK, EVALUATION = (
+    *("features", "estimates", "attention", "step", "look", "evaluation"),
 )
 
 
@@ -63,6 +70,8 @@ def works(programs: Programs, amounts: Amounts, memory: float) -> list[Work]:
     calls = {"evaluation": validation + test}
     if programs.method.trains_backbone:
         found.append(step(programs, amounts, memory))
+        if config.strength_search:
+            found.append(look(programs, amounts, memory))
         calls = {"evaluation": 2 * calls["evaluation"]}
         if looks := config.eval_every and -(-config.steps // config.eval_every):
             calls = {"validation while it trains": looks * validation, **calls}
@@ -81,6 +90,18 @@ def step(programs: Programs, amounts: Amounts, memory: float) -> Work:
 
     kept = bytes_of_images(programs, amounts, memory)
     return Work(STEP, batch, {"fine-tuning": programs.config.steps}, kept, make)
+
+
+def look(programs: Programs, amounts: Amounts, memory: float) -> Work:
+    """At the validation loss, of a search for the strength."""
+    batch = programs.config.batch_size
+
+    def make() -> tuple[Any, tuple[Any, ...]]:
+        arguments = compiled_step.arguments(programs, programs.pixels(batch), amounts.train)
+        return strength_search.function(programs), strength_search.arguments(arguments)
+
+    calls = {"fine-tuning": strength.looks(programs.config.steps)}
+    return Work(LOOK, batch, calls, bytes_of_images(programs, amounts, memory), make)
 
 
 def changed(programs: Programs, **fields: Any) -> Programs:

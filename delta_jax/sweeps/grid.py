@@ -144,7 +144,11 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
             # Each value and each fold once: a table of the paper has a thousand runs.
             facts = {(cell, run.kind, run.strength), (cell.setting, run.kind, run.fold)}
             if not facts <= checked:
-                configs.resolve(config_of(sweep, run))
+                config = config_of(sweep, run)
+                configs.resolve(config)
+                trains_on_all = run.kind == "final" and sweep.refit
+                why = "False: a strength is searched (strength_search) by validation images"
+                _require(not (trains_on_all and config.strength_search), "refit", why, True)
                 checked |= facts
     return sweep
 
@@ -198,6 +202,8 @@ def config_of(sweep: ConfigDict, run: Run) -> ConfigDict:
     config.seed = run.seed
     _update(config, dict(run.strength), f"strengths.{cell.method}")
     config.data.validation_fold = run.fold
+    # The head alone has no strength, and is a baseline of those that search theirs.
+    config.strength_search = config.strength_search and methods.create(cell.method).trains_backbone
     if run.kind == "final" and sweep.refit:
         # What the folds were for is chosen: every image that is not for testing trains.
         config.data.validation_fraction, config.data.validation_fold = 0.0, 0

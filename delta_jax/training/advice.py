@@ -3,6 +3,7 @@
 Nothing here stops a run; each finding is a line at its beginning.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from ml_collections import FrozenConfigDict
 from delta_jax import methods
 from delta_jax.data.splits import listed
 from delta_jax.models.layers.windows import padded_alike
-from delta_jax.training import checks
+from delta_jax.training import checks, strength
 from delta_jax.training import config as configs
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import logs
@@ -42,6 +43,7 @@ _TRAINING = (
     *("matmul_precision", "data.augment", "data.least_area", "data.color_jitter"),
 )
 _SCALED = ("delta", "delta_without_attention", "afd")  # methods that read penalty_scale
+_ENOUGH_LOOKS = 20
 _SEEN_TWICE = 40  # images, before which the jackknife over 20 groups says nothing
 
 
@@ -118,8 +120,17 @@ def remarks(setup: Setup) -> list[str]:
     config = setup.config
     found = list(_of_evaluation(setup))
     if setup.method.trains_backbone:
-        found += [*_of_steps(setup), *_of_batches(setup), *_of_penalties(config)]
+        found += [*_of_steps(setup), *_of_batches(setup), *_of_penalties(config), *_of_search(config)]
     return found
+
+
+def _of_search(config: FrozenConfigDict) -> Iterator[str]:
+    looks = strength.looks(config.steps)
+    if config.strength_search and looks < _ENOUGH_LOOKS:
+        yield (
+            f"--config.strength_search=True: {config.steps} steps leave {looks} looks at the validation images, each "
+            f"of which moves the strength by a factor of {math.exp(strength.LARGEST_MOVE):.1f} at most"
+        )
 
 
 def _of_evaluation(setup: Setup) -> Iterator[str]:

@@ -53,6 +53,7 @@ def computes(config: FrozenConfigDict) -> None:
 def counts(config: FrozenConfigDict, catalogue: data.Catalogue) -> None:
     """Raises ConfigError where there are too few images to train or none to test on."""
     enough_to_train(config, len(catalogue.rows("train")))
+    enough_to_search(config, len(catalogue.rows("validation")))
     if not len(catalogue.rows("test")):
         raise ConfigError("there are no test images; set --config.data.test_fraction to hold some out")
     looked_at = len(catalogue.rows("validation"))
@@ -68,6 +69,16 @@ def enough_to_train(config: FrozenConfigDict, images: int) -> None:
     for field, way_out in (("batch_size", "take a smaller batch"), ("attention_images", "0 takes all")):
         if config[field] > images:
             raise ConfigError(f"--config.{field}={config[field]}: there are only {images} training images; {way_out}")
+
+
+def enough_to_search(config: FrozenConfigDict, images: int) -> None:
+    """Raises ConfigError where so many validation images are too few to find a strength by."""
+    if config.strength_search and images < config.batch_size:
+        raise ConfigError(
+            f"--config.strength_search=True: there are {images} validation images, expected {config.batch_size} or "
+            "more, a batch; hold more out by --config.data.validation_fraction, take a smaller --config.batch_size, or "
+            "set --config.strength_search=False"
+        )
 
 
 def network_fits(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, num_classes: int) -> None:

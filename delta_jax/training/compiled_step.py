@@ -1,5 +1,6 @@
 """The training step of a run as one program, compiled while images are decoded, head and attention computed."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from delta_jax import features, models, precision
+from delta_jax import features, methods, models, precision
 from delta_jax.processes import sharding
-from delta_jax.training import measured_phase, optim, steps
+from delta_jax.training import measured_phase, optim, steps, strength
 from delta_jax.training.config import ConfigError, flat
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
@@ -82,24 +83,28 @@ def hyperparameters(setup: Setup, alpha: float, rates: np.ndarray) -> Hyperparam
 
 def initial_state(setup: Setup, start: Variables) -> TrainState:
     """The state before the first step, on all devices."""
-    return sharding.replicate(_initial_state(setup, start), setup.mesh)
+    return sharding.replicate(_start(setup, start), setup.mesh)
 
 
-def _initial_state(programs: Programs, start: Variables, source_head: Any = None) -> TrainState:
-    still = optax.constant_schedule(0.0)
-    own = programs.own_parameters(source_head)
-    carried = programs.first_buffers(start["params"], own) if programs.method.carries else None
-    return init_state(start, _optimizer(programs, still), own, _own_optimizer(programs, still), carried)
+def _start(programs: Programs, variables: Variables, source_head: Any = None) -> TrainState:
+    search = strength.begin() if programs.config.strength_search else None
+    still, own = optax.constant_schedule(0.0), programs.own_parameters(source_head)
+    carried = programs.first_buffers(variables["params"], own) if programs.method.carries else None
+    own_tx = _own_optimizer(programs, still)
+    return init_state(variables, _optimizer(programs, still), search, own=own, own_tx=own_tx, carried=carried)
 
 
-def _optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _optimizer(
+    setup: Programs, schedule: optax.Schedule, search: strength.Search | None = None
+) -> optax.GradientTransformation:
     config = setup.config
+    decay: Any = config.weight_decay if setup.method.decays_weights else 0.0
     return optim.make_optimizer(
         setup.source["params"],
         schedule,
         head=setup.heads,
         momentum=config.momentum,
-        weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
+        weight_decay=decay * search.factor if search is not None and decay else decay,
         clip_norm=config.clip_norm,
         head_learning_rate_factor=config.head_learning_rate_factor,
         freeze_norm=config.batch_norm == "frozen",
@@ -124,13 +129,41 @@ def _own_optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientT
 
 
 def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, attention: Any, chosen: Hyperparameters):
-    """One step, as `steps.make_train_step` has it, with the metrics [M] in the order of `steps.METRICS`."""
+    """One step, as `steps.make_train_step` has it, with the metrics [M] in the order of `steps.METRICS`.
+
+    Where the strength is searched, the factor on it comes after them.
+    """
     # Loss and optimizer are made while jax traces: so what they are told can be arguments.
     config = setup.config
-    loss = steps.make_loss(
+    search = state.search if config.strength_search else None
+    if search is not None:
+        chosen = dataclasses.replace(chosen, alpha=chosen.alpha * search.factor)
+    loss = make_loss(setup, chosen)
+
+    def schedule(count):
+        return chosen.learning_rates[count]
+
+    step = steps.make_train_step(
+        loss,
+        _optimizer(setup, schedule, search),
+        setup.augment,
+        accumulate=config.accumulate,
+        own_tx=_own_optimizer(setup, schedule),
+        project=partial(setup.method.project, head=setup.heads) if setup.method.projects else None,
+    )
+    with precision.of(config.matmul_precision):
+        state, metrics = step(state, source, batch, attention, chosen.key)
+    factors = [] if search is None else [search.factor]
+    return state, jnp.stack([*(metrics[name].astype(jnp.float32) for name in steps.METRICS), *factors])
+
+
+def make_loss(setup: Programs, chosen: Hyperparameters, method: methods.Method | None = None) -> Callable[..., Any]:
+    """`steps.make_loss` of the run, or of another method on its network; made inside of a jitted function."""
+    config = setup.config
+    return steps.make_loss(
         setup.trained_network(),
         setup.network(compute_dtype=config.compute_dtype, platform=setup.platform),
-        setup.method,
+        method or setup.method,
         taps=config.taps,
         head=setup.heads,
         alpha=chosen.alpha,
@@ -143,21 +176,6 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
         # TPU compilers see by themselves what is quicker computed again than kept.
         keep=models.keep_products_and_sums if setup.platform == "gpu" and not config.remat else None,
     )
-
-    def schedule(count):
-        return chosen.learning_rates[count]
-
-    step = steps.make_train_step(
-        loss,
-        _optimizer(setup, schedule),
-        setup.augment,
-        accumulate=config.accumulate,
-        own_tx=_own_optimizer(setup, schedule),
-        project=partial(setup.method.project, head=setup.heads) if setup.method.projects else None,
-    )
-    with precision.of(config.matmul_precision):
-        state, metrics = step(state, source, batch, attention, chosen.key)
-    return state, jnp.stack([metrics[name].astype(jnp.float32) for name in steps.METRICS])
 
 
 def function(programs: Programs) -> Any:
@@ -185,18 +203,19 @@ def _key(setup: Setup, shapes: Any) -> str:
 
 
 class CompiledStep:
-    """Compiles the step in a thread, for the shapes that are to be expected, and tells what memory it takes."""
+    """Compiles a step in a thread, for the shapes that are to be expected, and tells what memory it takes."""
 
     def __init__(self, setup: Setup):
-        self._setup = setup
-        self._function = function(setup)
+        """Takes the run whose training step it is."""
+        self._setup, self._name = setup, "a training step"
+        self._function, self._arguments = function(setup), expected_arguments
         self._expected: Any = None
         self._future: Future | None = None
         self._told = False
 
     def start(self) -> None:
         """Begins, unless shapes depend on images that are not decoded yet."""
-        self._expected = _expected_arguments(self._setup)
+        self._expected = self._arguments(self._setup)
         if self._expected is not None:
             # A thread that the interpreter waits for at its end: one that is in the compiler cannot be stopped.
             executor = ThreadPoolExecutor(1, "compile")
@@ -237,7 +256,7 @@ class CompiledStep:
         """The program, and what it costs in words."""
         if _kept is None:
             return self._compiled(shapes)
-        key = _key(self._setup, shapes)
+        key = f"{self._name} {_key(self._setup, shapes)}"
         if key not in _kept:
             _kept[key] = self._compiled(shapes)
         return _kept[key]
@@ -253,7 +272,7 @@ class CompiledStep:
         seconds = time.monotonic() - began
         planned: Any = program.memory_analysis()
         if planned is None:  # not every platform says
-            return program, f"a training step is compiled ({seconds:.1f} s)"
+            return program, f"{self._name} is compiled ({seconds:.1f} s)"
         arguments, temporary = planned.argument_size_in_bytes, planned.temp_size_in_bytes
         needed = arguments + temporary + planned.output_size_in_bytes - planned.alias_size_in_bytes
         limit = sharding.device_memory_bytes()
@@ -262,7 +281,7 @@ class CompiledStep:
         if limit is not None and needed > limit:
             raise _too_large(self._setup, found)
         return program, (
-            f"a training step takes {found}: {_gigabytes(arguments)} for state, source and batch, "
+            f"{self._name} takes {found}: {_gigabytes(arguments)} for state, source and batch, "
             f"{_gigabytes(temporary)} while it works (compiled in {seconds:.1f} s)"
         )
 
@@ -308,7 +327,7 @@ def arguments(programs: Programs, pixels: Any, rows: int) -> tuple[Any, ...]:
         label_weights=jax.ShapeDtypeStruct((programs.num_classes,), jnp.float32) if weighted else None,
         key=jax.eval_shape(jax.random.key, 0),
     )
-    state = jax.eval_shape(partial(_initial_state, programs), programs.source, programs.shapes.source_head)
+    state = jax.eval_shape(partial(_start, programs), programs.source, programs.shapes.source_head)
     measured = measured_phase.shapes(programs, rows)
     source = {**programs.source, "measured": measured} if measured else programs.source
     everywhere = (state, source, attention if programs.method.uses_attention else None, chosen)
@@ -323,8 +342,8 @@ def _has_one_each(config: Any, programs: Programs) -> bool:
     return programs.method.uses_attention and config.attention_per != "data_set"
 
 
-def _expected_arguments(setup: Setup) -> Any:
-    """Shapes of the step's arguments; None where they depend on the decoded images."""
+def expected_arguments(setup: Setup) -> tuple[Any, ...] | None:
+    """`arguments` of the run; None where they depend on the decoded images."""
     config, settings = setup.config, setup.config.data
     if settings.aspect == "keep" or (_has_one_each(config, setup) and settings.on_broken == "skip"):
         return None

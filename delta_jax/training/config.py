@@ -220,6 +220,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         _require(_field(values, field) < 1, field, _field(values, field), "less than 1")
     alpha = values["alpha"]
     _require(alpha is None or alpha >= 0, "alpha", alpha, "0 or more")
+    _check_search(values)
     temperature, decay_at = values["attention_temperature"], values["decay_at"]
     for field in ("radius", "head_radius"):
         _require(values[field] > 0, field, values[field], "more than 0")
@@ -283,6 +284,21 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     if values["attention_file"]:
         per = values["attention_per"]
         _require(per == "data_set", "attention_per", per, "data_set: attention_file has one gap per filter")
+
+
+def _check_search(values: Mapping[str, Any]) -> None:
+    """Of the strength, within a run."""
+    if not values["strength_search"]:
+        return
+    method = methods.create(values["method"])
+    why = f"False: {values['method']} trains the head alone, and has no strength to search"
+    _require(method.trains_backbone, "strength_search", True, why)
+    why = f"False: {values['method']} has parameters of its own, no strength, or two, an alpha and a weight decay"
+    _require(method.has_one_strength, "strength_search", True, why)
+    field = "weight_decay" if method.decays_weights else "alpha"
+    if field == "alpha" and values["alpha"] is None:
+        field = "alpha_relative"
+    _require(values[field] > 0, field, values[field], "more than 0: a search (--config.strength_search) multiplies it")
 
 
 def _check_augmentation(settings: Mapping[str, Any], eval_crops: int) -> None:
@@ -352,6 +368,7 @@ _BEFORE: dict[str, Any] = {
     "attention_share": 0.0,
     "attention_shrink": False,
     "matmul_precision": "default",
+    "strength_search": False,
     "patience": 0,
     "effort": 1.0,
     "singular_values": 1,

@@ -23,6 +23,8 @@ from delta_jax.workdir import logs
 from delta_jax.workdir.checkpoints import Checkpoints
 from delta_jax.workdir.stored_trees import CheckpointError
 
+STRENGTH = "strength_factor"  # of a search, over the strength it began with
+
 
 class DivergedError(RuntimeError):
     """The loss is not finite any more; the message has the steps and the last good checkpoint."""
@@ -60,18 +62,21 @@ def fine_tune(
     watch: Watch,
     workdir: Path,
     log: logs.MetricsLog,
+    before: Callable[[int, TrainState, dict[str, jax.Array]], TrainState] = lambda step, state, batch: state,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Runs the steps that are left.
 
     Args:
       loop: see there; the watch may end it earlier.
       state: before the first step; its buffers are given away.
-      train_step: (state, batch) -> (state, metrics float32 [M] in the order of `steps.METRICS`).
+      train_step: (state, batch) -> (state, metrics float32 [M] in the order of `steps.METRICS`; where the strength is
+        searched, the factor on it comes after them).
       images: to train on.
       validate: state -> measures of the validation images, of which top1 selects, and what they are means of.
       watch: is told of these, and has the learning rates and the last step, which may become an earlier one.
       workdir: checkpoints go to workdir/checkpoints.
       log: where the metrics go.
+      before: (steps done, state, batch) -> the state to take the next step with: a search for the strength.
 
     Returns:
       The state after the last step, or the selected one, and facts: "steps", "selected_step", "images_per_second" (0
@@ -108,7 +113,7 @@ def fine_tune(
 
         with logs.progress(loop.steps * loop.batch_size, "fine-tune", initial=step * loop.batch_size) as bar:
             for batch in images.stream(order):
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(before(step, state, batch), batch)
                 step += 1
                 metrics.copy_to_host_async()
                 waiting.append(metrics)
@@ -186,7 +191,8 @@ def _write(
 ) -> dict[str, float]:
     """The mean of the metrics since the last record goes to the log; not finite ones end the run."""
     values = np.stack(sharding.on_host(waiting))
-    means = dict(zip(METRICS, map(float, values.mean(axis=0)), strict=True))
+    names = (*METRICS, STRENGTH)[: values.shape[1]]
+    means = dict(zip(names, map(float, values.mean(axis=0)), strict=True))
     log.write("fine_tune", step, means | {"learning_rate": float(watch.course.rates[step - 1])})
     if not math.isfinite(means["loss"]):
         start = step - len(values)

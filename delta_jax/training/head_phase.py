@@ -10,9 +10,9 @@ import numpy as np
 
 from delta_jax import processes
 from delta_jax.processes import sharding
-from delta_jax.training import evaluation, head_fit, provenance
+from delta_jax.training import evaluation, head_features, head_fit, provenance
 from delta_jax.training.head import get_head, logits, put_head
-from delta_jax.training.image_sets import ImageSet
+from delta_jax.training.head_features import Features
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import Variables
 from delta_jax.workdir import json_files, logs
@@ -45,11 +45,11 @@ def l2_fe(setup: Setup, workdir: Path) -> Variables:
     return {**setup.source, "params": put_head(setup.source["params"], setup.spec.head, head)}
 
 
-def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
+def train(setup: Setup, features: Features | None = None) -> tuple[Head, dict[str, Any]]:
     """The head with the least validation loss, and what `choose` says of it with the "seconds" that it took.
 
-    It lies in a folder of the cache that is named after all it depends on; runs with other seeds, methods or taps share
-    it.
+    The last "fit_seconds" of these are without the features, which are computed where they are not given. The head lies
+    in a folder of the cache that is named after all it depends on; runs with other seeds, methods or taps share it.
     """
     like = get_head(setup.source["params"], setup.spec.head)
     depends = {
@@ -73,7 +73,8 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
         _say_what_is_missing(facts)
         return kept, facts
     began = time.monotonic()
-    views, validation = _features(setup)
+    views, validation = features or head_features.compute(setup)
+    fit_began = time.monotonic()
     head: Head = {name: np.zeros(leaf.shape, np.float32) for name, leaf in like.items()}
     facts = {}
     if processes.is_first():  # one fit takes all cores of a host; the others wait
@@ -81,7 +82,7 @@ def train(setup: Setup) -> tuple[Head, dict[str, Any]]:
         labels = np.tile(setup.train.labels, len(views))
         flat = views.reshape(-1, views.shape[-1])
         head, facts = choose(flat, labels, held_out, _strengths(setup), head, setup.label_weights)
-        facts["seconds"] = time.monotonic() - began
+        facts |= {"seconds": time.monotonic() - began, "fit_seconds": time.monotonic() - fit_began}
     facts = json.loads(processes.from_first(json.dumps(facts)))
     head = sharding.replicate(sharding.tree_from_first(head), setup.mesh)
     json_files.write(folder / "depends_on.json", depends)
@@ -207,22 +208,6 @@ def _strengths(setup: Setup) -> tuple[float, ...]:
     # Without validation images there is nothing to choose by: then it is beta, the weight Eq. 4 gives the head.
     given = tuple(setup.config.head_l2)
     return given if len(setup.validation) or len(given) == 1 else (setup.config.beta or 1e-2,)
-
-
-def _features(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
-    """[V, M, D] of the training and of the validation images: as they are and, if that is on, mirrored."""
-    compute = setup.head_features()
-
-    def of(images: ImageSet) -> np.ndarray:
-        parts = []
-        for _, mask, batch in images.batches(setup.config.eval_batch_size):
-            kept = int(mask.sum())
-            parts.append(sharding.on_host(compute(setup.source, batch["image"]))[:, :kept])
-            bar.advance(kept)
-        return np.concatenate(parts, axis=1) if parts else np.zeros((2, 0, 0), np.float32)
-
-    with logs.progress(len(setup.train) + len(setup.validation), "features for the head") as bar:
-        return of(setup.train), of(setup.validation)
 
 
 def _top1(measures: Mapping[str, float]) -> str:

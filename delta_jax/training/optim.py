@@ -85,7 +85,7 @@ def make_optimizer(
     *,
     head: str | Sequence[str],
     momentum: float = 0.9,
-    weight_decay: float = 0.0,
+    weight_decay: float | jax.Array = 0.0,
     clip_norm: float = 0.0,
     head_learning_rate_factor: float = 1.0,
     freeze_body: bool = False,
@@ -99,7 +99,8 @@ def make_optimizer(
       schedule: learning rate per step.
       head: module path of the classifier, or several.
       momentum: 0 for plain SGD.
-      weight_decay: times every parameter, added to its gradient; 0 for none.
+      weight_decay: times every parameter, added to its gradient; 0 for none; a scalar array, where the optimizer is
+        made inside of a jitted function, may change from step to step.
       clip_norm: largest global norm of the gradient; 0 for no clipping.
       head_learning_rate_factor: the head's rate is this times the schedule.
       freeze_body: train the head alone.
@@ -114,7 +115,7 @@ def make_optimizer(
     steps: list[optax.GradientTransformation] = []
     if clip_norm:
         steps.append(optax.clip_by_global_norm(clip_norm))
-    if weight_decay:
+    if isinstance(weight_decay, jax.Array) or weight_decay:
         steps.append(optax.add_decayed_weights(weight_decay))
     if momentum:
         steps.append(optax.trace(decay=momentum))

@@ -67,13 +67,16 @@ def summarize(
         json_files.read(workdir / name) for name in ("fine_tune.json", "head.json", "attention.json", ALPHA)
     )
     config, names = setup.config, setup.catalogue.class_names
+    strength = fine_tune.get("strength", {})
+    searched = strength if strength.get("field") == "alpha" else {}
     return {
         "method": config.method,
         "preset": config.preset,
         "arch": config.arch,
         "data": config.data.name,
         "classes": list(names),
-        "alpha": alpha.get("alpha") if config.alpha is None else config.alpha,
+        "alpha": searched.get("found", alpha.get("alpha") if config.alpha is None else config.alpha),
+        "strength": strength,
         "seed": config.seed,
         "test": measured["test"],
         "validation": measured["validation"],

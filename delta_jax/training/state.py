@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from delta_jax.training.strength import Search
+
 Variables = Mapping[str, Any]
 
 
@@ -20,13 +22,17 @@ class TrainState:
       params: of the network in training.
       batch_stats: its running statistics; {} for a network without BatchNorm.
       opt_state: of the optimizer.
+      search: for the strength of the penalty; None where it is fixed.
+      own: {"params", "opt_state"} of what the method trains beside the network, and "buffers" where it carries
+        something from step to step; None for most.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
-    own = None  # no field, which would be one more in the checkpoints of all methods: see `StateWithOwn`
+    search: Search | None = None
+    own: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -34,20 +40,11 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-@flax.struct.dataclass
-class StateWithOwn(TrainState):
-    """Of a method that trains something beside the network.
-
-    Attributes:
-      own: {"params", "opt_state"} of that, and "buffers" where it carries something from step to step.
-    """
-
-    own: Any
-
-
 def init_state(
     variables: Variables,
     tx: optax.GradientTransformation,
+    search: Search | None = None,
+    *,
     own: Any = None,
     own_tx: optax.GradientTransformation | None = None,
     carried: Any = None,
@@ -59,11 +56,10 @@ def init_state(
     The source network is made of the same arrays: without the copy, donating the state would delete the source, too.
     """
     params, stats = jax.tree.map(jnp.copy, (variables["params"], variables.get("batch_stats", {})))
-    begun = (jnp.zeros((), jnp.int32), params, stats, tx.init(params))
-    if own is None or own_tx is None:
-        return TrainState(*begun)
-    copied = jax.tree.map(jnp.copy, own)
-    beside = {"params": copied, "opt_state": own_tx.init(copied)}
-    if carried is not None:
-        beside["buffers"] = jax.tree.map(jnp.copy, carried)
-    return StateWithOwn(*begun, beside)
+    beside = None
+    if own is not None and own_tx is not None:
+        copied = jax.tree.map(jnp.copy, own)
+        beside = {"params": copied, "opt_state": own_tx.init(copied)}
+        if carried is not None:
+            beside["buffers"] = jax.tree.map(jnp.copy, carried)
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), search, beside)

@@ -29,6 +29,7 @@ from delta_jax.training import (
     measured_phase,
     mixing,
     report,
+    strength_search,
 )
 from delta_jax.training import config as configs
 from delta_jax.training.attention_phase import Attention
@@ -39,6 +40,7 @@ from delta_jax.training.head import get_head, new_head, put_head
 from delta_jax.training.optim import STRETCHED
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables
+from delta_jax.training.strength_search import CompiledLook
 from delta_jax.training.watch import Watch
 from delta_jax.workdir import environment, json_files, logs
 from delta_jax.workdir.variable_files import kept_variables, save_variables
@@ -90,17 +92,22 @@ def fit(config: Any, workdir: Path, *, test: bool = True) -> Fitted:
     with _begin(config, workdir) as (setup, log):
         # The step of 5 is compiled while images are decoded and 3 and 4 go on.
         compiled = CompiledStep(setup)
+        look = CompiledLook(setup) if setup.config.strength_search else None
         if setup.method.trains_backbone and not (workdir / classifier.MODEL).exists():
             compiled.start()
+            if look:
+                look.start()
         _claim(setup, workdir)
         # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
         l2_fe = head_phase.l2_fe(setup, workdir)
         interruption.check("after the head")
         compiled.check()
+        if look:
+            look.check()
         # 4. How much each filter matters to the target.
         weights = attention_phase.weights(setup, l2_fe, workdir) if setup.method.uses_attention else None
         # 5. Fine-tuning.
-        final = _final(setup, l2_fe, weights, workdir, log, compiled)
+        final = _final(setup, l2_fe, weights, workdir, log, compiled, look)
         interruption.check("after fine-tuning")
         # 6. The test images are looked at once, at the end.
         return (_evaluate if test else _validate)(setup, l2_fe, final, workdir)
@@ -170,7 +177,13 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 
 def _final(
-    setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog, compiled: CompiledStep
+    setup: Setup,
+    l2_fe: Variables,
+    weights: Any,
+    workdir: Path,
+    log: logs.MetricsLog,
+    compiled: CompiledStep,
+    look: CompiledLook | None,
 ) -> Variables:
     """The network the run ends with, in model.safetensors; classifier.json says how to use it."""
     facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
@@ -179,7 +192,7 @@ def _final(
     kept = kept_variables(path, l2_fe)
     if kept is not None:
         return kept
-    final = _fine_tune(setup, l2_fe, weights, workdir, log, compiled) if setup.method.trains_backbone else l2_fe
+    final = _fine_tune(setup, l2_fe, weights, workdir, log, compiled, look) if setup.method.trains_backbone else l2_fe
     save_variables(path, final)
     return final
 
@@ -211,7 +224,13 @@ def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
 
 
 def _fine_tune(
-    setup: Setup, l2_fe: Variables, weights: Any, workdir: Path, log: logs.MetricsLog, compiled: CompiledStep
+    setup: Setup,
+    l2_fe: Variables,
+    weights: Any,
+    workdir: Path,
+    log: logs.MetricsLog,
+    compiled: CompiledStep,
+    look: CompiledLook | None,
 ) -> Variables:
     config = setup.config
     key = jax.random.key(config.seed)
@@ -242,6 +261,11 @@ def _fine_tune(
             setup.probabilities(state.variables, setup.validation, "validation"), setup.validation.labels
         )
 
+    looks = strength_search.Looks(setup, look, source, weights) if look else None
+
+    def before(step: int, state: TrainState, batch: Any) -> TrainState:
+        return looks(step, state, batch, chosen(watch.course)) if looks else state
+
     loop = Loop(
         steps=config.steps,
         batch_size=config.batch_size,
@@ -261,7 +285,11 @@ def _fine_tune(
         watch,
         workdir,
         log,
+        before,
     )
+    if state.search is not None:
+        facts["strength"] = strength_search.found(setup, alpha, state.search)
+        logs.say(strength_search.said(facts["strength"]))
     verdict = watch.verdict(stretches=config.schedule in STRETCHED)
     facts["convergence"] = verdict.as_dict() if verdict else {}
     final: Variables = state.variables

@@ -60,6 +60,11 @@ class Search:
                 f"--config.method={config.method} trains the head alone, so there is nothing to search; leave it out, "
                 "or run delta_jax.train"
             )
+        if config.strength_search:
+            raise ConfigError(
+                "--config.strength_search=True: expected False: delta_jax.tune tries strengths in runs of their own, "
+                "and its last runs have no validation images; for one run with a search, run delta_jax.train"
+            )
         resolved = configs.resolve(config)
         self._folds, self._refit = _folds(config)
         self.config = _with_steps(config)

@@ -90,6 +90,12 @@ def test_the_same_method_twice_is_compiled_once():
         setattr(methods.create("delta"), "scale", "reference")  # noqa: B010
 
 
+def test_methods_with_one_strength():
+    # An alpha or a weight decay, and no parameters of their own.
+    found = {name for name in methods.names() if methods.create(name).has_one_strength}
+    assert found == {"l2", *(name for name in methods.names() if name.startswith(("l2_sp", "delta")))}
+
+
 def test_what_a_method_alone_reads_are_fields_of_the_config():
     assert methods.options("delta") == ()
     assert methods.options("mars_sp") == ("radius", "head_radius")

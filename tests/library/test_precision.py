@@ -170,6 +170,7 @@ def test_the_training_step_has_the_precision_of_the_config(asked, expected, monk
         freeze_until="",
         remat=False,
         accumulate=1,
+        strength_search=False,
     )
     fake: Any = SimpleNamespace(
         config=config,

@@ -42,7 +42,7 @@ def planned(photos, **changed):
 )
 def test_programs_are_those_of_the_run(photos, changed):
     run, shapes = Setup(configs.resolve(small_config(photos, **changed))), planned(photos, **changed)
-    step = compiled_step.function(run).lower(*compiled_step._expected_arguments(run)).as_text()
+    step = compiled_step.function(run).lower(*compiled_step.expected_arguments(run)).as_text()
     assert (
         works.step(shapes, COUNTED, 1e9).make()[0].lower(*works.step(shapes, COUNTED, 1e9).make()[1]).as_text() == step
     )

@@ -17,7 +17,7 @@ FILES = {
 LIBRARY = ("precision", "regularizers", "features", "attention", "methods")
 PARTS = ("models", "weights", "data")
 GROUND = ("processes", "chips", "workdir")  # know nothing of networks and images
-COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export", "describe", "plan", "tune")
+COMMANDS = ("train", "evaluate", "predict", "attend", "prepare", "sweep", "export", "describe", "plan", "tune", "rank")
 
 # The rooms from the ground up: who imports stands above whom it imports. docs/design.md says what each is for.
 FLOORS = (
@@ -31,7 +31,7 @@ FLOORS = (
     ("exports", "analysis", "command_line"),
     ("page", "planning"),
     ("reports",),
-    ("sweeps", "tuning"),
+    ("sweeps", "tuning", "ranking"),
     ("train",),
     tuple(name for name in COMMANDS if name != "train"),
 )
@@ -39,7 +39,7 @@ FLOORS = (
 # The pure part of training: arrays in, arrays out.
 PURE = (
     *("training.state", "training.steps", "training.optim", "training.evaluation"),
-    *("training.convergence", "training.course", "training.mixing", "training.gain"),
+    *("training.convergence", "training.course", "training.mixing", "training.gain", "training.strength"),
 )
 
 # What a module may import of delta_jax. The longest name that fits a module counts, and holds for all below it.
@@ -85,6 +85,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sweeps": (*GROUND, "methods", *PARTS, "training", "analysis", "page", "reports", "sweeps"),
     "sweeps.typesetting": (),
     "tuning": (*GROUND, "methods", *PARTS, "training", "analysis.statistics", "page", "reports", "tuning"),
+    "ranking": (*GROUND, *PARTS, "downloads", "training", "analysis.statistics", "ranking"),
+    "ranking.scores": (),
     "tuning.halving": (),
     "tuning.pace": ("methods",),
     # --config, --workdir and the errors of a run are those of `train`.
@@ -96,6 +98,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "describe": (*GROUND, "models", "analysis", "command_line"),
     "plan": (*GROUND, "training", "planning", "command_line"),
     "tune": (*GROUND, "training", "tuning", "command_line", "train"),
+    "rank": (*GROUND, "ranking", "command_line", "train"),
 }
 PUBLIC = (*LIBRARY, *PARTS)  # delta_jax/__init__.py re-exports them
 MAY_IMPORT_TRAINER = ("training.trainer", "reports", "sweeps.runner", "tuning.trials", "tuning.ending", *COMMANDS)

@@ -354,7 +354,7 @@ def config_of(photos, **changed):
 def lowered(photos, **changed):
     setup = Setup(configs.resolve(config_of(photos, **changed)))
     step = CompiledStep(setup)
-    return step._function.lower(*compiled_step._expected_arguments(setup)).as_text()
+    return step._function.lower(*compiled_step.expected_arguments(setup)).as_text()
 
 
 def test_runs_of_other_alphas_rates_and_seeds_share_one_program(photos):
