@@ -23,7 +23,9 @@ def get_config() -> ConfigDict:
     config.weights = "pip/efficientnet-lite0"  # named source (docs/weights.md), file or address
     config.taps = ("default",)  # module paths whose feature maps are compared; "default" for the network's own
     config.head_init = "normal"  # normal (std 0.01), zeros, or l2_fe: go on from the trained head
-    config.batch_norm = "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too
+    config.batch_norm = (
+        "train"  # train; frozen_stats: use the source's statistics; frozen: leave scale and bias, too; stochastic
+    )
     config.dropout = 0.0  # rate in front of the head
     config.compute_dtype = "float32"  # or bfloat16, for GPUs and TPUs; parameters and penalties stay float32
     config.matmul_precision = "default"  # of the training step's float32 products on GPUs and TPUs; high; or highest
@@ -56,7 +58,11 @@ def get_config() -> ConfigDict:
     config.data.augment = "crop"  # in training: random crop; resized_crop: random area and shape; none: the centre
     config.data.mirror = True  # images may be mirrored, half of those in training are; False for digits and text
     config.data.least_area = 0.08  # of resized_crop, as a share of the image
+    config.data.upright = True  # photos have an up; False for those from above or of textures: turned by quarters
     config.data.color_jitter = (0.0, 0.0, 0.0, 0.0)  # strengths of brightness, contrast, saturation (0.4) and hue (0.1)
+    config.data.rand_augment = (0, 9)  # random operations per training image, 0 for none; their magnitude, 0 to 30
+    config.data.erase = 0.0  # probability that a rectangle of a training image is erased
+    config.data.mix = (0.0, 0.0)  # training images with one another: a of Beta(a, a) for mixup, and for CutMix; 0: none
     config.data.near_doubles = False  # say which images look like one of another split or class: docs/data.md
     config.data.on_broken = "stop"  # or skip: leave images out that cannot be decoded
     config.data.on_device = "auto"  # yes, no (a batch at a time), or auto: when the decoded images fit
@@ -71,8 +77,9 @@ def get_config() -> ConfigDict:
     )
     config.beta = 0.01  # weight of the head's penalty; not for l2
     config.auxiliary_weight = 0.0  # of the loss of Inception-V3's second classifier, on ImageNet 0.4; 0 drops it
+    config.label_smoothing = 0.0  # of training's cross-entropy; that of the attention's gaps is never smoothed
     config.imbalance = "ignore"  # weighted_loss: rare classes count more; balanced_sampling: classes equally often
-    config.weight_decay = 1e-4  # of every parameter, for l2 alone
+    config.weight_decay = 1e-4  # of every parameter, for l2 alone; with adamw it is decoupled
     config.singular_values = 1  # of a batch's features, the smallest, that bss pushes down
     config.radius = 7.4  # of mars_sp: how far the rows of a layer may go from the source's, in the 1-norm
     config.head_radius = 7.4  # the same of the head, from 0
@@ -86,13 +93,19 @@ def get_config() -> ConfigDict:
     config.batch_size = 64  # images per step, over all devices
     config.accumulate = 1  # parts of a batch that go through the network one after the other, to save memory
     config.learning_rate = 0.01  # after warm-up
-    config.head_learning_rate_factor = 1.0  # the head's rate is this times the other parameters'
-    config.momentum = 0.9  # of SGD
+    config.head_learning_rate_factor = placeholder(float)  # of the head's rate; as the preset: 1, tllib's is 10
+    config.optimizer = placeholder(str)  # sgd, nesterov or adamw; as the preset: sgd, tllib's is nesterov
+    config.momentum = 0.9  # of SGD; of AdamW its first factor, the second is 0.999
     config.schedule = "step"  # step, exponential, cosine or constant
     config.warmup_steps = 0  # steps of linear growth from 0
     config.decay_at = 2 / 3  # fraction of the steps after which `step` decays
     config.decay_factor = 0.1  # of `step`, once
     config.epoch_decay_factor = 0.93  # of `exponential`, every epoch
+    config.layer_decay = 1.0  # the rate of each layer is this times that of the next one towards the head
+    config.surgical = False  # rates of layers by the relative norm of their gradients
+    config.unfreeze = 0.0  # share of the steps after which all layers train; one by one begins, from the head on
+    config.head_restarts = 0  # times that the head is made anew, evenly over the steps
+    config.average = 0.0  # decay of a moving average of the weights, such as 0.999, which is kept instead; 0: none
     config.clip_norm = 0.0  # largest global norm of the gradient; 0 for no clipping
 
     # Head on the frozen source (L2-FE): baseline, and what the attention is measured with.

@@ -6,6 +6,7 @@ from delta_jax.data.augment import (
     AUGMENTATIONS,
     center_crop,
     normalize,
+    quarter_turns,
     random_crop_mirror,
     random_resized_crop,
     random_view,
@@ -18,15 +19,18 @@ from delta_jax.data.catalogue import SPLITS, Catalogue
 from delta_jax.data.color import color_jitter
 from delta_jax.data.contents import identified
 from delta_jax.data.decoded import DARK, Images
+from delta_jax.data.erasing import random_erasing
 from delta_jax.data.errors import DataError
 from delta_jax.data.filling import absent
 from delta_jax.data.image_files import Folder, left_out, look_through
 from delta_jax.data.images import ASPECTS, INTERPOLATIONS, BrokenImageError, decode_image, photo_size, points_in_crop
 from delta_jax.data.leakage import describe_contradictions, describe_leaks, find_contradictions, find_leaks
+from delta_jax.data.mixtures import mix_batch
 from delta_jax.data.names import existing, nfc, shown
 from delta_jax.data.near_doubles import describe_near_doubles, find_near_doubles
 from delta_jax.data.part_locations import PartLocations, part_locations
 from delta_jax.data.preparation import Prepared, prepare
+from delta_jax.data.rand_augment import rand_augment
 from delta_jax.data.sources import find, find_other, is_own
 from delta_jax.data.splits import counted, listed
 from delta_jax.data.streaming import stream
@@ -81,6 +85,7 @@ __all__ = [
     "listed",
     "look",
     "look_through",
+    "mix_batch",
     "nfc",
     "normalize",
     "padded_batches",
@@ -88,7 +93,10 @@ __all__ = [
     "photo_size",
     "points_in_crop",
     "prepare",
+    "quarter_turns",
+    "rand_augment",
     "random_crop_mirror",
+    "random_erasing",
     "random_resized_crop",
     "random_view",
     "shown",

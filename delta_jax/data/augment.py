@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 from delta_jax.data.canvas import Canvas, Pixels, cut, sides
 from delta_jax.data.color import color_jitter
+from delta_jax.data.rand_augment import rand_augment
 from delta_jax.data.resized_crop import random_boxes, resized_crop
 
 AUGMENTATIONS = ("crop", "resized_crop", "none")
@@ -23,6 +24,8 @@ def random_view(
     interpolation: str = "bilinear",
     least_area: float = 0.08,
     jitter: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+    upright: bool = True,
+    operations: tuple[int, int] = (0, 0),
 ) -> jax.Array:
     """One view of each image for training.
 
@@ -35,6 +38,9 @@ def random_view(
       interpolation: of the resized crop, "bilinear" or "bicubic".
       least_area: of the resized crop, as a share of the image.
       jitter: strengths of `color_jitter`.
+      upright: False for images without an up: each is turned by 0, 1, 2 or 3 quarters; not with "none". With the
+        mirror images that makes all eight positions, upside down ones among them.
+      operations: of `rand_augment` how many, 0 for none, and their magnitude; not with "none".
 
     Returns:
       uint8 [B, size, size, 3].
@@ -47,7 +53,11 @@ def random_view(
         views = random_resized_crop(
             key, images, size, mirror=mirror, interpolation=interpolation, least_area=least_area
         )
-    # The key of the jitter is not one of those that the crop splits off.
+    # The keys of what follows are not among those that the crop splits off.
+    if not upright:
+        views = quarter_turns(jax.random.fold_in(key, 2), views)
+    if operations[0]:
+        views = rand_augment(jax.random.fold_in(key, 5), views, *operations)
     return color_jitter(jax.random.fold_in(key, 1), views, jitter) if any(jitter) else views
 
 
@@ -155,6 +165,13 @@ def normalize(
     centre = jnp.asarray(mean, jnp.float32).reshape(shape)
     spread = jnp.asarray(std, jnp.float32).reshape(shape)
     return ((images.astype(jnp.float32) / 255 - centre) / spread).astype(dtype)
+
+
+def quarter_turns(key: jax.Array, squares: jax.Array) -> jax.Array:
+    """Turns each square [B, S, S, C] counterclockwise by 0 to 3 quarters, all alike probable."""
+    quarters = jax.random.randint(key, squares.shape[:1], 0, 4, jnp.int32)[:, None, None, None]
+    turned = jnp.where(quarters % 2 == 1, jnp.rot90(squares, axes=(1, 2)), squares)
+    return jnp.where(quarters >= 2, turned[:, ::-1, ::-1], turned)
 
 
 def _mirror_half(key: jax.Array, crops: jax.Array) -> jax.Array:

@@ -43,13 +43,13 @@ def adjust_brightness(pixels: jax.Array, factor: jax.Array) -> jax.Array:
 
 def adjust_contrast(pixels: jax.Array, factor: jax.Array) -> jax.Array:
     """Mixes each image with the mean of its grey."""
-    mean = jnp.mean(_grey(pixels), axis=(1, 2, 3), keepdims=True)
+    mean = jnp.mean(grey(pixels), axis=(1, 2, 3), keepdims=True)
     return _mix(pixels, jnp.floor(mean + 0.5), factor)
 
 
 def adjust_saturation(pixels: jax.Array, factor: jax.Array) -> jax.Array:
     """Mixes each pixel with its grey."""
-    return _mix(pixels, _grey(pixels), factor)
+    return _mix(pixels, grey(pixels), factor)
 
 
 def adjust_hue(pixels: jax.Array, turn: jax.Array) -> jax.Array:
@@ -72,6 +72,7 @@ def _mix(pixels: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
     return jnp.clip(share * pixels + (1 - share) * other, 0, 255)
 
 
-def _grey(pixels: jax.Array) -> jax.Array:
-    # In whole levels, as Pillow's; a sum, not a product of matrices: those are of low precision on accelerators.
+def grey(pixels: jax.Array) -> jax.Array:
+    """In whole levels, as Pillow's "L": [B, H, W, 3] -> [B, H, W, 1]."""
+    # A sum, not a product of matrices: those are of low precision on accelerators.
     return jnp.floor(jnp.sum(pixels * jnp.array([[[_GREY]]], jnp.float32), axis=-1, keepdims=True) + 0.5)

@@ -25,6 +25,7 @@ __all__ = [
     "check_taps",
     "head_inputs",
     "list_taps",
+    "order",
     "tap",
     "with_head_inputs",
 ]
@@ -43,6 +44,11 @@ def list_taps(model: Any, variables: Any, x: Any, **kwargs: Any) -> dict[str, tu
     """
     taps = _traced(model, variables, x, kwargs).taps
     return {tap: tuple(taps[tap].shape) for tap in sorted(taps)}
+
+
+def order(model: Any, variables: Any, x: Any, **kwargs: Any) -> tuple[str, ...]:
+    """The taps of `list_taps`, in the order in which they are reached."""
+    return tuple(_traced(model, variables, x, kwargs).taps)
 
 
 def check_taps(model: Any, variables: Any, x: Any, taps: Sequence[str], **kwargs: Any) -> None:

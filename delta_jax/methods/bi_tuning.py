@@ -59,6 +59,7 @@ class BiTuning(Method):
     uses_features = True
     has_own_parameters = True
     own_rate_is_the_heads = False
+    knows_examples = True
     carries = True
     default_alpha = 1.0
     length = 40  # of a queue, as published; the others, too

@@ -29,6 +29,7 @@ class CoTuning(Method):
     has_own_parameters = True
     uses_source_head = True
     own_rate_is_the_heads = False
+    knows_examples = True
     measures = ("relationship",)
     default_alpha = 2.3
 

@@ -27,6 +27,7 @@ class LwF(Method):
     has_own_parameters = True
     uses_source_head = True
     own_rate_is_the_heads = False
+    knows_examples = True
     measures = ("source_logits",)
     default_alpha = 1.0
     temperature = 2.0  # as published

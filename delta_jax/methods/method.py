@@ -81,6 +81,7 @@ class Method:
     uses_source_head = False
     measures: ClassVar[tuple[str, ...]] = ()  # on the source, once: see `training.measured_phase`
     carries = False  # buffers from step to step, and a network of keys that sees a second view
+    knows_examples = False  # by label or row: images that are mixed are none of those that it knows
     projects = False  # moves parameters after each step
     default_alpha: ClassVar[float | None] = None  # as published; None: distances of maps differ, so it is measured
 

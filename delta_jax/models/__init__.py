@@ -4,6 +4,7 @@ from delta_jax.models.adapter import adapt
 from delta_jax.models.checks import check, check_head, module_path
 from delta_jax.models.elsewhere import Elsewhere, like, lookalikes, mentioned_elsewhere, named_elsewhere
 from delta_jax.models.layers.memory import keep_products_and_sums
+from delta_jax.models.layers.stochastic_norm import stochastic_norm
 from delta_jax.models.model_spec import ModelSpec
 from delta_jax.models.registry import create, names, register, spec
 
@@ -23,4 +24,5 @@ __all__ = [
     "names",
     "register",
     "spec",
+    "stochastic_norm",
 ]

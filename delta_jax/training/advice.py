@@ -41,9 +41,12 @@ _TRAINING = (
         "auxiliary_weight",
     ),
     *("matmul_precision", "data.augment", "data.least_area", "data.color_jitter"),
+    *("optimizer", "label_smoothing", "data.mix", "data.erase", "data.upright", "data.rand_augment"),
+    *("layer_decay", "surgical", "unfreeze", "head_restarts", "average"),
 )
 _SCALED = ("delta", "delta_without_attention", "afd")  # methods that read penalty_scale
 _ENOUGH_LOOKS = 20
+_LARGE_FOR_ADAM = 0.005
 _SEEN_TWICE = 40  # images, before which the jackknife over 20 groups says nothing
 
 
@@ -161,6 +164,11 @@ def _of_evaluation(setup: Setup) -> Iterator[str]:
 def _of_steps(setup: Setup) -> Iterator[str]:
     config, settings = setup.config, setup.config.data
     images, shown = len(setup.catalogue.rows("train")), config.steps * config.batch_size
+    if config.optimizer == "adamw" and config.learning_rate >= _LARGE_FOR_ADAM:
+        yield (
+            f"--config.optimizer=adamw: its steps are about as large as the rate, whatever the gradient is, and "
+            f"--config.learning_rate={config.learning_rate:g} is one for SGD; try 0.001 to 0.0001"
+        )
     if config.learning_rate == 0:
         yield "--config.learning_rate=0: the network stays as it starts"
     if config.head_learning_rate_factor == 0 and config.head_init != "l2_fe":

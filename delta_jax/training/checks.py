@@ -13,7 +13,7 @@ from delta_jax import data, features, models, precision
 from delta_jax.chips import target
 from delta_jax.methods import Method, Shapes
 from delta_jax.processes import sharding
-from delta_jax.training import channel_weights
+from delta_jax.training import channel_weights, layer_rates
 from delta_jax.training.config import ConfigError
 from delta_jax.training.convergence import LEAST_IMAGES
 from delta_jax.training.state import Variables
@@ -117,7 +117,7 @@ def network_trains(config: FrozenConfigDict, make: Callable[[], Any]) -> None:
 
 def images_of_statistics(config: FrozenConfigDict, source: Variables) -> int | None:
     """How many images BatchNorm takes its statistics from in a training step; None where it takes none."""
-    uses = config.batch_norm == "train" and bool(source.get("batch_stats"))
+    uses = config.batch_norm in ("train", "stochastic") and bool(source.get("batch_stats"))
     return config.batch_size // config.accumulate if uses else None
 
 
@@ -189,6 +189,50 @@ def blocks_to_recompute(config: FrozenConfigDict, source: Variables) -> None:
         )
 
 
+def stochastic_norm(config: FrozenConfigDict, network: Any, source: Variables) -> None:
+    """Raises ConfigError if `batch_norm` is stochastic for a network without layers that can be so."""
+    if config.batch_norm != "stochastic":
+        return
+    changed: list[int] = []
+    key = jax.eval_shape(jax.random.key, 0)
+
+    def run(variables: Variables, images: jax.Array, key: jax.Array) -> Any:
+        with models.stochastic_norm(lambda: changed.append(1)):
+            return network.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+
+    jax.eval_shape(run, source, _images(config), key)
+    if not changed:
+        raise ConfigError(
+            f"--config.batch_norm=stochastic: {config.arch} has none of the library's BatchNorm layers, which it "
+            "changes; expected train"
+        )
+
+
+def layers(
+    config: FrozenConfigDict, network: Any, source: Variables, heads: Sequence[str]
+) -> layer_rates.Layers | None:
+    """The layers of the network where their rates differ; None where not.
+
+    Raises:
+      ConfigError: they are not known.
+    """
+    asked = {
+        "layer_decay": config.layer_decay != 1,
+        "unfreeze": config.unfreeze > 0,
+        "head_restarts": config.head_restarts > 0,
+        "surgical": config.surgical,
+    }
+    if not any(asked.values()):
+        return None
+    # Of training: the second classifier of Inception-V3 runs there alone.
+    order = features.order(network, source, _images(config), train=True, rngs={"dropout": jax.random.key(0)})
+    try:
+        return layer_rates.of_network(source["params"], order, heads)
+    except ValueError as error:
+        field = next(field for field, wanted in asked.items() if wanted)
+        raise ConfigError(f"--config.{field}={config[field]}: {config.arch}: {error}") from error
+
+
 def taps_fit(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, source: Variables) -> Shapes:
     """Shapes of the feature maps, and of what the head sees.
 
@@ -221,6 +265,11 @@ def method_fits(config: FrozenConfigDict, method: Method, shapes: Shapes) -> Non
     """Raises ConfigError where the method cannot work on what it is to see."""
     if problem := method.problem(shapes, config.batch_size // config.accumulate):
         raise ConfigError(problem)
+    if method.knows_examples and any(config.data.mix):
+        raise ConfigError(
+            f"--config.data.mix={tuple(config.data.mix)}: {config.method} goes by the label or the row of each image, "
+            "and a mixed one has two; expected (0.0, 0.0), or another method"
+        )
     if method.carries and config.accumulate > 1:
         raise ConfigError(
             f"--config.accumulate={config.accumulate}: {config.method} compares a batch with queues that it then "

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import optax
 
 from delta_jax import features, methods, models, precision
 from delta_jax.processes import sharding
-from delta_jax.training import measured_phase, optim, steps, strength
+from delta_jax.training import head, head_restarts, layer_rates, measured_phase, optim, steps, strength
 from delta_jax.training.config import ConfigError, flat
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
@@ -30,7 +30,7 @@ _TABLE = 1024
 _ARGUMENTS = (
     *("seed", "steps", "learning_rate", "schedule", "warmup_steps", "decay_at", "decay_factor", "epoch_decay_factor"),
     *("alpha", "alpha_relative", "beta", "head_l2", "select", "eval_every", "patience", "effort"),
-    *("checkpoint_every", "log_every"),
+    *("checkpoint_every", "log_every", "layer_decay", "unfreeze", "head_restarts"),
     *("data.validation_fold", "data.validation_fraction"),
 )
 _kept: dict[str, Any] | None = None  # programs, within `shared`
@@ -43,6 +43,8 @@ class Hyperparameters:
     Attributes:
       alpha, beta: float32 scalars, see `steps.make_loss`.
       learning_rates: float32 [T], of step 0, 1, ...; T is the number of steps or more.
+      layer_factors: float32 [T, L], see `layer_rates.factors`; None where all layers have the same rate.
+      restarts: int32 [R], steps before which the head is made anew; None for none.
       label_weights: float32 [K], see `steps.make_loss`; None for none.
       key: of all that is random.
     """
@@ -52,6 +54,8 @@ class Hyperparameters:
     learning_rates: Any
     label_weights: Any
     key: Any
+    layer_factors: Any = None
+    restarts: Any = None
 
 
 def learning_rates(setup: Setup, epoch_steps: float) -> np.ndarray:
@@ -76,9 +80,27 @@ def hyperparameters(setup: Setup, alpha: float, rates: np.ndarray) -> Hyperparam
     config = setup.config
     weights = setup.label_weights if config.imbalance == "weighted_loss" else None
     key = np.asarray(jax.random.key_data(jax.random.key(config.seed)))
-    numbers = (np.float32(alpha), np.float32(config.beta), rates, weights)
-    alpha_, beta, rates_, weights_, bits = sharding.replicate((*numbers, key), setup.mesh)
-    return Hyperparameters(alpha_, beta, rates_, weights_, jax.random.wrap_key_data(bits))
+    numbers = (np.float32(alpha), np.float32(config.beta), rates, weights, *_of_layers(setup, rates))
+    alpha_, beta, rates_, weights_, factors, restarts, bits = sharding.replicate((*numbers, key), setup.mesh)
+    return Hyperparameters(alpha_, beta, rates_, weights_, jax.random.wrap_key_data(bits), factors, restarts)
+
+
+def _of_layers(programs: Programs, rates: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """`layer_factors` and `restarts` of the hyperparameters."""
+    config = programs.config
+    factors = restarts = None
+    if programs.layers and (config.layer_decay != 1 or config.unfreeze or config.head_restarts):
+        factors = layer_rates.factors(
+            rates,
+            config.steps,
+            programs.layers.count,
+            decay=config.layer_decay,
+            unfreeze=config.unfreeze,
+            restarts=config.head_restarts,
+        )
+    if config.head_restarts:
+        restarts = layer_rates.restart_steps(config.steps, config.head_restarts)
+    return factors, restarts
 
 
 def initial_state(setup: Setup, start: Variables) -> TrainState:
@@ -88,14 +110,28 @@ def initial_state(setup: Setup, start: Variables) -> TrainState:
 
 def _start(programs: Programs, variables: Variables, source_head: Any = None) -> TrainState:
     search = strength.begin() if programs.config.strength_search else None
-    still, own = optax.constant_schedule(0.0), programs.own_parameters(source_head)
+    own = programs.own_parameters(source_head)
     carried = programs.first_buffers(variables["params"], own) if programs.method.carries else None
-    own_tx = _own_optimizer(programs, still)
-    return init_state(variables, _optimizer(programs, still), search, own=own, own_tx=own_tx, carried=carried)
+    # What the optimizer is told of rates has no part in its first state.
+    factors, _ = _of_layers(programs, np.zeros(1, np.float32))
+    still = optax.constant_schedule(0.0)
+    return init_state(
+        variables,
+        _optimizer(programs, still, layer_factors=factors),
+        search,
+        average=programs.config.average > 0,
+        own=own,
+        own_tx=_own_optimizer(programs, still),
+        carried=carried,
+    )
 
 
 def _optimizer(
-    setup: Programs, schedule: optax.Schedule, search: strength.Search | None = None
+    setup: Programs,
+    schedule: optax.Schedule,
+    search: strength.Search | None = None,
+    *,
+    layer_factors: Any = None,
 ) -> optax.GradientTransformation:
     config = setup.config
     decay: Any = config.weight_decay if setup.method.decays_weights else 0.0
@@ -103,12 +139,16 @@ def _optimizer(
         setup.source["params"],
         schedule,
         head=setup.heads,
+        kind=config.optimizer,
         momentum=config.momentum,
         weight_decay=decay * search.factor if search is not None and decay else decay,
         clip_norm=config.clip_norm,
         head_learning_rate_factor=config.head_learning_rate_factor,
         freeze_norm=config.batch_norm == "frozen",
         frozen=setup.frozen,
+        layers=setup.layers,
+        layer_factors=layer_factors,
+        surgical=config.surgical,
     )
 
 
@@ -121,6 +161,7 @@ def _own_optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientT
         own,
         schedule,
         head=tuple(own),
+        kind=config.optimizer,
         momentum=config.momentum,
         weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
         clip_norm=config.clip_norm,
@@ -139,22 +180,28 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
     if search is not None:
         chosen = dataclasses.replace(chosen, alpha=chosen.alpha * search.factor)
     loss = make_loss(setup, chosen)
+    if chosen.restarts is not None:
+        kind = config.head_init if config.head_init in head.KINDS else "normal"
+        state = head_restarts.restarted(state, chosen.restarts, chosen.key, heads=setup.heads, kind=kind)
+    rates, factors = chosen.learning_rates, chosen.layer_factors
 
     def schedule(count):
-        return chosen.learning_rates[count]
+        return rates[count]
 
     step = steps.make_train_step(
         loss,
-        _optimizer(setup, schedule, search),
+        _optimizer(setup, schedule, search, layer_factors=factors),
         setup.augment,
+        mix=setup.mix,
+        average=config.average,
         accumulate=config.accumulate,
         own_tx=_own_optimizer(setup, schedule),
         project=partial(setup.method.project, head=setup.heads) if setup.method.projects else None,
     )
     with precision.of(config.matmul_precision):
         state, metrics = step(state, source, batch, attention, chosen.key)
-    factors = [] if search is None else [search.factor]
-    return state, jnp.stack([*(metrics[name].astype(jnp.float32) for name in steps.METRICS), *factors])
+    strengths = [] if search is None else [search.factor]
+    return state, jnp.stack([*(metrics[name].astype(jnp.float32) for name in steps.METRICS), *strengths])
 
 
 def make_loss(setup: Programs, chosen: Hyperparameters, method: methods.Method | None = None) -> Callable[..., Any]:
@@ -171,8 +218,10 @@ def make_loss(setup: Programs, chosen: Hyperparameters, method: methods.Method |
         auxiliary=setup.spec.auxiliary.rpartition("/")[0] if setup.trains_auxiliary else "",
         auxiliary_weight=config.auxiliary_weight,
         label_weights=chosen.label_weights,
+        label_smoothing=config.label_smoothing,
         freeze_until=config.freeze_until,
         recompute=features.blocks(setup.source["params"]) if config.remat else (),
+        within=models.stochastic_norm if config.batch_norm == "stochastic" else nullcontext,
         # TPU compilers see by themselves what is quicker computed again than kept.
         keep=models.keep_products_and_sums if setup.platform == "gpu" and not config.remat else None,
     )
@@ -327,6 +376,9 @@ def arguments(programs: Programs, pixels: Any, rows: int) -> tuple[Any, ...]:
         label_weights=jax.ShapeDtypeStruct((programs.num_classes,), jnp.float32) if weighted else None,
         key=jax.eval_shape(jax.random.key, 0),
     )
+    of_layers = _of_layers(programs, np.zeros(chosen.learning_rates.shape, np.float32))
+    factors, restarts = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), of_layers)
+    chosen = dataclasses.replace(chosen, layer_factors=factors, restarts=restarts)
     state = jax.eval_shape(partial(_start, programs), programs.source, programs.shapes.source_head)
     measured = measured_phase.shapes(programs, rows)
     source = {**programs.source, "measured": measured} if measured else programs.source

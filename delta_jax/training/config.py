@@ -13,7 +13,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from delta_jax import attention, data, methods, models, precision, regularizers, weights
 from delta_jax.data.splits import listed
 from delta_jax.training.attention_pass import PER
-from delta_jax.training.optim import BATCH_NORM_POLICIES, SCHEDULES
+from delta_jax.training.combinations import problems
+from delta_jax.training.optim import BATCH_NORM_POLICIES, OPTIMIZERS, SCHEDULES
 
 
 class ConfigError(ValueError):
@@ -33,11 +34,15 @@ class Preset:
     attention_per: str
     attention_normalization: str
     attention_temperature: float
+    optimizer: str = "sgd"
+    head_learning_rate_factor: float = 1.0
 
 
 PRESETS = {
     "paper": Preset(True, "paper", "image", "softmax", 1.0),
     "reference": Preset(False, "reference", "data_set", "standardized_softmax", 5.0),
+    # TLLib's examples with --finetune: the backbone has a tenth of the head's rate.
+    "tllib": Preset(False, "reference", "data_set", "standardized_softmax", 5.0, "nesterov", 10.0),
 }
 
 # Where a method's penalty has one scale for all networks, the published strength. Distances of feature maps differ by
@@ -54,6 +59,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "compute_dtype": ("float32", "bfloat16"),
     "matmul_precision": precision.PRECISIONS,
     "penalty_scale": regularizers.SCALES,
+    "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "attention_estimator": (*attention.ESTIMATORS, "two_phase"),
     "attention_normalization": attention.NORMALIZATIONS,
@@ -102,8 +108,14 @@ _AT_LEAST = {
     "decay_factor": 0,
     "epoch_decay_factor": 0,
     "dropout": 0,
+    "label_smoothing": 0,
+    "layer_decay": 0,
+    "unfreeze": 0,
+    "head_restarts": 0,
+    "average": 0,
+    "data.erase": 0,
 }
-_BELOW_ONE = ("momentum", "dropout", "data.validation_fraction", "data.test_fraction")
+_BELOW_ONE = ("momentum", "dropout", "label_smoothing", "average", "data.validation_fraction", "data.test_fraction")
 
 
 def resolve(config: ConfigDict) -> FrozenConfigDict:
@@ -202,10 +214,12 @@ def _check_tuples(values: Mapping[str, Any]) -> None:
     for field, kind, expected in (
         ("taps", str, "module paths, or ('default',), in quotes: --config.taps=\"('layer1_0','layer2_0')\""),
         ("head_l2", float, 'positive numbers, in quotes: --config.head_l2="(0.1,0.001)"'),
+        ("data.rand_augment", int, 'two whole numbers, in quotes: --config.data.rand_augment="(2,9)"'),
+        ("data.mix", float, 'two numbers, of mixup and CutMix, in quotes: --config.data.mix="(0.2,0.0)"'),
         ("data.color_jitter", float, 'four numbers, in quotes: --config.data.color_jitter="(0.4,0.4,0.4,0.1)"'),
     ):
         value = _field(values, field)
-        kinds = (float, int) if kind is float else (str,)
+        kinds = (float, int) if kind is float else (kind,)
         known = all(isinstance(one, kinds) and not isinstance(one, bool) and one != "" for one in value)
         _require(known, field, value, expected)
     taps = tuple(values["taps"])
@@ -281,6 +295,8 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         _require(per == "data_set", "attention_estimator", "two_phase", others)
         why = "attention_estimator=two_phase has a number of images of its own"
         _require(tolerance == 0, "attention_tolerance", tolerance, f"0: {why}")
+    for field, value, expected in problems(values):
+        _require(False, field, value, expected)
     if values["attention_file"]:
         per = values["attention_per"]
         _require(per == "data_set", "attention_per", per, "data_set: attention_file has one gap per filter")
@@ -308,7 +324,17 @@ def _check_augmentation(settings: Mapping[str, Any], eval_crops: int) -> None:
     known = len(jitter) == 4 and all(strength >= 0 for strength in jitter) and jitter[3] <= 0.5
     strengths = "four strengths of 0 or more, of brightness, contrast, saturation and hue, that of the hue at most 0.5"
     _require(known, "data.color_jitter", jitter, strengths)
+    _require(settings["erase"] <= 1, "data.erase", settings["erase"], "0 to 1, a probability")
+    drawn = settings["rand_augment"]
+    known = len(drawn) == 2 and drawn[0] >= 0 and 0 <= drawn[1] <= 30
+    _require(known, "data.rand_augment", drawn, "how many operations, 0 or more, and their magnitude, 0 to 30")
+    mix = settings["mix"]
+    two = len(mix) == 2 and all(a >= 0 for a in mix)
+    _require(two, "data.mix", mix, "two numbers of 0 or more: a of Beta(a, a) for mixup and for CutMix")
     if settings["augment"] == "none":
+        _require(settings["upright"], "data.upright", settings["upright"], "True: data.augment is none")
+        _require(settings["erase"] == 0, "data.erase", settings["erase"], "0: data.augment is none")
+        _require(drawn[0] == 0, "data.rand_augment", drawn, "(0, 9), no operations: data.augment is none")
         _require(not any(jitter), "data.color_jitter", jitter, "(0.0, 0.0, 0.0, 0.0): data.augment is none")
     if not settings["mirror"]:
         _require(eval_crops == 1, "eval_crops", eval_crops, "1: five of the ten are mirrored, and data.mirror is off")
@@ -369,6 +395,17 @@ _BEFORE: dict[str, Any] = {
     "attention_shrink": False,
     "matmul_precision": "default",
     "strength_search": False,
+    "optimizer": "sgd",
+    "label_smoothing": 0.0,
+    "layer_decay": 1.0,
+    "surgical": False,
+    "unfreeze": 0.0,
+    "head_restarts": 0,
+    "average": 0.0,
+    "data.upright": True,
+    "data.erase": 0.0,
+    "data.rand_augment": (0, 9),
+    "data.mix": (0.0, 0.0),
     "patience": 0,
     "effort": 1.0,
     "singular_values": 1,
@@ -385,7 +422,8 @@ _BEFORE: dict[str, Any] = {
 
 def _as_before(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a stored config, with those that came later as they would have been."""
-    fields = {field: value for field, value in _BEFORE.items() if value is not None} | flat(stored)
+    later = {field: value for field, value in _BEFORE.items() if value is not None}
+    fields = json.loads(json.dumps(later)) | flat(stored)
     if "data.mean" not in fields and "arch" in fields:
         known = weights.SOURCES.get(fields["weights"]) or models.spec(fields["arch"])
         fields |= {"data.mean": list(known.mean), "data.std": list(known.std)}

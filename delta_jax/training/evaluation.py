@@ -10,6 +10,8 @@ import numpy as np
 
 from delta_jax import data, precision
 
+TOP = 5
+
 
 def make_views(
     crop: int, mean: Sequence[float], std: Sequence[float], *, crops: int = 1
@@ -59,6 +61,13 @@ def recalls(confusion: np.ndarray) -> list[float | None]:
     return [float(right / n) if n else None for right, n in zip(np.diag(confusion), totals, strict=True)]
 
 
+def f1_scores(confusion: np.ndarray) -> list[float | None]:
+    """The harmonic mean of precision and recall of each class, int [K, K]; None for a class without an image."""
+    both = confusion.sum(axis=0) + confusion.sum(axis=1)
+    each = zip(np.diag(confusion), both, confusion.sum(axis=1), strict=True)
+    return [float(2 * right / total) if n else None for right, total, n in each]
+
+
 class Look(NamedTuple):
     """Measures of a split, and what they are means of: losses [M], nats, and right [M], whether top-1 is."""
 
@@ -86,7 +95,8 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
       labels: [M].
 
     Returns:
-      top1 and balanced_accuracy (mean recall of the classes present) as fractions, cross_entropy in nats, n.
+      top1, top5 (of more than five classes; of equal probabilities those of the first classes count as larger),
+      balanced_accuracy and macro_f1 (mean recall and F1 of the classes present) as fractions, cross_entropy in nats, n.
     """
     from sklearn import metrics
 
@@ -95,9 +105,14 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         # A class may be predicted that this split has no example of; recall is a mean over the classes it has.
         warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
         balanced = metrics.balanced_accuracy_score(labels, predicted)
+    f1 = metrics.f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
+    most = np.argsort(-probabilities, axis=-1, kind="stable")[:, :TOP]
+    top5 = {"top5": float(np.mean(np.any(most == labels[:, None], axis=-1)))} if probabilities.shape[-1] > TOP else {}
     return {
         "top1": float(np.mean(predicted == labels)),
+        **top5,
         "balanced_accuracy": float(balanced),
+        "macro_f1": float(f1),
         "cross_entropy": float(np.mean(cross_entropies(probabilities, labels))),
         "n": len(labels),
     }

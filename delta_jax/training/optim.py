@@ -1,15 +1,20 @@
-"""SGD as torch has it, its schedules, and what is left out of training."""
+"""SGD and AdamW as torch has them, their schedules, and what is left out of training."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from delta_jax.training import layer_rates
+from delta_jax.training.layer_rates import Layers
+
+OPTIMIZERS = ("sgd", "nesterov", "adamw")
 SCHEDULES = ("constant", "step", "exponential", "cosine")
 STRETCHED = ("step", "cosine")  # which decay at a share of the steps, so that a longer run decays later
-BATCH_NORM_POLICIES = ("train", "frozen_stats", "frozen")
+BATCH_NORM_POLICIES = ("train", "frozen_stats", "frozen", "stochastic")
 
 
 def learning_rate_schedule(
@@ -79,11 +84,23 @@ def _labels(params: Any, head: str | Sequence[str], frozen: Sequence[str]) -> An
     return labels
 
 
+def _adam(first: float) -> optax.GradientTransformation:
+    tx = optax.scale_by_adam(b1=first)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # It takes floats to the power of an int32, which strict dtype promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(updates, state, params)
+
+    return optax.GradientTransformation(tx.init, update)
+
+
 def make_optimizer(
     params: Any,
     schedule: optax.Schedule,
     *,
     head: str | Sequence[str],
+    kind: str = "sgd",
     momentum: float = 0.9,
     weight_decay: float | jax.Array = 0.0,
     clip_norm: float = 0.0,
@@ -91,41 +108,66 @@ def make_optimizer(
     freeze_body: bool = False,
     freeze_norm: bool = False,
     frozen: Sequence[str] = (),
+    layers: Layers | None = None,
+    layer_factors: jax.Array | np.ndarray | None = None,
+    surgical: bool = False,
 ) -> optax.GradientTransformation:
-    """SGD with momentum: the gradient is clipped, decay is added, then momentum, then the rate, in torch's order.
+    """The gradient is clipped, then comes what `kind` says, then the rate, in torch's order.
+
+    - "sgd": decay is added, then momentum.
+    - "nesterov": the same, and the step looks ahead: g + momentum * buffer (Sutskever et al., ICML 2013).
+    - "adamw": Adam's quotient, to which the decay is added: it is decoupled from the gradient (Loshchilov and Hutter,
+      ICLR 2019). Its second factor is 0.999, its epsilon 1e-8.
 
     Args:
       params: parameters, or their shapes; only the paths are read.
       schedule: learning rate per step.
       head: module path of the classifier, or several.
-      momentum: 0 for plain SGD.
-      weight_decay: times every parameter, added to its gradient; 0 for none; a scalar array, where the optimizer is
-        made inside of a jitted function, may change from step to step.
+      kind: one of OPTIMIZERS.
+      momentum: 0 for plain SGD; of adamw its first factor.
+      weight_decay: times every parameter, added to its gradient, or after Adam's quotient; 0 for none; a scalar array,
+        where the optimizer is made inside of a jitted function, may change from step to step.
       clip_norm: largest global norm of the gradient; 0 for no clipping.
       head_learning_rate_factor: the head's rate is this times the schedule.
       freeze_body: train the head alone.
       freeze_norm: leave scale and bias of the normalisation layers alone.
       frozen: module paths whose parameters are left alone. Frozen parameters have no momentum and no decay, and do not
         count in the gradient's norm.
+      layers: of the network; for what follows.
+      layer_factors: [T, L], of the rate of each layer at each step, see `layer_rates.factors`. While it is 0 a layer
+        counts as frozen.
+      surgical: rates by the relative norm of the gradient, too, see `layer_rates.by_relative_gradient`.
 
     Raises:
-      ValueError: there is no parameter under the head path.
+      ValueError: there is no parameter under the head path, or no optimizer of that kind.
     """
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"optimizer {kind!r} is not one of {OPTIMIZERS}")
     labels = _labels(params, head, frozen)
     steps: list[optax.GradientTransformation] = []
+    factors = None if layers is None or layer_factors is None else jnp.asarray(layer_factors)
+    opened = [] if layers is None or factors is None else [layer_rates.opened(layers.numbers, factors)]
+    steps += opened
     if clip_norm:
         steps.append(optax.clip_by_global_norm(clip_norm))
+    if kind == "adamw":
+        steps.append(_adam(momentum))
     if isinstance(weight_decay, jax.Array) or weight_decay:
-        steps.append(optax.add_decayed_weights(weight_decay))
-    if momentum:
-        steps.append(optax.trace(decay=momentum))
+        steps += [optax.add_decayed_weights(weight_decay), *opened]
+    if momentum and kind != "adamw":
+        steps.append(optax.trace(decay=momentum, nesterov=kind == "nesterov"))
     steps.append(optax.scale_by_learning_rate(schedule))
     if head_learning_rate_factor != 1.0:
         only_head = jax.tree.map(lambda label: label == "head", labels)
         steps.append(optax.masked(optax.scale(head_learning_rate_factor), only_head))
+    if layers is not None and factors is not None:
+        steps.append(layer_rates.scaled(layers.numbers, factors))
+    whole = optax.chain(*steps)
+    if layers is not None and surgical:
+        whole = layer_rates.by_relative_gradient(whole, layers)
     still = {"frozen"} | ({"body", "norm"} if freeze_body else set()) | ({"norm"} if freeze_norm else set())
     trained = jax.tree.map(lambda label: label not in still, labels)
     if all(jax.tree.leaves(trained)):
-        return optax.chain(*steps)
+        return whole
     left_alone = jax.tree.map(lambda label: label in still, labels)
-    return optax.chain(optax.masked(optax.chain(*steps), trained), optax.masked(optax.set_to_zero(), left_alone))
+    return optax.chain(optax.masked(whole, trained), optax.masked(optax.set_to_zero(), left_alone))

@@ -1,6 +1,7 @@
 """What a run compiles: made of its config, and of variables and images by their shapes alone where that is wanted."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
@@ -34,6 +35,7 @@ class Programs:
       mesh: of all devices.
       frozen: paths of the modules that fine-tuning leaves as they are in the source.
       shapes: of what the method sees.
+      layers: of the network, where they have rates of their own; None where not.
       channels: {tap: how many filters it has}.
     """
 
@@ -74,6 +76,8 @@ class Programs:
         if self.frozen and self.method.uses_source_maps:
             self.config = config = self._without_frozen_taps()
         checks.blocks_to_recompute(config, self.source)
+        checks.stochastic_norm(config, self.trained_network(), self.source)
+        self.layers = checks.layers(config, self.trained_network(), self.source, self.heads)
         self.shapes = checks.taps_fit(config, self.spec, self.network(), self.source)
         if self.method.uses_source_head:
             self.shapes = dataclasses.replace(self.shapes, source_head=self._source_head())
@@ -125,7 +129,7 @@ class Programs:
         return self.network(
             compute_dtype=config.compute_dtype,
             dropout=config.dropout,
-            frozen_norm=config.batch_norm != "train",
+            frozen_norm=config.batch_norm in ("frozen_stats", "frozen"),
             auxiliary=self.trains_auxiliary,
             platform=self.platform,
         )
@@ -179,8 +183,19 @@ class Programs:
             interpolation=settings.interpolation,
             least_area=settings.least_area,
             jitter=settings.color_jitter,
+            upright=settings.upright,
+            operations=tuple(settings.rand_augment),
         )
-        return data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
+        images = data.normalize(views, self.preprocessing.mean, self.preprocessing.std, dtype)
+        return data.random_erasing(jax.random.fold_in(key, 4), images, settings.erase) if settings.erase else images
+
+    @property
+    def mix(self) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
+        """(key, normalised images, labels) -> `data.mix_batch` as configured; None for no mixing."""
+        mixup, cutmix = self.config.data.mix
+        if not mixup and not cutmix:
+            return None
+        return partial(data.mix_batch, num_classes=self.num_classes, mixup=mixup, cutmix=cutmix)
 
     def head_features(self) -> Any:
         """(variables, uint8 images [B, S, S, 3] or a Canvas) -> [V, B, D]: what the head sees of the V views.

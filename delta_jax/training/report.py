@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from delta_jax.training import advice, evaluation, length
+from delta_jax.training import advice, evaluation, length, ways
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import json_files, logs
 
@@ -34,6 +34,8 @@ def announce(setup: Setup, workdir: Path) -> None:
         f"{jax.device_count()} {jax.devices()[0].platform} device(s); workdir {workdir}"
     )
     if setup.method.trains_backbone and (line := length.said(config, setup.asked, len(setup.catalogue.rows("train")))):
+        logs.say(line)
+    if setup.method.trains_backbone and (line := ways.said(config, setup.method)):
         logs.say(line)
     for remark in advice.remarks(setup):
         logs.say(f"note: {remark}")
@@ -81,6 +83,7 @@ def summarize(
         "test": measured["test"],
         "validation": measured["validation"],
         "per_class_recall": {} if confusion is None else dict(zip(names, evaluation.recalls(confusion), strict=True)),
+        "per_class_f1": {} if confusion is None else dict(zip(names, evaluation.f1_scores(confusion), strict=True)),
         "confusion_matrix": None if confusion is None or len(names) > LARGEST_TABLE else confusion.tolist(),
         "l2_fe": {split: baseline.get(split, {}) for split in ("test", "validation")} | {"l2": head.get("l2")},
         "gain": baseline.get("gain", {}),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import optax
 from delta_jax import features, regularizers
 from delta_jax.methods import Method
 from delta_jax.methods.method import Seen
-from delta_jax.training.state import TrainState, Variables
+from delta_jax.training.state import TrainState, Variables, averaged
 
 # image (uint8 [B, H, W, 3], a data.Canvas, or normalised), label [B], index [B]: row in the data set.
 Batch = Mapping[str, Any]
@@ -55,8 +56,10 @@ def make_loss(
     auxiliary: str = "",
     auxiliary_weight: float = 0.0,
     label_weights: np.ndarray | jax.Array | None = None,
+    label_smoothing: float = 0.0,
     freeze_until: str = "",
     recompute: Sequence[str] = (),
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     keep: Callable[..., bool] | None = None,
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """The loss of a batch: mean CE + alpha * penalty + beta * 1/2 ||head||^2 (DELTA, Eq. 3 and 4).
@@ -74,15 +77,19 @@ def make_loss(
       auxiliary_weight: of its cross-entropy, which is added to the first one's.
       label_weights: [K], weights of the cross-entropies by true class, such as `class_weights`; not of the penalties.
         Their sum is divided by the batch size, not by the weights of the batch: those would depend on who is in it.
+      label_smoothing: of the cross-entropies, share of the label that all K classes have in equal parts (Szegedy et
+        al., CVPR 2016).
       freeze_until: module path; what has run when this module returns is frozen, "" for nothing. It is computed once,
         by the source network in evaluation mode, and `model` goes on from its outputs. No tap lies in it.
       recompute: module paths of `model`, see `features.apply_with_taps`.
+      within: context in which `model` is run, such as `models.stochastic_norm`; the source network is not.
       keep: policy of `jax.checkpoint` such as `models.keep_products_and_sums`: what of `model` is kept for its backward
         pass, which computes the rest again; None for all that it needs.
 
     Returns:
       loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index, keys) -> (total, (metrics,
-      new batch_stats)); images are normalised [B, H, W, 3], the scalars of metrics float32 or wider.
+      new batch_stats)); images are normalised [B, H, W, 3], labels int [B] or, of mixed images, the share of each class
+      [B, K]; the scalars of metrics are float32 or wider.
       `source["measured"]` has what the method measured on it, if anything; `own` its own parameters and `index` [B] the
       rows of the examples, which most methods do not look at. Of one that carries something from step to step, `keys`
       are {"images", "buffers"}, and the new buffers come third.
@@ -92,8 +99,21 @@ def make_loss(
     watched = (*taps, auxiliary) if auxiliary else taps
 
     def mean_cross_entropy(logits, labels):
-        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(each if label_weights is None else each * jnp.asarray(label_weights, each.dtype)[labels])
+        if labels.ndim == 1 and not label_smoothing:
+            each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.mean(each if label_weights is None else each * jnp.asarray(label_weights, each.dtype)[labels])
+        shares = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if labels.ndim == 1 else labels
+        if label_weights is not None:
+            shares = shares * jnp.asarray(label_weights, shares.dtype)[None]
+        uniform = jnp.mean(shares, axis=-1, keepdims=True)
+        shares = (1 - label_smoothing) * shares + label_smoothing * uniform
+        return jnp.mean(-jnp.sum(shares.astype(logits.dtype) * jax.nn.log_softmax(logits), axis=-1))
+
+    def right(logits, labels):
+        found = jnp.argmax(logits, -1)
+        if labels.ndim == 1:
+            return found == labels
+        return jnp.take_along_axis(labels, found[:, None], axis=-1)[:, 0]
 
     def loss(
         params, batch_stats, source: Variables, images, labels, attention, dropout_key, own=None, index=None, keys=None
@@ -113,17 +133,18 @@ def make_loss(
         source_maps = jax.lax.stop_gradient(source_maps)
 
         def forward(variables, images, frozen, dropout_key):
-            return features.apply_with_taps(
-                model,
-                variables,
-                images,
-                watched,
-                mutable=("batch_stats",),
-                replay=frozen,
-                recompute=recompute,
-                train=True,
-                rngs={"dropout": dropout_key},
-            )
+            with within():
+                return features.apply_with_taps(
+                    model,
+                    variables,
+                    images,
+                    watched,
+                    mutable=("batch_stats",),
+                    replay=frozen,
+                    recompute=recompute,
+                    train=True,
+                    rngs={"dropout": dropout_key},
+                )
 
         def with_features(variables, *others):
             return features.with_head_inputs(forward, variables, others, classifier)
@@ -170,7 +191,7 @@ def make_loss(
             "cross_entropy": cross_entropy,
             "penalty": penalty,
             "head_penalty": head_penalty,
-            "top1": jnp.mean((jnp.argmax(logits, -1) == labels).astype(logits.dtype)),
+            "top1": jnp.mean(right(logits, labels).astype(logits.dtype)),
         }
         return total, (metrics, updated.get("batch_stats", batch_stats), *carried)
 
@@ -188,6 +209,8 @@ def make_train_step(
     tx: optax.GradientTransformation,
     prepare: Callable[[jax.Array, Any], jax.Array],
     *,
+    mix: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None,
+    average: float = 0.0,
     accumulate: int = 1,
     own_tx: optax.GradientTransformation | None = None,
     project: Callable[[Variables, Variables], Any] | None = None,
@@ -198,6 +221,9 @@ def make_train_step(
       loss: from `make_loss`.
       tx: the optimizer.
       prepare: (key, images of the batch) -> normalised images; augmentation lives here, inside the step.
+      mix: (key, normalised images, labels) -> mixed images, and the shares of the classes [B, K]; None for no mixing.
+        Both networks see the mixed images, so that the distance of their maps is that of one image.
+      average: decay of the average that the state keeps, see `state.averaged`; 0 where it keeps none.
       accumulate: microbatches that the batch is cut into, one after the other through the network; B is a multiple of
         it. The gradient is their mean, which is that of the whole batch, unless BatchNorm normalises with the
         statistics of the batch: then those are of a microbatch, and each moves the running ones.
@@ -224,12 +250,15 @@ def make_train_step(
             "attention": attention_of(attention, batch["index"]),
             "index": batch["index"],
         }
+        if mix is not None:
+            mix_key = jax.random.fold_in(crop_key, 3)  # the views have 1 and 2, erasing 4
+            examples["images"], examples["labels"] = mix(mix_key, examples["images"], examples["labels"])
         trained = state.params, state.own and state.own["params"]
         buffers: list[Any] = []
         if accumulate == 1:
             keys = None
             if state.own and "buffers" in state.own:
-                second = prepare(jax.random.fold_in(crop_key, 1), batch["image"])
+                second = prepare(jax.random.fold_in(crop_key, 5), batch["image"])
                 keys = {"images": second, "buffers": state.own["buffers"]}
             (_, (metrics, batch_stats, *buffers)), gradients = gradient(
                 trained, state.batch_stats, source, **examples, dropout_key=dropout_key, keys=keys
@@ -240,8 +269,12 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         if project is not None:
             params = project({"params": params, "batch_stats": batch_stats}, source)
+        mean = state.average
+        if average:
+            new = {"params": params, "batch_stats": batch_stats}
+            mean = averaged(mean, new, state.step + 1, average)
         after = dataclasses.replace(
-            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=mean
         )
         if own_tx is not None:
             updates, own_opt_state = own_tx.update(gradients[1], state.own["opt_state"], state.own["params"])

@@ -258,7 +258,7 @@ def _fine_tune(
 
     def validate(state: TrainState) -> evaluation.Look:
         return evaluation.look(
-            setup.probabilities(state.variables, setup.validation, "validation"), setup.validation.labels
+            setup.probabilities(state.found, setup.validation, "validation"), setup.validation.labels
         )
 
     looks = strength_search.Looks(setup, look, source, weights) if look else None
@@ -292,7 +292,7 @@ def _fine_tune(
         logs.say(strength_search.said(facts["strength"]))
     verdict = watch.verdict(stretches=config.schedule in STRETCHED)
     facts["convergence"] = verdict.as_dict() if verdict else {}
-    final: Variables = state.variables
+    final: Variables = state.found
     if config.select == "mixed":
         final, facts["mixed"] = mixing.choose(
             l2_fe, final, lambda variables: setup.measures(variables, setup.validation, "validation, mixed")

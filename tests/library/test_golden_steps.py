@@ -7,6 +7,7 @@ import pytest
 
 from delta_jax import methods, models, weights
 from delta_jax.training import optim, state, steps
+from delta_jax.training.config import PRESETS
 from tests.golden import recipe
 from tests.reference import state_dict
 
@@ -17,7 +18,7 @@ TRAJECTORIES = {"l2": "l2", "l2_sp": "l2_sp", "delta_without_attention": "featur
 COMPARED_STEPS = {"l2": 3, "l2_sp": 2, "delta_without_attention": 2, "delta": 3}
 
 
-def _trajectory(arch, name, alpha, count, dtype=np.float64):
+def _trajectory(arch, name, alpha, count, dtype=np.float64, rate=1e-3, **options):
     """[count, 4]: total loss, cross-entropy, penalty and head penalty of the first SGD steps."""
     spec, model = models.spec(arch), models.create(arch, num_classes=5)
     start = weights.from_torch({n: a.astype(dtype) for n, a in state_dict(arch, 5).items()}, arch, 5)
@@ -25,8 +26,8 @@ def _trajectory(arch, name, alpha, count, dtype=np.float64):
     # The reference sums its penalty over the batch of 8; here it is averaged.
     batch_size = 8 if method.uses_source_maps else 1
     weight_decay = 1e-4 if method.decays_weights else 0.0
-    schedule = optim.learning_rate_schedule("constant", 1e-3, 6)
-    tx = optim.make_optimizer(start["params"], schedule, head=spec.head, weight_decay=weight_decay)
+    schedule = optim.learning_rate_schedule("constant", rate, 6)
+    tx = optim.make_optimizer(start["params"], schedule, head=spec.head, weight_decay=weight_decay, **options)
     loss = steps.make_loss(model, model, method, taps=spec.taps, head=spec.head, alpha=alpha * batch_size, beta=0.01)
     step = jax.jit(
         steps.make_train_step(loss, tx, lambda key, images: images),
@@ -63,6 +64,24 @@ def test_losses_and_penalties_of_sgd_steps_are_pytorchs(method, golden):
         found = _trajectory("resnet18", method, float(alpha), COMPARED_STEPS[method])
     reported = 2 if method == "l2" else 4  # l2 has no penalties
     np.testing.assert_allclose(found[:, :reported], expected[: len(found), :reported], rtol=1e-5, atol=1e-12)
+
+
+# The backbone's rate of TLLib's examples is 0.1 * 0.01, and both trade-offs are 0.01; the preset has the rest.
+@pytest.mark.parametrize("method", ["delta", "l2_sp"])
+def test_three_steps_of_the_preset_tllib_are_tllibs(method, golden):
+    preset = PRESETS["tllib"]
+    factor = preset.head_learning_rate_factor
+    with jax.enable_x64(True):
+        found = _trajectory(
+            "resnet18",
+            method,
+            0.01,
+            3,
+            rate=0.01 / factor,
+            kind=preset.optimizer,
+            head_learning_rate_factor=factor,
+        )
+    np.testing.assert_allclose(found, golden("tllib")[method], rtol=1e-6, atol=1e-12)
 
 
 def test_a_step_of_mobilenet_in_float32_is_pytorchs(golden):

@@ -40,6 +40,7 @@ FLOORS = (
 PURE = (
     *("training.state", "training.steps", "training.optim", "training.evaluation"),
     *("training.convergence", "training.course", "training.mixing", "training.gain", "training.strength"),
+    "training.layer_rates",
 )
 
 # What a module may import of delta_jax. The longest name that fits a module counts, and holds for all below it.
@@ -72,6 +73,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.evaluation": (*LIBRARY, "data", *PURE),
     "training.head_fit": (),
     "training.two_phase": (),
+    "training.combinations": ("methods",),
+    "training.ways": ("methods",),
     "configs": (),  # its modules lie in configs/, and start from one another
     "command_line": ("configs", "training.config", "command_line"),
     "exports": (*GROUND, *PARTS, "precision", "equations", "downloads", "training", "exports"),

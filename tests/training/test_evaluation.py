@@ -38,9 +38,11 @@ def network():
 def test_score_of_four_images_by_hand():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5]], np.float32)
     found = evaluation.score(probabilities, np.array([0, 1, 1, 2]))
-    # Right: the first, third and fourth. Recalls: 1, 1/2, 1. Likelihoods: 0.7, 0.3, 0.8, 0.5.
+    # Right: the first, third and fourth. Recalls: 1, 1/2, 1; precisions: 1/2, 1, 1. Likelihoods: 0.7, 0.3, 0.8, 0.5.
     assert found["top1"] == 0.75
     assert found["balanced_accuracy"] == pytest.approx(2.5 / 3)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert "top5" not in found  # of three classes
     assert found["cross_entropy"] == pytest.approx(-np.log([0.7, 0.3, 0.8, 0.5]).mean(), rel=1e-6)
     assert found["n"] == 4
 
@@ -56,6 +58,10 @@ def test_score_agrees_with_scikit_learn():
         np.mean([(predicted[labels == k] == k).mean() for k in range(7)])
     )
     assert found["cross_entropy"] == pytest.approx(metrics.log_loss(labels, probabilities))
+    assert found["top5"] == pytest.approx(metrics.top_k_accuracy_score(labels, probabilities, k=5))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
+    each = metrics.f1_score(labels, predicted, average=None)
+    np.testing.assert_allclose(evaluation.f1_scores(evaluation.confusion_matrix(probabilities, labels)), each)
 
 
 def test_a_split_without_examples_of_a_predicted_class_gives_no_warning():
@@ -69,6 +75,7 @@ def test_confusion_and_recalls_by_hand():
     found = evaluation.confusion_matrix(probabilities, np.array([0, 0, 1, 1, 3]))
     np.testing.assert_array_equal(found, [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
     assert evaluation.recalls(found) == [0.5, 1.0, None, 0.0]
+    assert evaluation.f1_scores(found) == [0.5, 0.8, None, 0.0]  # 2 * right / (taken for it + of it): 2 / 4, 4 / 5
     assert evaluation.score(probabilities, np.array([0, 0, 1, 1, 3]))["balanced_accuracy"] == 0.5  # of the three
 
 

@@ -107,6 +107,51 @@ def test_decay_and_momentum_come_in_pytorchs_order():
     _compare(_run(momentum=0.0)[0], _torch_sgd(momentum=0.0))
 
 
+# What torch 2.14.1 leaves of [1, -2, 1.5, 0.5, 3, -1] after four steps with the gradients sin(0..5 + step), rates
+# 0.1 / (1 + step), weight_decay=0.3: SGD(momentum=0.9, nesterov=True), and AdamW(betas=(0.8, 0.999)).
+TORCH = {
+    ("nesterov", 0.9): [0.647444084, -2.001072513, 1.123680951, 0.58166177, 2.846368318, -0.663498461],
+    ("adamw", 0.8): [0.851109923, -2.054479667, 1.28736512, 0.452626382, 2.998106467, -0.807247224],
+}
+
+
+@pytest.mark.parametrize(("kind", "momentum"), TORCH)
+def test_nesterov_and_adamw_are_torchs(kind, momentum):
+    params = {"head": {"kernel": jnp.array([1.0, -2.0, 1.5, 0.5, 3.0, -1.0])}}
+    tx = optim.make_optimizer(
+        params,
+        lambda step: 0.1 / (1.0 + step.astype(jnp.float32)),
+        head="head",
+        kind=kind,
+        momentum=momentum,
+        weight_decay=0.3,
+    )
+    opt_state = tx.init(params)
+    for step in range(4):
+        gradients = {"head": {"kernel": jnp.sin(jnp.arange(6, dtype=jnp.float32) + step)}}
+        updates, opt_state = tx.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["head"]["kernel"], TORCH[kind, momentum], rtol=2e-6)
+
+
+def test_adamw_leaves_what_is_frozen_alone_and_gives_the_head_its_rate():
+    params = _tree(PARAMS)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    tx = optim.make_optimizer(
+        params, lambda _: 0.1, head="encoder/head", kind="adamw", freeze_norm=True, head_learning_rate_factor=3.0
+    )
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    # The first step of Adam is the sign of the gradient times the rate.
+    np.testing.assert_allclose(updates["body"]["conv"]["kernel"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["encoder"]["head"]["kernel"], -0.3, rtol=1e-5)
+    np.testing.assert_array_equal(updates["body"]["bn"]["scale"], 0)
+
+
+def test_an_optimizer_that_does_not_exist():
+    with pytest.raises(ValueError, match="optimizer 'adam' is not one of"):
+        optim.make_optimizer(_tree(PARAMS), lambda _: 0.1, head="encoder/head", kind="adam")
+
+
 def test_the_heads_own_learning_rate():
     found, _ = _run(head_learning_rate_factor=10.0, weight_decay=0.1)
     _compare(found, _torch_sgd(weight_decay=0.1, factor=lambda module: 10.0 if module == HEAD else 1.0))

@@ -360,6 +360,7 @@ def test_a_step_can_be_planned_by_shapes_alone(photos, name):
         ("bss", {"singular_values": 5, "accumulate": 4, "batch_size": 16}, r"features \[4, 40\] .* take at most 4"),
         ("bss", {"singular_values": 0}, "singular_values=0: expected 1 or more"),
         ("bi_tuning", {"accumulate": 2}, "accumulate=2: bi_tuning compares a batch with queues"),
+        ("lwf", {"data.mix": (0.2, 0.0)}, "lwf goes by the label or the row of each image"),
         ("bss", {"strength_search": True}, "strength_search=True: expected False: bss has parameters of its own, no"),
         (
             "mars_sp",

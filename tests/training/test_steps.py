@@ -276,3 +276,76 @@ def test_a_weighted_loss_weighs_the_cross_entropy_and_nothing_else(start):
     np.testing.assert_allclose(metrics["cross_entropy"], np.dot(each, [0.5, 3, 2, 3]) / 4, rtol=1e-5)
     np.testing.assert_allclose(before["cross_entropy"], each.mean(), rtol=1e-5)
     np.testing.assert_allclose(total - metrics["cross_entropy"], plain - before["cross_entropy"], rtol=1e-5)
+
+
+class Through(nn.Module):
+    """Images [B, 1, 1, 4] are its logits where the head's kernel is the identity."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(4, use_bias=False, name="head")(x[:, 0, 0])
+
+
+LOGITS = np.array([[1.0, -0.5, 0.25, 2.0], [0.0, 3.0, -1.0, 0.5], [-2.0, 0.75, 0.5, 1.5]], np.float32)
+SHARES = np.array([[0.0, 0.3, 0.0, 0.7], [0.6, 0.0, 0.4, 0.0], [0.0, 0.0, 1.0, 0.0]], np.float32)
+
+
+def metrics_of(labels, **options):
+    loss = steps.make_loss(
+        Through(), Through(), methods.create("l2"), taps=(), head="head", alpha=0.0, beta=0.0, **options
+    )
+    params, images = {"head": {"kernel": jnp.eye(4)}}, jnp.asarray(LOGITS)[:, None, None]
+    return loss(params, {}, {"params": params}, images, jnp.asarray(labels), None, jax.random.key(0))[1][0]
+
+
+# torch 2.14.1: torch.nn.CrossEntropyLoss(label_smoothing=...)(LOGITS, labels or SHARES), in float64.
+@pytest.mark.parametrize(
+    ("labels", "smoothing", "expected"),
+    [
+        ([3, 0, 2], 0.1, 1.783610596401426),
+        (SHARES, 0.1, 2.1286105964014257),
+        (SHARES, 0.0, 2.1336105964014256),
+    ],
+    ids=["smoothed", "mixed and smoothed", "mixed"],
+)
+def test_smoothed_labels_and_shares_of_classes_are_torchs(labels, smoothing, expected):
+    found = metrics_of(labels, label_smoothing=smoothing)
+    np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-6)
+
+
+def test_shares_of_a_weighted_loss_count_as_the_images_that_they_are_of():
+    # A mixture costs what its images would, each with the weight of its class and by its share; loop in numpy.
+    weights, smoothing = np.array([0.5, 2.0, 3.0, 1.0]), 0.2
+    expected = 0.0
+    for logits, shares in zip(LOGITS.astype(np.float64), SHARES, strict=True):
+        nll = np.log(np.exp(logits).sum()) - logits
+        for k, share in enumerate(shares):
+            expected += share * weights[k] * ((1 - smoothing) * nll[k] + smoothing * nll.mean()) / len(LOGITS)
+    found = metrics_of(SHARES, label_weights=weights.astype(np.float32), label_smoothing=smoothing)
+    np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-6)
+    # The largest logits are those of the classes 3, 1 and 3: shares 0.7, 0 and 0.
+    np.testing.assert_allclose(found["top1"], 0.7 / 3, rtol=1e-6)
+
+
+def test_both_networks_see_the_mixed_images(start):
+    variables, source = start
+    tx, seen = optax.sgd(0.1), []
+
+    def mix(key, images, labels):
+        return 0.75 * images + 0.25 * jnp.roll(images, 1, axis=0), jax.nn.one_hot(labels, 3)
+
+    loss = steps.make_loss(
+        Net(), Net(), methods.create("delta_without_attention"), taps=TAPS, head="head", alpha=0.3, beta=0.2
+    )
+
+    def watched(params, stats, source, images, labels, attention, dropout_key):
+        seen.append(labels.shape)
+        return loss(params, stats, source, images, labels, attention, dropout_key)
+
+    step = jax.jit(steps.make_train_step(watched, tx, lambda key, images: images, mix=mix, accumulate=2))
+    _, metrics = step(init_state(variables, tx), source, BATCH, None, jax.random.key(7))
+    assert set(seen) == {(2, 3)}  # shares, of each of the two parts
+    images = 0.75 * BATCH["image"] + 0.25 * jnp.roll(BATCH["image"], 1, axis=0)
+    both: list[Any] = [nn.Conv(4, (3, 3)).apply({"params": v["params"]["conv"]}, images) for v in (variables, source)]
+    ours, theirs = (jax.nn.relu(maps) for maps in both)
+    np.testing.assert_allclose(metrics["penalty"], jnp.sum((ours - theirs) ** 2) / 4, rtol=1e-5)
