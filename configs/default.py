@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
 
     # What is compared.
-    config.method = "delta"  # l2_fe, l2, l2_sp, delta_without_attention or delta
+    config.method = "delta"  # l2_fe, l2, l2_sp, delta, ...: docs/methods.md has all, with what each needs
     config.preset = "reference"  # the method as the paper writes it, or as its published code does it: docs/fidelity.md
     config.seed = 0  # of everything random but the splits: head, batches, crops, dropout
 
@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     # Loss: CE + alpha * penalty + beta * 1/2 ||head||^2.
     config.alpha = placeholder(
         float
-    )  # weight of the penalty, per example; not set: 0.01 for l2_sp, else alpha_relative
+    )  # weight of the penalty, per example; not set: as published (docs/methods.md), else alpha_relative
     config.alpha_relative = (
         1.0  # penalty of a network whose feature maps are all zero; sets alpha where that is not set
     )
@@ -80,6 +80,9 @@ def get_config() -> ConfigDict:
     config.label_smoothing = 0.0  # of training's cross-entropy; that of the attention's gaps is never smoothed
     config.imbalance = "ignore"  # weighted_loss: rare classes count more; balanced_sampling: classes equally often
     config.weight_decay = 1e-4  # of every parameter, for l2 alone; with adamw it is decoupled
+    config.singular_values = 1  # of a batch's features, the smallest, that bss pushes down
+    config.radius = 7.4  # of mars_sp: how far the rows of a layer may go from the source's, in the 1-norm
+    config.head_radius = 7.4  # the same of the head, from 0
     config.strength_search = False  # alpha, or l2's weight_decay, moves by the validation loss: docs/strength.md
     config.rectify = placeholder(bool)  # ReLU on the maps before they are compared; as the preset
     config.penalty_scale = placeholder(str)  # paper or reference (1/2 C / (H W)); as the preset

@@ -107,16 +107,28 @@ def _half_sum_of_squares(arrays: list[jax.Array]) -> jax.Array:
     return sum(squares[1:], squares[0])
 
 
-def l2_sp(params: Mapping[str, Any], source_params: Mapping[str, Any], *, head: str | Sequence[str]) -> jax.Array:
-    """1/2 * sum of (w - w*)^2 over all parameters but the head: L2-SP (Li et al., ICML 2018).
+def l2_sp(
+    params: Mapping[str, Any],
+    source_params: Mapping[str, Any],
+    *,
+    head: str | Sequence[str],
+    kernels: bool = False,
+    weights: Mapping[str, Any] | None = None,
+) -> jax.Array:
+    """1/2 * sum of F (w - w*)^2 over all parameters but the head: L2-SP (Li et al., ICML 2018).
 
     Args:
       params: nested dict of parameters in training.
       source_params: where they started; the head in it is not looked at.
       head: module path of the classifier, "fc" or "encoder/head"; or several, where a second one is trained along.
+      kernels: whether parameters that are not called "kernel", biases and those of BatchNorm, are left out.
+      weights: F, of the parameters that count: L2-SP-Fisher; None for 1. What is not in it is left out.
 
     Returns:
       A scalar.
+
+    Raises:
+      ValueError: the parameters are of different networks, or none counts.
     """
     source = _leaves(source_params, head, inside=False)
     ours = _leaves(params, head, inside=False)
@@ -124,7 +136,17 @@ def l2_sp(params: Mapping[str, Any], source_params: Mapping[str, Any], *, head: 
         raise ValueError(
             f"parameters differ between the network and its source: {sorted(ours.keys() ^ source.keys())[:5]}"
         )
-    return _half_sum_of_squares([_wide(w) - _wide(source[path]) for path, w in ours.items()])
+    if kernels:
+        ours = {path: leaf for path, leaf in ours.items() if path[-1] == "kernel"}
+        if not ours:
+            raise ValueError(f"no parameter outside of {head} is called kernel; they are {sorted(source)[:5]}")
+    if weights is None:
+        return _half_sum_of_squares([_wide(w) - _wide(source[path]) for path, w in ours.items()])
+    factors = {path: factor for path, factor in _leaves(weights, head, inside=False).items() if path in ours}
+    if not factors:
+        raise ValueError(f"none of the weights is of a parameter that counts; they are of {sorted(ours)[:5]}")
+    terms = [0.5 * jnp.sum(f * jnp.square(_wide(ours[path]) - _wide(source[path]))) for path, f in factors.items()]
+    return sum(terms[1:], terms[0])
 
 
 def head_l2(params: Mapping[str, Any], *, head: str | Sequence[str]) -> jax.Array:

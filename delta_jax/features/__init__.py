@@ -11,7 +11,7 @@ import jax
 
 from delta_jax.features import rerun
 from delta_jax.features.forward import Pass, caller
-from delta_jax.features.heads import head_inputs
+from delta_jax.features.heads import head_inputs, with_head_inputs
 from delta_jax.features.linen import blocks
 from delta_jax.features.marks import tap
 from delta_jax.features.prefix import Prefix
@@ -27,6 +27,7 @@ __all__ = [
     "list_taps",
     "order",
     "tap",
+    "with_head_inputs",
 ]
 
 

@@ -1,6 +1,7 @@
 """What the classifier of a network gets to see."""
 
 import difflib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,52 @@ def head_inputs(model: Any, variables: Any, x: Any, head: str, **kwargs: Any) ->
     Raises:
       ValueError: there is no linear layer at `head`, or it does not run once, on features [B, D].
     """
+    leaves = _kernels(variables, head)
+    with precision.full():
+        forward = Pass(model, variables, x, kwargs)
+    program = equations.flat(forward.closed, lambda equation: not equations.has_rule(equation))
+    name, axes = _seen(program, variables, leaves, head, [forward.arguments[n].ndim for n in leaves])
+    known = program.constants | dict(zip(program.arguments, forward.arguments, strict=True))
+    steps = [step for step in program.steps if not step.equation.effects]
+    equations.run(equations.needed(steps, [name]), known, [name])
+    return jnp.transpose(known[name], axes)
+
+
+def with_head_inputs(
+    run: Callable[..., Any], variables: Any, others: Sequence[Any], head: str
+) -> tuple[Any, jax.Array]:
+    """What `run(variables, *others)` returns, and what the head gets to see on the way [B, D]: one pass, not two.
+
+    Both can be differentiated. Unlike `head_inputs` it leaves the precision of products as it is.
+
+    Args:
+      run: has the head's product in it once, outside of `jax.checkpoint` and of functions with gradient rules.
+      variables: of the network.
+      others: images, and whatever else depends on them.
+      head: module path of the classifier.
+
+    Raises:
+      ValueError: as `head_inputs`.
+    """
+    leaves = _kernels(variables, head)
+    closed, shapes = jax.make_jaxpr(run, return_shape=True)(variables, *others)
+    program = equations.flat(closed, _is_plain_call)
+    arguments = jax.tree.leaves((variables, *others))
+    name, axes = _seen(program, variables, leaves, head, [arguments[n].ndim for n in leaves])
+    known = program.constants | dict(zip(program.arguments, arguments, strict=True))
+    wanted = [*program.results, name]
+    equations.run(equations.needed(program.steps, wanted), known, wanted)
+    outputs = jax.tree.unflatten(jax.tree.structure(shapes), [known[one] for one in program.results])
+    return outputs, jnp.transpose(known[name], axes)
+
+
+def _is_plain_call(equation: Any) -> bool:
+    special = equations.has_rule(equation) or equations.is_checkpoint(equation)
+    return not (special or equation.params.get("branches_platforms"))
+
+
+def _kernels(variables: Any, head: str) -> list[int]:
+    """Numbers of the head's leaves among those of the variables."""
     leaves = parameters(variables)
     modules = {path[:end] for path in leaves for end in range(1, len(path) + 1)}
     paths = [path for path in modules if "/".join(path) == head]
@@ -38,21 +85,21 @@ def head_inputs(model: Any, variables: Any, x: Any, head: str, **kwargs: Any) ->
         names = ["/".join(path) for path in modules - leaves.keys()]
         close = difflib.get_close_matches(head, names, n=3) or sorted({path[0] for path in modules})
         raise ValueError(f"no module {head!r} in the parameters; did you mean {' or '.join(map(repr, close))}?")
-    with precision.full():
-        forward = Pass(model, variables, x, kwargs)
-    program = equations.flat(forward.closed, lambda equation: not equations.has_rule(equation))
-    kernels = [n for path, n in leaves.items() if paths[0] in (path, path[:-1]) and forward.arguments[n].ndim > 1]
-    seen = _multiplied(program, len(jax.tree.leaves(variables)), [program.arguments[n] for n in kernels])
+    return [n for path, n in leaves.items() if paths[0] in (path, path[:-1])]
+
+
+def _seen(
+    program: equations.Steps, variables: Any, leaves: Sequence[int], head: str, dimensions: Sequence[int]
+) -> tuple[int, Any]:
+    """(name of what the head's kernel is multiplied with, axes of it that make [B, D])."""
+    kernels = [program.arguments[n] for n, ndim in zip(leaves, dimensions, strict=True) if ndim > 1]
+    seen = _multiplied(program, len(jax.tree.leaves(variables)), kernels)
     if len(seen) != 1 or not seen[0][2]:
         shapes = ", ".join(str(shape) for _, shape, _ in seen) or "nothing"
         raise ValueError(
             f"the head {head!r} has to be a Dense layer that runs once, on features [B, D]; it was given {shapes}"
         )
-    name, _, axes = seen[0]
-    known = program.constants | dict(zip(program.arguments, forward.arguments, strict=True))
-    steps = [step for step in program.steps if not step.equation.effects]
-    equations.run(equations.needed(steps, [name]), known, [name])
-    return jnp.transpose(known[name], axes)
+    return seen[0][0], seen[0][2]
 
 
 def parameters(variables: Any) -> dict[Path, int]:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
-
 from delta_jax import regularizers
 from delta_jax.methods.method import Method
 
@@ -14,11 +12,11 @@ class DeltaWithoutAttention(Method):
 
     uses_source_maps = True
 
-    def example_penalty(self, maps, source_maps, attention):
+    def example_penalty(self, maps, source_maps, attention, own=None):
         """Eq. 5 with W = 1, [B]."""
-        if self.rectify:
-            maps, source_maps = jax.tree.map(jax.nn.relu, (dict(maps), dict(source_maps)))
-        return regularizers.feature_distance(maps, source_maps, attention, scale=self.scale)
+        return regularizers.feature_distance(
+            self.rectified(maps), self.rectified(source_maps), attention, scale=self.scale
+        )
 
 
 @dataclass(frozen=True)

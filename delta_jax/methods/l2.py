@@ -11,3 +11,4 @@ class L2(Method):
 
     decays_weights = True
     penalizes_head = False
+    default_alpha = 0.0

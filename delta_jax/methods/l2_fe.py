@@ -10,3 +10,4 @@ class L2FE(Method):
     """The source network as fixed feature extractor: only the head is trained."""
 
     trains_backbone = False
+    default_alpha = 0.0

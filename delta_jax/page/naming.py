@@ -11,8 +11,18 @@ _LABELS = {
     "l2_sp": "L²-SP",
     "delta_without_attention": "DELTA (w/o ATT)",
     "delta": "DELTA",
+    "l2_sp_kernels": "L²-SP (kernels)",
+    "l2_sp_fisher": "L²-SP-Fisher",
+    "mars_sp": "MARS-SP",
+    "bss": "BSS",
+    "attention_transfer": "AT",
+    "afd": "AFD",
+    "delta_cosine": "DELTA (cosine)",
+    "lwf": "LwF",
+    "co_tuning": "Co-Tuning",
+    "bi_tuning": "Bi-Tuning",
 }
-COLOURS = 8  # m0 to m7 of style.css; the last is for methods that it does not know
+COLOURS = 16  # m0 to m15 of style.css; the last is for methods that it does not know
 
 
 def label(method: str) -> str:

@@ -44,6 +44,7 @@ _TRAINING = (
     *("optimizer", "label_smoothing", "data.mix", "data.erase", "data.upright", "data.rand_augment"),
     *("layer_decay", "surgical", "unfreeze", "head_restarts", "average"),
 )
+_SCALED = ("delta", "delta_without_attention", "afd")  # methods that read penalty_scale
 _ENOUGH_LOOKS = 20
 _LARGE_FOR_ADAM = 0.005
 _SEEN_TWICE = 40  # images, before which the jackknife over 20 groups says nothing
@@ -55,18 +56,23 @@ def _unread(config: FrozenConfigDict) -> Iterator[tuple[str, Sequence[str]]]:
     if not method.trains_backbone:
         yield f"{config.method} trains the head alone", _TRAINING
     if not method.uses_source_maps:
-        yield (
-            f"{config.method} compares no feature maps",
-            ("taps", "rectify", "penalty_scale", "alpha_relative", "preset"),
-        )
-    if config.method in ("l2", "l2_fe"):
+        yield f"{config.method} compares no feature maps", ("taps", "rectify", "penalty_scale", "preset")
+    elif config.method not in _SCALED:
+        yield f"{config.method} has one scale", ("penalty_scale",)
+    if method.default_alpha is not None:
+        yield f"alpha is not measured for {config.method}", ("alpha_relative",)
+    if method.default_alpha == 0:
         yield f"{config.method} has no penalty with a weight alpha", ("alpha",)
-        if settings.validation_fraction:
-            yield f"{config.method} has no penalty with a weight beta", ("beta",)
+    if not (method.penalizes_head and method.trains_backbone) and settings.validation_fraction:
+        yield f"{config.method} has no penalty with a weight beta", ("beta",)
     if not method.decays_weights:
-        yield "only l2 has weight decay", ("weight_decay",)
+        yield f"{config.method} has no weight decay", ("weight_decay",)
     if not method.uses_attention:
-        yield "only delta has an attention", (*_ATTENTION, *_WEIGHTS)
+        yield f"{config.method} has no attention", (*_ATTENTION, *_WEIGHTS)
+    others = {field for name in methods.names() for field in methods.options(name)} - set(
+        methods.options(config.method)
+    )
+    yield f"they are not of {config.method}", sorted(others)
     if config.attention_file:
         yield "attention_file is read instead", _ATTENTION
     if config.attention_estimator != "mixed":
@@ -230,7 +236,7 @@ def _of_batches(setup: Setup) -> Iterator[str]:
 def _of_penalties(config: FrozenConfigDict) -> Iterator[str]:
     method = methods.create(config.method)
     weight = config.alpha if config.alpha is not None else config.alpha_relative
-    if (method.uses_source_maps or config.method == "l2_sp") and weight == 0:
+    if method.default_alpha != 0 and weight == 0:
         field = "alpha" if config.alpha is not None else "alpha_relative"
         yield f"--config.{field}=0: the penalty of {config.method} counts for nothing, this is plain fine-tuning"
     images = config.attention_images

@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 
 from delta_jax import data, features, models, precision
 from delta_jax.chips import target
+from delta_jax.methods import Method, Shapes
 from delta_jax.processes import sharding
 from delta_jax.training import channel_weights, layer_rates
 from delta_jax.training.config import ConfigError
@@ -232,8 +233,8 @@ def layers(
         raise ConfigError(f"--config.{field}={config[field]}: {config.arch}: {error}") from error
 
 
-def taps_fit(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, source: Variables) -> dict[str, int]:
-    """{tap: how many filters it has}.
+def taps_fit(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, source: Variables) -> Shapes:
+    """Shapes of the feature maps, and of what the head sees.
 
     Raises:
       ConfigError: a tap is not there or returns no feature maps, the head does not see features [B, D], or the gaps of
@@ -245,7 +246,7 @@ def taps_fit(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, sou
     except ValueError as error:
         raise ConfigError(f"--config.taps: {error}") from error
     try:
-        jax.eval_shape(lambda v, x: features.head_inputs(network, v, x, head=spec.head), source, images)
+        seen = jax.eval_shape(lambda v, x: features.head_inputs(network, v, x, head=spec.head), source, images)
     except ValueError as error:
         raise ConfigError(f"--config.arch={config.arch}: {error}") from error
     shapes = features.list_taps(network, source, images)
@@ -257,7 +258,23 @@ def taps_fit(config: FrozenConfigDict, spec: models.ModelSpec, network: Any, sou
     channels = {tap: shapes[tap][-1] for tap in config.taps}
     if config.attention_file:
         channel_weights.read(config.attention_file, channels)  # complains now, not after the head
-    return channels
+    return Shapes({tap: tuple(shapes[tap][1:]) for tap in config.taps}, seen.shape[-1])
+
+
+def method_fits(config: FrozenConfigDict, method: Method, shapes: Shapes) -> None:
+    """Raises ConfigError where the method cannot work on what it is to see."""
+    if problem := method.problem(shapes, config.batch_size // config.accumulate):
+        raise ConfigError(problem)
+    if method.knows_examples and any(config.data.mix):
+        raise ConfigError(
+            f"--config.data.mix={tuple(config.data.mix)}: {config.method} goes by the label or the row of each image, "
+            "and a mixed one has two; expected (0.0, 0.0), or another method"
+        )
+    if method.carries and config.accumulate > 1:
+        raise ConfigError(
+            f"--config.accumulate={config.accumulate}: {config.method} compares a batch with queues that it then "
+            "joins, as a whole; set --config.accumulate=1, and a smaller --config.batch_size to save memory"
+        )
 
 
 def _images(config: FrozenConfigDict) -> Any:

@@ -16,7 +16,7 @@ import optax
 
 from delta_jax import features, methods, models, precision
 from delta_jax.processes import sharding
-from delta_jax.training import head, head_restarts, layer_rates, optim, steps, strength
+from delta_jax.training import head, head_restarts, layer_rates, measured_phase, optim, steps, strength
 from delta_jax.training.config import ConfigError, flat
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
@@ -108,12 +108,22 @@ def initial_state(setup: Setup, start: Variables) -> TrainState:
     return sharding.replicate(_start(setup, start), setup.mesh)
 
 
-def _start(programs: Programs, variables: Variables) -> TrainState:
+def _start(programs: Programs, variables: Variables, source_head: Any = None) -> TrainState:
     search = strength.begin() if programs.config.strength_search else None
+    own = programs.own_parameters(source_head)
+    carried = programs.first_buffers(variables["params"], own) if programs.method.carries else None
     # What the optimizer is told of rates has no part in its first state.
     factors, _ = _of_layers(programs, np.zeros(1, np.float32))
-    tx = _optimizer(programs, optax.constant_schedule(0.0), layer_factors=factors)
-    return init_state(variables, tx, search, average=programs.config.average > 0)
+    still = optax.constant_schedule(0.0)
+    return init_state(
+        variables,
+        _optimizer(programs, still, layer_factors=factors),
+        search,
+        average=programs.config.average > 0,
+        own=own,
+        own_tx=_own_optimizer(programs, still),
+        carried=carried,
+    )
 
 
 def _optimizer(
@@ -142,6 +152,23 @@ def _optimizer(
     )
 
 
+def _own_optimizer(setup: Programs, schedule: optax.Schedule) -> optax.GradientTransformation | None:
+    """Of the method's own parameters; their gradient is clipped by itself."""
+    if not setup.method.has_own_parameters:
+        return None
+    config, own = setup.config, jax.eval_shape(setup.own_parameters, setup.shapes.source_head)
+    return optim.make_optimizer(
+        own,
+        schedule,
+        head=tuple(own),
+        kind=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay if setup.method.decays_weights else 0.0,
+        clip_norm=config.clip_norm,
+        head_learning_rate_factor=config.head_learning_rate_factor if setup.method.own_rate_is_the_heads else 1.0,
+    )
+
+
 def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, attention: Any, chosen: Hyperparameters):
     """One step, as `steps.make_train_step` has it, with the metrics [M] in the order of `steps.METRICS`.
 
@@ -157,9 +184,19 @@ def _step(setup: Programs, state: TrainState, source: Variables, batch: Any, att
         kind = config.head_init if config.head_init in head.KINDS else "normal"
         state = head_restarts.restarted(state, chosen.restarts, chosen.key, heads=setup.heads, kind=kind)
     rates, factors = chosen.learning_rates, chosen.layer_factors
-    optimizer = _optimizer(setup, lambda count: rates[count], search, layer_factors=factors)
+
+    def schedule(count):
+        return rates[count]
+
     step = steps.make_train_step(
-        loss, optimizer, setup.augment, mix=setup.mix, average=config.average, accumulate=config.accumulate
+        loss,
+        _optimizer(setup, schedule, search, layer_factors=factors),
+        setup.augment,
+        mix=setup.mix,
+        average=config.average,
+        accumulate=config.accumulate,
+        own_tx=_own_optimizer(setup, schedule),
+        project=partial(setup.method.project, head=setup.heads) if setup.method.projects else None,
     )
     with precision.of(config.matmul_precision):
         state, metrics = step(state, source, batch, attention, chosen.key)
@@ -342,14 +379,18 @@ def arguments(programs: Programs, pixels: Any, rows: int) -> tuple[Any, ...]:
     of_layers = _of_layers(programs, np.zeros(chosen.learning_rates.shape, np.float32))
     factors, restarts = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), of_layers)
     chosen = dataclasses.replace(chosen, layer_factors=factors, restarts=restarts)
-    state = jax.eval_shape(partial(_start, programs), programs.source)
-    everywhere = (state, programs.source, attention if programs.method.uses_attention else None, chosen)
+    state = jax.eval_shape(partial(_start, programs), programs.source, programs.shapes.source_head)
+    measured = measured_phase.shapes(programs, rows)
+    source = {**programs.source, "measured": measured} if measured else programs.source
+    everywhere = (state, source, attention if programs.method.uses_attention else None, chosen)
     state, source, attention, chosen = sharding.planned(everywhere, programs.mesh)
     numbers = sharding.planned({"label": index, "index": index}, programs.mesh, split=True)
     return state, source, {"image": pixels, **numbers}, attention, chosen
 
 
 def _has_one_each(config: Any, programs: Programs) -> bool:
+    if "source_logits" in programs.method.measures:
+        return True
     return programs.method.uses_attention and config.attention_per != "data_set"
 
 

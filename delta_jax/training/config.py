@@ -45,9 +45,9 @@ PRESETS = {
     "tllib": Preset(False, "reference", "data_set", "standardized_softmax", 5.0, "nesterov", 10.0),
 }
 
-# Where a method's penalty has one scale for all networks; L2-SP: the value of its authors' code. Distances of feature
-# maps differ by orders of magnitude between networks: there alpha is measured, see `alpha_relative`.
-DEFAULT_ALPHA = {"l2_sp": 0.01, "l2": 0.0, "l2_fe": 0.0}
+# Where a method's penalty has one scale for all networks, the published strength. Distances of feature maps differ by
+# orders of magnitude between networks: there alpha is measured, see `alpha_relative`.
+DEFAULT_ALPHA = {name: alpha for name in methods.names() if (alpha := methods.create(name).default_alpha) is not None}
 
 # What is done about classes with more images than others; see `steps.class_weights` and `data.balanced_table`.
 IMBALANCE = ("ignore", "weighted_loss", "balanced_sampling")
@@ -104,6 +104,7 @@ _AT_LEAST = {
     "data.validation_fraction": 0,
     "data.test_fraction": 0,
     "data.shots": 0,
+    "singular_values": 1,
     "decay_factor": 0,
     "epoch_decay_factor": 0,
     "dropout": 0,
@@ -235,6 +236,8 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     _require(alpha is None or alpha >= 0, "alpha", alpha, "0 or more")
     _check_search(values)
     temperature, decay_at = values["attention_temperature"], values["decay_at"]
+    for field in ("radius", "head_radius"):
+        _require(values[field] > 0, field, values[field], "more than 0")
     _require(temperature > 0, "attention_temperature", temperature, "more than 0")
     _require(0 < decay_at <= 1, "decay_at", decay_at, "in (0, 1]")
     white = values["data"].get("white")
@@ -281,11 +284,12 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     _require(part == 1 or shots == 0, "data.train_fraction", part, f"1: data.shots is {shots}, set one of them")
     for field in ("attention_batch", "attention_chunk"):
         _require(values[field] is None or values[field] >= 1, field, values[field], "1 or more")
-    if values["method"] == "delta" and values["attention_per"] == "image":
+    uses_attention = methods.create(values["method"]).uses_attention
+    if uses_attention and values["attention_per"] == "image":
         why = "a weight per image needs the gaps of every training image"
         _require(values["attention_images"] == 0, "attention_images", values["attention_images"], f"0: {why}")
         _require(values["attention_tolerance"] == 0, "attention_tolerance", values["attention_tolerance"], f"0: {why}")
-    if values["method"] == "delta" and values["attention_estimator"] == "two_phase" and not values["attention_file"]:
+    if uses_attention and values["attention_estimator"] == "two_phase" and not values["attention_file"]:
         per, tolerance = values["attention_per"], values["attention_tolerance"]
         others = f"{', '.join(attention.ESTIMATORS)}: two_phase gives means over all images, and attention_per is {per}"
         _require(per == "data_set", "attention_estimator", "two_phase", others)
@@ -305,6 +309,8 @@ def _check_search(values: Mapping[str, Any]) -> None:
     method = methods.create(values["method"])
     why = f"False: {values['method']} trains the head alone, and has no strength to search"
     _require(method.trains_backbone, "strength_search", True, why)
+    why = f"False: {values['method']} has parameters of its own, no strength, or two, an alpha and a weight decay"
+    _require(method.has_one_strength, "strength_search", True, why)
     field = "weight_decay" if method.decays_weights else "alpha"
     if field == "alpha" and values["alpha"] is None:
         field = "alpha_relative"
@@ -402,6 +408,9 @@ _BEFORE: dict[str, Any] = {
     "data.mix": (0.0, 0.0),
     "patience": 0,
     "effort": 1.0,
+    "singular_values": 1,
+    "radius": 7.4,
+    "head_radius": 7.4,
     "data.split_column": "",
     "data.group": "",
     "data.image_column": "",

@@ -1,5 +1,6 @@
 """What a run compiles: made of its config, and of variables and images by their shapes alone where that is wanted."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
@@ -13,8 +14,11 @@ from delta_jax.models.checks import init_shapes
 from delta_jax.processes import sharding
 from delta_jax.training import checks, evaluation, steps
 from delta_jax.training.classifier import Preprocessing
+from delta_jax.training.head import get_head
 from delta_jax.training.state import Variables
 from delta_jax.workdir import logs
+
+IMAGENET_CLASSES = 1000  # where no weights are looked at
 
 
 class Programs:
@@ -30,6 +34,7 @@ class Programs:
       preprocessing: of evaluation; the normalisation is that of the source's weights.
       mesh: of all devices.
       frozen: paths of the modules that fine-tuning leaves as they are in the source.
+      shapes: of what the method sees.
       layers: of the network, where they have rates of their own; None where not.
       channels: {tap: how many filters it has}.
     """
@@ -47,7 +52,12 @@ class Programs:
         """
         self.config, self.mesh, self.num_classes = config, mesh, num_classes
         self.spec = models.spec(config.arch)
-        self.method = methods.create(config.method, scale=config.penalty_scale, rectify=config.rectify)
+        self.method = methods.create(
+            config.method,
+            scale=config.penalty_scale,
+            rectify=config.rectify,
+            **{field: config[field] for field in methods.options(config.method)},
+        )
         self.preprocessing = Preprocessing(
             resize=config.data.resize,
             interpolation=config.data.interpolation,
@@ -68,11 +78,22 @@ class Programs:
         checks.blocks_to_recompute(config, self.source)
         checks.stochastic_norm(config, self.trained_network(), self.source)
         self.layers = checks.layers(config, self.trained_network(), self.source, self.heads)
-        self.channels = checks.taps_fit(config, self.spec, self.network(), self.source)
+        self.shapes = checks.taps_fit(config, self.spec, self.network(), self.source)
+        if self.method.uses_source_head:
+            self.shapes = dataclasses.replace(self.shapes, source_head=self._source_head())
+        self.channels = {tap: shape[-1] for tap, shape in self.shapes.maps.items()}
+        checks.method_fits(config, self.method, self.shapes)
 
     def _variables(self) -> Variables:
         shapes = init_shapes(self.network(auxiliary=self.trains_auxiliary), self.config.data.crop)
         return sharding.planned(shapes, self.mesh)
+
+    def _source_head(self) -> Any:
+        """The classifier that the source's weights were trained with: here its shapes, of ImageNet's classes."""
+        head = get_head(self.source["params"], self.spec.head)
+        return {
+            name: jax.ShapeDtypeStruct((*leaf.shape[:-1], IMAGENET_CLASSES), jnp.float32) for name, leaf in head.items()
+        }
 
     def _without_frozen_taps(self) -> FrozenConfigDict:
         config = self.config
@@ -112,6 +133,25 @@ class Programs:
             auxiliary=self.trains_auxiliary,
             platform=self.platform,
         )
+
+    def own_parameters(self, source_head: Any = None) -> Any:
+        """What the method trains beside the network, before the first step; None for most.
+
+        Where shapes are all that is wanted, those of the source's classifier are an argument: jax.eval_shape then has
+        arrays in their place.
+        """
+        if not self.method.has_own_parameters:
+            return None
+        shapes = dataclasses.replace(self.shapes, source_head=source_head or self.shapes.source_head)
+        return self.method.own_parameters(self._key(1), shapes)
+
+    def first_buffers(self, params: Any, own: Any) -> Any:
+        """What a method that carries something from step to step begins with."""
+        return self.method.first_buffers(self._key(2), self.shapes, params, own, self.num_classes)
+
+    def _key(self, number: int) -> jax.Array:
+        # The step's keys are fold_in(key, step): no run has so many steps.
+        return jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - number)
 
     def pixels(self, batch: int, *, long_side: int | None = None) -> data.Pixels:
         """Shapes of decoded images, uint8 [batch, S, S, 3]; where they keep their aspect, a Canvas of `long_side`."""
@@ -175,13 +215,14 @@ class Programs:
     def penalty_of_zero_maps(self) -> Any:
         """(variables, attention, batch) -> [B]: what the method's penalty would be if every feature map were zero."""
         model = self.network()
+        own = self.own_parameters()
 
         @jax.jit
         def compute(variables: Variables, attention: Any, batch: steps.Batch) -> jax.Array | None:
             with precision.full():
                 _, maps = features.apply_with_taps(model, variables, self.centre(batch["image"]), self.config.taps)
             zeros = jax.tree.map(jnp.zeros_like, maps)
-            return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]))
+            return self.method.example_penalty(zeros, maps, steps.attention_of(attention, batch["index"]), own)
 
         return compute
 

@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 from delta_jax import data, processes, weights
 from delta_jax.processes import sharding
 from delta_jax.training import checks, evaluation, length, steps
-from delta_jax.training.config import origin_of_preprocessing
+from delta_jax.training.config import ConfigError, origin_of_preprocessing
 from delta_jax.training.image_sets import ImageSet
 from delta_jax.training.programs import Programs
 from delta_jax.training.state import Variables
@@ -67,6 +67,16 @@ class Setup(Programs):
         for line in filter(None, (*remarks, origin_of_preprocessing(config))):
             logs.say(line)
         return sharding.replicate(loaded, self.mesh)
+
+    def _source_head(self) -> dict[str, np.ndarray]:
+        config = self.config
+        head = weights.load_head(config.weights, config.arch)
+        if head is None:
+            raise ConfigError(
+                f"--config.method={config.method}: it needs the classifier that the source was trained with, and "
+                f"{config.weights} has none that fits {config.arch}; take weights with their head, or another method"
+            )
+        return head
 
     def _white(self) -> int | None:
         """The value that shows white in images of more than 8 bits a sample, see `data.choose_white`."""

@@ -24,6 +24,8 @@ class TrainState:
       opt_state: of the optimizer.
       search: for the strength of the penalty; None where it is fixed.
       average: of params and batch_stats over the steps, as `variables`; None where none is kept.
+      own: {"params", "opt_state"} of what the method trains beside the network, and "buffers" where it carries
+        something from step to step; None for most.
     """
 
     step: jax.Array
@@ -32,6 +34,7 @@ class TrainState:
     opt_state: Any
     search: Search | None = None
     average: Any = None
+    own: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -55,12 +58,27 @@ def averaged(average: Any, variables: Variables, step: jax.Array, decay: float) 
 
 
 def init_state(
-    variables: Variables, tx: optax.GradientTransformation, search: Search | None = None, *, average: bool = False
+    variables: Variables,
+    tx: optax.GradientTransformation,
+    search: Search | None = None,
+    *,
+    average: bool = False,
+    own: Any = None,
+    own_tx: optax.GradientTransformation | None = None,
+    carried: Any = None,
 ) -> TrainState:
     """The state before the first step, in buffers of its own; with `average`, one that is kept of the variables.
+
+    `own` are the method's parameters, `own_tx` their optimizer, `carried` what it carries from step to step.
 
     The source network is made of the same arrays: without the copy, donating the state would delete the source, too.
     """
     params, stats = jax.tree.map(jnp.copy, (variables["params"], variables.get("batch_stats", {})))
     mean = jax.tree.map(jnp.copy, {"params": params, "batch_stats": stats}) if average else None
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), search, mean)
+    beside = None
+    if own is not None and own_tx is not None:
+        copied = jax.tree.map(jnp.copy, own)
+        beside = {"params": copied, "opt_state": own_tx.init(copied)}
+        if carried is not None:
+            beside["buffers"] = jax.tree.map(jnp.copy, carried)
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), search, mean, beside)

@@ -1,8 +1,8 @@
 """The training step: cross-entropy, the method's penalties, L2 of the head; one pure function of arrays."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import optax
 
 from delta_jax import features, regularizers
 from delta_jax.methods import Method
+from delta_jax.methods.method import Seen
 from delta_jax.training.state import TrainState, Variables, averaged
 
 # image (uint8 [B, H, W, 3], a data.Canvas, or normalised), label [B], index [B]: row in the data set.
@@ -86,10 +87,14 @@ def make_loss(
         pass, which computes the rest again; None for all that it needs.
 
     Returns:
-      loss(params, batch_stats, source, images, labels, attention, dropout_key) -> (total, (metrics, new batch_stats));
-      images are normalised [B, H, W, 3], labels int [B] or, of mixed images, the share of each class [B, K]; the
-      scalars of metrics are float32 or wider.
+      loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index, keys) -> (total, (metrics,
+      new batch_stats)); images are normalised [B, H, W, 3], labels int [B] or, of mixed images, the share of each class
+      [B, K]; the scalars of metrics are float32 or wider.
+      `source["measured"]` has what the method measured on it, if anything; `own` its own parameters and `index` [B] the
+      rows of the examples, which most methods do not look at. Of one that carries something from step to step, `keys`
+      are {"images", "buffers"}, and the new buffers come third.
     """
+    classifier = head if isinstance(head, str) else head[0]
     taps = taps if method.uses_source_maps else ()
     watched = (*taps, auxiliary) if auxiliary else taps
 
@@ -110,9 +115,12 @@ def make_loss(
             return found == labels
         return jnp.take_along_axis(labels, found[:, None], axis=-1)[:, 0]
 
-    def loss(params, batch_stats, source: Variables, images, labels, attention, dropout_key):
+    def loss(
+        params, batch_stats, source: Variables, images, labels, attention, dropout_key, own=None, index=None, keys=None
+    ):
+        measured = source.get("measured", {})
+        source = {name: collection for name, collection in source.items() if name != "measured"}
         variables = {"params": params, "batch_stats": batch_stats}
-        rngs = {"dropout": dropout_key}
         source_maps: Mapping[str, jax.Array] = {}
         frozen: Mapping[str, Any] = {}
         if freeze_until:
@@ -123,12 +131,29 @@ def make_loss(
         elif method.uses_source_maps:
             _, source_maps = features.apply_with_taps(source_model, source, images, taps)
         source_maps = jax.lax.stop_gradient(source_maps)
-        apply = partial(
-            features.apply_with_taps, model, taps=watched, mutable=("batch_stats",), recompute=recompute, train=True
-        )
-        forward = apply if keep is None else jax.checkpoint(apply, policy=keep)
-        with within():
-            logits, maps, updated = forward(variables, images, replay=frozen, rngs=rngs)
+
+        def forward(variables, images, frozen, dropout_key):
+            with within():
+                return features.apply_with_taps(
+                    model,
+                    variables,
+                    images,
+                    watched,
+                    mutable=("batch_stats",),
+                    replay=frozen,
+                    recompute=recompute,
+                    train=True,
+                    rngs={"dropout": dropout_key},
+                )
+
+        def with_features(variables, *others):
+            return features.with_head_inputs(forward, variables, others, classifier)
+
+        run = with_features if method.uses_features else forward
+        if keep is not None:
+            run = jax.checkpoint(run, policy=keep)
+        found = run(variables, images, frozen, dropout_key)
+        (logits, maps, updated), seen = found if method.uses_features else (found, None)
         logits = logits.astype(np.promote_types(logits.dtype, np.float32))
         cross_entropy = mean_cross_entropy(logits, labels)
         extra = jnp.zeros((), logits.dtype)
@@ -136,10 +161,28 @@ def make_loss(
             maps = dict(maps)
             extra = auxiliary_weight * mean_cross_entropy(maps.pop(auxiliary).astype(logits.dtype), labels)
 
-        penalty = method.parameter_penalty(params, source["params"], head)
-        example_penalty = method.example_penalty(maps, source_maps, attention if method.uses_attention else None)
+        carried: tuple[Any, ...] = ()
+        penalty = method.parameter_penalty(params, source["params"], head, measured)
+        given = attention if method.uses_attention else None
+        example_penalty = method.example_penalty(maps, source_maps, given, own)
         if example_penalty is not None:
             penalty = penalty.astype(example_penalty.dtype) + jnp.mean(example_penalty)
+        if seen is not None:
+            wide = seen.astype(np.promote_types(seen.dtype, np.float32))
+            known = Seen(wide, labels, index, own, measured, _below(params, classifier))
+            if keys is not None:
+                made = jax.lax.stop_gradient(method.key_parameters(params, own, keys["buffers"]))
+                if freeze_until:
+                    frozen = features.Prefix(source_model, source, keys["images"]).outputs_until(freeze_until)
+                followers = {"params": made["network"], "batch_stats": batch_stats}
+                key = jax.random.fold_in(dropout_key, 1)
+                _, theirs = with_features(followers, keys["images"], frozen, key)
+                known = dataclasses.replace(
+                    known, keys=theirs.astype(wide.dtype), key_parameters=made, buffers=keys["buffers"]
+                )
+                carried = (jax.lax.stop_gradient(method.carried(known)),)
+            batch_penalty = method.batch_penalty(known)
+            penalty = penalty.astype(batch_penalty.dtype) + batch_penalty
         head_penalty = regularizers.head_l2(params, head=head) if method.penalizes_head else jnp.zeros((), jnp.float32)
 
         total = cross_entropy + extra + alpha * penalty.astype(logits.dtype) + beta * head_penalty.astype(logits.dtype)
@@ -150,9 +193,15 @@ def make_loss(
             "head_penalty": head_penalty,
             "top1": jnp.mean(right(logits, labels).astype(logits.dtype)),
         }
-        return total, (metrics, updated.get("batch_stats", batch_stats))
+        return total, (metrics, updated.get("batch_stats", batch_stats), *carried)
 
     return loss
+
+
+def _below(params: Mapping[str, Any], module: str) -> dict[str, jax.Array]:
+    """{name: parameter} of a module."""
+    leaves = {tuple(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return {path[-1]: leaf for path, leaf in leaves.items() if "/".join(path[:-1]) == module}
 
 
 def make_train_step(
@@ -163,6 +212,8 @@ def make_train_step(
     mix: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None,
     average: float = 0.0,
     accumulate: int = 1,
+    own_tx: optax.GradientTransformation | None = None,
+    project: Callable[[Variables, Variables], Any] | None = None,
 ) -> Callable[[TrainState, Variables, Batch, Attention | None, jax.Array], tuple[TrainState, Metrics]]:
     """One optimizer step, to be jitted with its first argument donated.
 
@@ -176,12 +227,19 @@ def make_train_step(
       accumulate: microbatches that the batch is cut into, one after the other through the network; B is a multiple of
         it. The gradient is their mean, which is that of the whole batch, unless BatchNorm normalises with the
         statistics of the batch: then those are of a microbatch, and each moves the running ones.
+      own_tx: the optimizer of the method's own parameters, where the state has any.
+      project: (variables after the step, source) -> parameters; None leaves them where the optimizer put them.
 
     Returns:
       step(state, source, batch, attention, key) -> (state, metrics). What is random in step n depends on (key, n), and
       what is random in the network on the microbatch, too.
     """
-    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def of_trained(trained, batch_stats, source, *, images, labels, attention, index, dropout_key, keys=None):
+        params, own = trained
+        return loss(params, batch_stats, source, images, labels, attention, dropout_key, own, index, keys)
+
+    gradient = jax.value_and_grad(of_trained, has_aux=True)
 
     def train_step(state, source, batch, attention, key):
         crop_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -190,25 +248,41 @@ def make_train_step(
             "images": prepare(crop_key, batch["image"]),
             "labels": batch["label"],
             "attention": attention_of(attention, batch["index"]),
+            "index": batch["index"],
         }
         if mix is not None:
             mix_key = jax.random.fold_in(crop_key, 3)  # the views have 1 and 2, erasing 4
             examples["images"], examples["labels"] = mix(mix_key, examples["images"], examples["labels"])
+        trained = state.params, state.own and state.own["params"]
+        buffers: list[Any] = []
         if accumulate == 1:
-            (_, (metrics, batch_stats)), gradients = gradient(
-                state.params, state.batch_stats, source, **examples, dropout_key=dropout_key
+            keys = None
+            if state.own and "buffers" in state.own:
+                second = prepare(jax.random.fold_in(crop_key, 5), batch["image"])
+                keys = {"images": second, "buffers": state.own["buffers"]}
+            (_, (metrics, batch_stats, *buffers)), gradients = gradient(
+                trained, state.batch_stats, source, **examples, dropout_key=dropout_key, keys=keys
             )
         else:
-            gradients, metrics, batch_stats = accumulated(state, source, examples, dropout_key)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            gradients, metrics, batch_stats = accumulated(trained, state.batch_stats, source, examples, dropout_key)
+        updates, opt_state = tx.update(gradients[0], state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if project is not None:
+            params = project({"params": params, "batch_stats": batch_stats}, source)
         mean = state.average
         if average:
             new = {"params": params, "batch_stats": batch_stats}
             mean = averaged(mean, new, state.step + 1, average)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, state.search, mean), metrics
+        after = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=mean
+        )
+        if own_tx is not None:
+            updates, own_opt_state = own_tx.update(gradients[1], state.own["opt_state"], state.own["params"])
+            own = {"params": optax.apply_updates(state.own["params"], updates), "opt_state": own_opt_state}
+            after = dataclasses.replace(after, own=own | ({"buffers": buffers[0]} if buffers else {}))
+        return after, metrics
 
-    def accumulated(state, source, examples, dropout_key):
+    def accumulated(trained, batch_stats, source, examples, dropout_key):
         # Attention that is one for all, [C], is no example's own.
         shared = {tap: w for tap, w in (examples["attention"] or {}).items() if w.ndim == 1}
         own = {tap: w for tap, w in (examples["attention"] or {}).items() if w.ndim > 1}
@@ -219,7 +293,7 @@ def make_train_step(
             weights = {**shared, **part["attention"]} if examples["attention"] is not None else None
             key = jax.random.fold_in(dropout_key, number)
             (_, (metrics, batch_stats)), gradients = gradient(
-                state.params, batch_stats, source, part["images"], part["labels"], weights, key
+                trained, batch_stats, source, **{**part, "attention": weights}, dropout_key=key
             )
             return batch_stats, (gradients, metrics)
 
@@ -229,9 +303,9 @@ def make_train_step(
             return (batch_stats, jax.tree.map(jnp.add, sums, found)), None
 
         numbered = (jnp.arange(accumulate), cut)
-        _, shapes = jax.eval_shape(one, state.batch_stats, jax.tree.map(lambda leaf: leaf[0], numbered))
+        _, shapes = jax.eval_shape(one, batch_stats, jax.tree.map(lambda leaf: leaf[0], numbered))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (batch_stats, sums), _ = jax.lax.scan(add, (state.batch_stats, zeros), numbered)
+        (batch_stats, sums), _ = jax.lax.scan(add, (batch_stats, zeros), numbered)
         gradients, metrics = jax.tree.map(lambda total: total / accumulate, sums)
         return gradients, metrics, batch_stats
 

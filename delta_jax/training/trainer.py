@@ -26,6 +26,7 @@ from delta_jax.training import (
     gain,
     head_phase,
     length,
+    measured_phase,
     mixing,
     report,
     strength_search,
@@ -248,17 +249,19 @@ def _fine_tune(
     def chosen(course: Course) -> compiled_step.Hyperparameters:
         return compiled_step.hyperparameters(setup, alpha, course.table(len(rates)))
 
+    measured = measured_phase.measured(setup, workdir)
+    source = {**l2_fe, "measured": measured} if measured else l2_fe
     watch = Watch(Course(rates[: config.steps]), workdir, patience=config.patience)
     state = compiled_step.initial_state(setup, start)
     like = setup.train.batch(np.arange(config.batch_size))
-    step = compiled(state, l2_fe, like, weights, chosen(watch.course))
+    step = compiled(state, source, like, weights, chosen(watch.course))
 
     def validate(state: TrainState) -> evaluation.Look:
         return evaluation.look(
             setup.probabilities(state.found, setup.validation, "validation"), setup.validation.labels
         )
 
-    looks = strength_search.Looks(setup, look, l2_fe, weights) if look else None
+    looks = strength_search.Looks(setup, look, source, weights) if look else None
 
     def before(step: int, state: TrainState, batch: Any) -> TrainState:
         return looks(step, state, batch, chosen(watch.course)) if looks else state
@@ -276,7 +279,7 @@ def _fine_tune(
     state, facts = fine_tune(
         loop,
         state,
-        lambda state, batch: step(state, l2_fe, batch, weights, chosen(watch.course)),
+        lambda state, batch: step(state, source, batch, weights, chosen(watch.course)),
         setup.train,
         validate,
         watch,

@@ -3,9 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from delta_jax import methods
+
 # A step over a pass through the network, per image: on CPUs more than the three passes of the arithmetic, as gradients
 # are slower there; DELTA runs the source along (docs/performance.md: 8 to 41 % more).
-PASSES = {"l2_fe": 0.0, "l2": 4.0, "l2_sp": 4.0, "delta_without_attention": 5.0, "delta": 5.0}
+PASSES = {
+    name: (4.0 + method.uses_source_maps + method.carries) * method.trains_backbone
+    for name, method in ((name, methods.create(name)) for name in methods.names())
+}
 _FIRST_S = 30.0  # guess of what the first run of all spends on compiling
 
 

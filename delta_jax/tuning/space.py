@@ -15,9 +15,10 @@ RATES = (0.25, 5.0)  # times the config's learning rate
 STRENGTHS = {
     "delta": ("alpha_relative", (0.03, 10.0)),
     "delta_without_attention": ("alpha_relative", (0.03, 10.0)),
-    "l2_sp": ("alpha", (0.03, 3.0)),
+    "delta_cosine": ("alpha_relative", (0.03, 10.0)),
+    "afd": ("alpha_relative", (0.03, 10.0)),
+    **{name: ("alpha", (0.03, 3.0)) for name in methods.names() if methods.create(name).default_alpha},
 }
-_DEFAULT_ALPHA = 0.01  # of l2_sp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def space(
     for method in dict.fromkeys(tried):
         if method in STRENGTHS:
             field, (low, high) = STRENGTHS[method]
-            value = _value(config, field)
+            value = _value(config, field, method)
             fixed = {field, "alpha"} & set(given)
             if value and not fixed and (field == "alpha" or config.alpha is None):
                 strengths[method] = (field, low * value, high * value)
@@ -153,9 +154,9 @@ def configured(
     return config
 
 
-def _value(config: ConfigDict, field: str) -> float:
-    if field == "alpha":
-        return float(_DEFAULT_ALPHA if config.alpha is None else config.alpha)
+def _value(config: ConfigDict, field: str, method: str) -> float:
+    if field == "alpha" and config.alpha is None:
+        return methods.create(method).default_alpha or 0.0
     return float(config[field])
 
 
@@ -165,5 +166,5 @@ def _fields(config: ConfigDict, around: Space, method: str, strength: float, rat
         found["learning_rate"] = min(rate * float(config.learning_rate), around.rates[1])
     if method in around.strengths:
         field, low, high = around.strengths[method]
-        found[field] = min(max(strength * _value(config, field), low), high)
+        found[field] = min(max(strength * _value(config, field, method), low), high)
     return found

@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Callable
 
+import numpy as np
+
 from delta_jax.weights import identity
 from delta_jax.weights.beside import Images, images, problem_of_channels
 from delta_jax.weights.errors import WeightsError
 from delta_jax.weights.exporting import to_torch
-from delta_jax.weights.merging import Variables, fitted, from_torch
+from delta_jax.weights.merging import Fitted, Variables, fitted, from_torch
 from delta_jax.weights.reading import read, read_content, split_choice
 from delta_jax.weights.sources import SOURCES, locate, named
 
@@ -40,6 +42,34 @@ def load(
     Raises:
       WeightsError: the file is missing, damaged, unsafe, of another network, or says that it is.
     """
+    fitting = _fitting(name_or_path, arch, num_classes, auxiliary, progress, say)
+    return fitting.variables
+
+
+def load_head(name_or_path: str, arch: str) -> dict[str, np.ndarray] | None:
+    """The classifier that weights were trained with, {"kernel": float32 [D, K], "bias": [K]}, whatever its K.
+
+    Args:
+      name_or_path: as of `load`.
+      arch: a network of `models.names()`.
+
+    Returns:
+      None where the file has none, or one of several layers.
+
+    Raises:
+      WeightsError: as `load`.
+    """
+    return _fitting(name_or_path, arch, 1, False, None, lambda line: None).head
+
+
+def _fitting(
+    name_or_path: str,
+    arch: str,
+    num_classes: int,
+    auxiliary: bool,
+    progress: Callable[[int, int | None], None] | None,
+    say: Callable[[str], None],
+) -> Fitted:
     source = named(str(name_or_path))
     if source is not None and source.arch != arch:
         others = [other.name for other in SOURCES.values() if other.arch == arch]
@@ -59,7 +89,7 @@ def load(
         None, (*content.remarks, *(f"{path}: {line}" for line in (*fitting.remarks, assumed) if line))
     ):
         say(remark)
-    return fitting.variables
+    return fitting
 
 
 __all__ = [
@@ -70,6 +100,7 @@ __all__ = [
     "from_torch",
     "images",
     "load",
+    "load_head",
     "locate",
     "named",
     "problem_of_channels",

@@ -32,11 +32,13 @@ class Fitted:
       variables: {"params": ..., "batch_stats": ...} of jax arrays.
       scheme: whose names the tensors had.
       remarks: lines on what was left out.
+      head: {"kernel": [D, K], "bias": [K]} of the file, whatever its K; None where it has no such classifier.
     """
 
     variables: Variables
     scheme: str
     remarks: tuple[str, ...]
+    head: dict[str, np.ndarray] | None = None
 
 
 @functools.cache
@@ -100,6 +102,7 @@ def fitted(
     classifiers = [spec.head] + ([spec.auxiliary] if auxiliary else [])
 
     found: dict[Path, np.ndarray] = {}
+    head: dict[str, np.ndarray] = {}
     missing, misshapen, broken = [], [], []
     for name, path in names.items():
         replaceable = _module(path) in classifiers
@@ -109,6 +112,8 @@ def fitted(
             continue
         array = np.asarray(tensors[name])
         array = array if scheme == FLAX else to_flax_layout(array, path[-1], len(shapes[path]))
+        if _module(path) == spec.head and array.ndim == len(shapes[path]):
+            head[path[-1]] = np.asarray(array, np.float32)
         if array.shape == shapes[path]:
             found[path] = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
             if not np.isfinite(found[path]).all():
@@ -149,7 +154,16 @@ def fitted(
         raise WeightsError(f"these weights do not fit {arch}:{text}{hint}")
     variables = unflatten_dict({path: jnp.asarray(array) for path, array in found.items()})
     remarks = tuple(filter(None, (left_out, part.remark, _remark_on_head(spec.head, other_head))))
-    return Fitted(variables, scheme, remarks)
+    return Fitted(
+        variables, scheme, remarks, _whole(head, {p[-1]: n for p, n in shapes.items() if _module(p) == spec.head})
+    )
+
+
+def _whole(head: dict[str, np.ndarray], here: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray] | None:
+    """The head of a file where it is one for these features; `here` are the shapes of the network's."""
+    alike = head.keys() == here.keys() and all(head[name].shape[:-1] == here[name][:-1] for name in here)
+    finite = all(np.isfinite(array).all() for array in head.values())
+    return head if alike and finite and len({array.shape[-1] for array in head.values()}) == 1 else None
 
 
 def _without(others: list[str], names: Iterable[str], arch: str, prefix: str, file: str) -> str:

@@ -5,6 +5,7 @@ a process killed at any moment leaves those before it intact. Only this module i
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -285,14 +286,28 @@ def _alike_to_orbax(tree: Any) -> list[str]:
 
 
 def _as_stored(tree: Any) -> Any:
-    """What orbax is given: the tree itself, or {name: leaf} of one whose arrays it would mix up."""
-    return named_leaves(tree) if _alike_to_orbax(tree) else tree
+    """What orbax is given: the tree itself, or {name: leaf} of one whose arrays it would mix up.
+
+    Of a dataclass without the fields that are None: it counts them, and a field that came later would make all
+    checkpoints of before unreadable.
+    """
+    if _alike_to_orbax(tree):
+        return named_leaves(tree)
+    if not _is_state(tree):
+        return tree
+    names = [field.name for field in dataclasses.fields(tree) if field.metadata.get("pytree_node", True)]
+    some = {name: value for name in names if (value := getattr(tree, name)) is not None}
+    return tree if len(some) == len(names) else some
+
+
+def _is_state(tree: Any) -> bool:
+    return dataclasses.is_dataclass(tree) and not isinstance(tree, type)
 
 
 def _as_given(restored: Any, like: Any) -> Any:
     """The inverse of `_as_stored`, for a tree like `like`."""
     if not _alike_to_orbax(like):
-        return restored
+        return dataclasses.replace(like, **restored) if _is_state(like) and isinstance(restored, dict) else restored
     return jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in named_leaves(like)])
 
 

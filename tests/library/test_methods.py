@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from delta_jax import methods
+from delta_jax.configs.default import get_config
 
 RNG = np.random.default_rng(0)
 MAPS, SOURCE = ({"tap": jnp.asarray(RNG.standard_normal((2, 3, 4, 5)), jnp.float32)} for _ in range(2))
@@ -23,7 +24,19 @@ NEEDS = {
     "l2_sp": (True, False, True, False, False),
     "delta_without_attention": (True, False, True, True, False),
     "delta": (True, False, True, True, True),
+    # Of their papers, or their authors' code: docs/methods.md.
+    "l2_sp_kernels": (True, False, True, False, False),
+    "mars_sp": (True, False, False, False, False),
+    "bss": (True, True, False, False, False),
+    "attention_transfer": (True, True, False, True, False),
+    "afd": (True, False, True, True, False),
+    "delta_cosine": (True, False, True, True, True),
+    "l2_sp_fisher": (True, False, True, False, False),
+    "lwf": (True, True, False, False, False),
+    "co_tuning": (True, True, False, False, False),
+    "bi_tuning": (True, True, False, False, False),
 }
+OURS = ("l2_fe", "l2", "l2_sp", "delta_without_attention", "delta")  # whose penalties are written out here
 
 
 def test_every_method_says_what_it_needs():
@@ -42,7 +55,7 @@ def test_every_method_says_what_it_needs():
 
 def test_only_l2_sp_pays_for_its_parameters():
     # L2-SP: 1/2 * (1^2 + 2^2) without the head. The others pay nothing for their parameters.
-    for name in methods.names():
+    for name in OURS:
         found = methods.create(name).parameter_penalty(PARAMS, SOURCE_PARAMS, "head")
         assert found == (2.5 if name == "l2_sp" else 0.0)
 
@@ -59,7 +72,7 @@ def test_delta_pays_for_each_image_what_its_formula_says(scale, rectify):
         "delta": (distances * np.asarray(ATTENTION["tap"])).sum(1) * (1 if scale == "paper" else 0.5 * 5 / 12),
         "delta_without_attention": distances.sum(1) * (1 if scale == "paper" else 0.5),
     }
-    for name in methods.names():
+    for name in OURS:
         method = methods.create(name, scale=scale, rectify=rectify)
         found: Any = method.example_penalty(MAPS, SOURCE, ATTENTION if method.uses_attention else None)
         if name in expected:
@@ -72,8 +85,26 @@ def test_the_same_method_twice_is_compiled_once():
     # The step closes over a method, and jit may compare it with another one.
     assert methods.create("delta", rectify=False) == methods.create("delta", rectify=False)
     assert hash(methods.create("delta")) != hash(methods.create("delta", scale="reference"))
+    assert methods.create("bss") == methods.create("bss", singular_values=1) != methods.create("bss", singular_values=2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(methods.create("delta"), "scale", "reference")  # noqa: B010
+
+
+def test_methods_with_one_strength():
+    # An alpha or a weight decay, and no parameters of their own.
+    found = {name for name in methods.names() if methods.create(name).has_one_strength}
+    assert found == {"l2", *(name for name in methods.names() if name.startswith(("l2_sp", "delta")))}
+
+
+def test_what_a_method_alone_reads_are_fields_of_the_config():
+    assert methods.options("delta") == ()
+    assert methods.options("mars_sp") == ("radius", "head_radius")
+    config = get_config()
+    for name in methods.names():
+        made = methods.create(name)
+        assert {field: getattr(made, field) for field in methods.options(name)} == {
+            field: config[field] for field in methods.options(name)
+        }
 
 
 def test_a_method_that_does_not_exist():

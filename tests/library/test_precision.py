@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from delta_jax import attention, features, models, precision
+from delta_jax import attention, features, methods, models, precision
 from delta_jax.models.inverted_residual import InvertedResidualNet
 from delta_jax.models.resnet import ResNet
 from delta_jax.processes import sharding
@@ -136,7 +136,7 @@ def test_the_programs_of_a_run():
     model = SmallNet(3)
     config = SimpleNamespace(taps=TAPS, data=SimpleNamespace(mirror=True))
     method = SimpleNamespace(
-        example_penalty=lambda zeros, maps, _: sum(jnp.sum(m * m, (1, 2, 3)) for m in maps.values())
+        example_penalty=lambda zeros, maps, *_: sum(jnp.sum(m * m, (1, 2, 3)) for m in maps.values())
     )
     fake: Any = SimpleNamespace(
         network=lambda **_: model,
@@ -144,6 +144,7 @@ def test_the_programs_of_a_run():
         config=config,
         method=method,
         spec=SimpleNamespace(head="classifier"),
+        own_parameters=lambda: None,
         centre=lambda pixels: pixels.astype(jnp.float32),
     )
     variables, pixels = shapes_of(model, images(32)), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8)
@@ -176,7 +177,7 @@ def test_the_training_step_has_the_precision_of_the_config(asked, expected, monk
         platform="cpu",
         trained_network=lambda: None,
         network=lambda **_: None,
-        method=SimpleNamespace(uses_source_maps=0),
+        method=methods.create("l2"),
         heads="",
         trains_auxiliary=False,
         augment=None,

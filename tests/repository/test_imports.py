@@ -91,7 +91,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ranking": (*GROUND, *PARTS, "downloads", "training", "analysis.statistics", "ranking"),
     "ranking.scores": (),
     "tuning.halving": (),
-    "tuning.pace": (),
+    "tuning.pace": ("methods",),
     # --config, --workdir and the errors of a run are those of `train`.
     **dict.fromkeys(COMMANDS, (*GROUND, *LIBRARY, *PARTS, "training", "analysis", "command_line", "train")),
     "train": (*GROUND, *PARTS, "training", "reports", "command_line"),

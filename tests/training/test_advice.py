@@ -133,14 +133,15 @@ def test_every_field_that_may_go_unread_exists():
     ("changed", "given", "said"),
     [
         ({"method": "l2"}, ("alpha", "taps"), "--config.taps (l2 compares no feature maps); --config.alpha (l2 has no"),
-        ({"method": "l2_sp"}, ("weight_decay", "alpha"), "--config.weight_decay (only l2 has weight decay)"),
+        ({"method": "l2_sp"}, ("weight_decay", "alpha"), "--config.weight_decay (l2_sp has no weight decay)"),
         ({"method": "l2_fe"}, ("dropout", "steps"), "--config.dropout, --config.steps (l2_fe trains the head alone)"),
         ({"method": "l2_fe"}, ("beta",), "--config.beta (l2_fe has no penalty with a weight beta)"),
         (
             {"method": "delta_without_attention"},
             ("attention_per",),
-            "--config.attention_per (only delta has an attention)",
+            "--config.attention_per (delta_without_attention has no attention)",
         ),
+        ({"method": "bss"}, ("radius", "singular_values"), "--config.radius (they are not of bss)"),
         ({"schedule": "cosine"}, ("decay_at",), "--config.decay_at (schedule is cosine)"),
         ({"alpha": 1.0}, ("alpha_relative",), "--config.alpha_relative (alpha is 1)"),
         ({}, ("attention_exact_filters",), "--config.attention_exact_filters (attention_estimator is exact)"),

@@ -20,13 +20,13 @@ def changed(**fields):
     return config
 
 
-def test_every_field_has_a_comment_and_there_are_fewer_than_100():
+def test_every_field_has_a_comment_and_there_are_fewer_than_105():
     # 82 were enough for the paper's protocol; the recipes of later papers say more: optimizer, labels, mixed images.
     source = (ROOT / "configs" / "default.py").read_text()
     assigned = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)]
     lines = {ast.unparse(node.targets[0]): source.splitlines()[node.lineno - 1 : node.end_lineno] for node in assigned}
     fields = {name: text for name, text in lines.items() if "ConfigDict()" not in text[0]}
-    assert 40 < len(fields) < 100
+    assert 40 < len(fields) < 105
     assert [name for name, text in fields.items() if not re.search(r"  # \w", "\n".join(text))] == []
 
 

@@ -113,7 +113,7 @@ def test_microbatches_of_frozen_statistics_are_the_whole_batch(start, whole):
 def in_two_parts():
     """(state, metrics) after a step on two microbatches, of a loss whose key and running mean can be seen."""
 
-    def loss(params, batch_stats, source, images, labels, attention, dropout_key):
+    def loss(params, batch_stats, source, images, labels, attention, dropout_key, *_):
         drawn = jax.random.normal(dropout_key) * jnp.where(labels[0] == 0, 1.0, -1.0)  # of the second part with a minus
         running = 0.9 * batch_stats["mean"] + 0.1 * jnp.mean(images)
         return jnp.sum(params["w"]), ({"drawn": drawn}, {"mean": running})

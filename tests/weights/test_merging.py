@@ -90,6 +90,24 @@ def test_a_head_of_another_size_or_none_becomes_zeros(tensors):
         np.testing.assert_array_equal(variables["params"]["bn1"]["scale"], tensors["bn1.weight"])
 
 
+def test_the_head_of_a_file_can_be_had_whatever_its_classes(tensors, tmp_path):
+    np.savez(tmp_path / "whole.npz", **tensors)
+    head = weights.load_head(str(tmp_path / "whole.npz"), ARCH)
+    np.testing.assert_array_equal(head["kernel"], tensors["fc.weight"].T)
+    np.testing.assert_array_equal(head["bias"], tensors["fc.bias"])
+    without = {name: tensor for name, tensor in tensors.items() if name != "fc.weight"}
+    for number, given in enumerate(
+        (
+            without,
+            without | {"fc.weight": tensors["fc.weight"][:4]},  # ten biases
+            without | {"fc.weight": tensors["fc.weight"][:, :9]},  # of other features
+            without | {"fc.weight": np.full_like(tensors["fc.weight"], np.nan)},
+        )
+    ):
+        np.savez(tmp_path / f"{number}.npz", **given)
+        assert weights.load_head(str(tmp_path / f"{number}.npz"), ARCH) is None
+
+
 def test_half_precision_becomes_float32_and_counters_are_left_out(tensors):
     given = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     given |= {"bn1.num_batches_tracked": np.int64(7), "layer1.0.bn1.num_batches_tracked": np.int64(7)}
