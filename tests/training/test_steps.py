@@ -338,7 +338,7 @@ def test_both_networks_see_the_mixed_images(start):
         Net(), Net(), methods.create("delta_without_attention"), taps=TAPS, head="head", alpha=0.3, beta=0.2
     )
 
-    def watched(params, stats, source, images, labels, attention, dropout_key):
+    def watched(params, stats, source, images, labels, attention, dropout_key, *_):
         seen.append(labels.shape)
         return loss(params, stats, source, images, labels, attention, dropout_key)
 
