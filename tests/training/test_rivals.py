@@ -115,7 +115,9 @@ def test_bss_shrinks_what_the_head_sees(start):
     assert state.own is None
 
 
-@pytest.mark.parametrize("options", [{"keep": models.keep_products_and_sums}, {"freeze_until": "conv"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"keep": models.keep_products_and_sums}, {"freeze_until": "conv"}], ids=["recomputed", "frozen"]
+)
 def test_features_can_be_seen_of_a_pass_that_is_partly_recomputed_or_frozen(start, options):
     # The source's convolution is the one in training: what is frozen is then the same.
     variables, source = start
