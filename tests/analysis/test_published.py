@@ -47,7 +47,8 @@ def test_what_the_paper_does_not_have():
 
 
 def test_names_are_those_of_the_methods():
-    assert tuple(published.METHODS) == methods.names()
-    assert set(published.PART_ACTIVATIONS) == {published.SOURCE, *methods.names()} - {"l2_fe"}
+    of_the_paper = methods.names()[:5]  # later ones follow
+    assert tuple(published.METHODS) == of_the_paper
+    assert set(published.PART_ACTIVATIONS) == {published.SOURCE, *of_the_paper} - {"l2_fe"}
     # Section 4.4: "DELTA got the highest average activations".
     assert max(published.PART_ACTIVATIONS, key=published.PART_ACTIVATIONS.get) == "delta"

@@ -17,6 +17,7 @@ import pytest
 from jax import lax
 
 from delta_jax import attention, features, methods, models, precision
+from delta_jax.configs.default import get_config
 from delta_jax.models.inverted_residual import InvertedResidualNet
 from delta_jax.models.resnet import ResNet
 from delta_jax.processes import sharding
@@ -162,16 +163,8 @@ def test_the_training_step_has_the_precision_of_the_config(asked, expected, monk
     def train_step(state, source, batch, attention, key):
         return state @ source, dict.fromkeys(steps.METRICS, jnp.float32(0))
 
-    config = SimpleNamespace(
-        matmul_precision=asked,
-        compute_dtype="float32",
-        taps=TAPS,
-        auxiliary_weight=0.0,
-        freeze_until="",
-        remat=False,
-        accumulate=1,
-        strength_search=False,
-    )
+    config = get_config()
+    config.matmul_precision = asked
     fake: Any = SimpleNamespace(
         config=config,
         platform="cpu",
@@ -181,9 +174,10 @@ def test_the_training_step_has_the_precision_of_the_config(asked, expected, monk
         heads="",
         trains_auxiliary=False,
         augment=None,
+        mix=None,
     )
-    chosen = SimpleNamespace(alpha=1.0, beta=1.0, label_weights=None, key=None)
-    monkeypatch.setattr(compiled_step, "_optimizer", lambda *_: None)
+    chosen = compiled_step.Hyperparameters(alpha=1.0, beta=1.0, label_weights=None, key=None, learning_rates=None)
+    monkeypatch.setattr(compiled_step, "_optimizer", lambda *_, **__: None)
     monkeypatch.setattr(compiled_step.steps, "make_train_step", lambda *_, **__: train_step)
     square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
     found = products(lambda a, b: compiled_step._step(fake, a, b, None, None, chosen), square, square)
