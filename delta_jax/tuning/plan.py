@@ -15,7 +15,9 @@ from delta_jax.workdir import json_files
 FILE = "plan.json"
 SHARE = 0.6  # of the budget for the search; the rest is for the final runs
 SEEDS = 3  # that the final network is made of, where there is time
-LEAST_WHOLE = 6.0  # runs of all steps that there has to be time for; else the runs are made shorter
+# Runs of all steps that there has to be time for; else the runs are made shorter. Few, as shorter ones cost more than a
+# choice among many of them brings: docs/tuning.md.
+LEAST_WHOLE = 3.0
 LEAST_STEPS = 60  # for fewer, images are made smaller
 _SIZES = 32  # pixels: the smaller and larger sizes are multiples
 
@@ -131,7 +133,7 @@ def make(
 
 
 def _fitting(seconds: float, overhead: float, each: float) -> int:
-    """Steps of a whole run, of which six fit."""
+    """Steps of a whole run, of which three fit."""
     return max(0, int((seconds / LEAST_WHOLE - overhead) / each))
 
 

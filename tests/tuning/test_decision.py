@@ -140,10 +140,10 @@ def planned(seconds, *given, image_seconds=0.008, size=(128, 144), **changed):
     )
 
 
-def test_a_plan_makes_runs_as_long_as_six_of_them_fit():
-    # By hand: 16 images of 0.008 s, five passes with DELTA: 0.64 s a step; 600 s / 6 - 20 s = 80 s: 125 steps.
+def test_a_plan_makes_runs_as_long_as_three_of_them_fit():
+    # By hand: 16 images of 0.008 s, five passes with DELTA: 0.64 s a step; 600 s / 3 - 20 s = 180 s: 281 steps.
     made = planned(600.0)
-    assert (made.steps, made.rungs) == (125, (Rung(42), Rung(125)))
+    assert (made.steps, made.rungs) == (281, (Rung(94), Rung(281)))
     assert (made.space.methods, made.space.crops) == (("delta", "l2"), ())
     assert made.step_seconds == pytest.approx(0.512)
 
@@ -153,12 +153,12 @@ def test_steps_that_are_given_are_not_changed():
 
 
 def test_images_become_smaller_where_there_would_be_too_few_steps():
-    # By hand: at 224 px 0.024 s an image, 1.92 s a step: (300 / 6 - 20) / 1.92 = 15 steps. At 192 px 21, at 160 px 30,
-    # at 128 px 47 and at 96 px 85 steps, which are enough.
+    # By hand: at 224 px 0.024 s an image, 1.92 s a step: (300 / 3 - 20) / 1.92 = 41 steps. At 192 px 56, and at 160 px
+    # 81 steps, which are enough.
     made = planned(300.0, image_seconds=0.024, size=(224, 256))
-    assert (made.space.crops, made.steps, made.crop) == ((96,), 85, 224)
-    assert space.first(config(), made.space)[1].fields["data.crop"] == 96
-    assert space.first(config(), made.space)[1].fields["data.resize"] == 110  # 96 * 256 / 224, rounded
+    assert (made.space.crops, made.steps, made.crop) == ((160,), 81, 224)
+    assert space.first(config(), made.space)[1].fields["data.crop"] == 160
+    assert space.first(config(), made.space)[1].fields["data.resize"] == 183  # 160 * 256 / 224, rounded
     given = planned(300.0, "data.crop", image_seconds=0.024, size=(224, 256))
     assert (given.space.crops, given.steps) == ((), 60)
 
