@@ -17,7 +17,7 @@ import numpy as np
 from delta_jax import models
 from delta_jax.configs.folder import get_config
 from delta_jax.processes import huge_pages, sharding
-from delta_jax.training import attention_images, attention_program, compiled_step
+from delta_jax.training import attention_images, attention_program, step_program
 from delta_jax.training import config as configs
 from delta_jax.training.programs import Programs
 
@@ -51,8 +51,8 @@ def main() -> None:
     config.data.crop, config.data.resize = args.size, args.size * 9 // 8
     programs = Programs(configs.resolve(config), sharding.make_mesh(), args.classes)
     (estimator,), batch = attention_program.estimators(programs.config), programs.config.batch_size
-    step = compiled_step.function(programs)
-    state, *others = filled(compiled_step.arguments(programs, programs.pixels(batch), 64))
+    step = step_program.function(programs)
+    state, *others = filled(step_program.arguments(programs, programs.pixels(batch), 64))
     gaps = attention_program.program(programs, estimator, None)
     images = attention_program.images_per_pass(programs.config, programs.mesh)
     inputs = filled(attention_program.arguments(programs))

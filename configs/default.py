@@ -133,7 +133,7 @@ def get_config() -> ConfigDict:
     config.eval_batch_size = 64  # images
     config.eval_every = 500  # steps between looks at the validation images; 0: none before the end; -1: a tenth
     config.patience = 0  # looks in a row without improvement that end the run, see docs/own_photos.md; 0: never
-    config.select = "last"  # the last step's parameters, the best of the looks, or mixed: the best on the way to them
+    config.select = "last"  # the last step's parameters, the best of the looks, or wise_ft: between l2_fe and these
     config.checkpoint_every = 500  # steps
     config.log_every = 20  # steps
     return config

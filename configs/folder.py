@@ -23,6 +23,6 @@ def get_config():
     config.attention_share = 0.25
     config.attention_estimator = "two_phase"
     config.attention_shrink = True
-    config.select = "mixed"  # never worse than the head alone on the validation images
+    config.select = "wise_ft"  # never worse than the head alone on the validation images
     config.checkpoint_every = 100
     return config

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from delta_jax import command_line, data, processes, weights
 from delta_jax.processes import process_flags
 from delta_jax.processes.cluster import ProcessError
-from delta_jax.training import agreement, measured_images
+from delta_jax.training import agreement, measured_images, stored_config
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
@@ -71,7 +71,7 @@ def _show(measured: dict[str, float], title: str) -> None:
 
 def _measure(workdir: Path) -> tuple[dict[str, float], str]:
     classifier = Classifier(workdir)
-    stored = ConfigDict(configs.read(workdir).to_dict())
+    stored = ConfigDict(stored_config.read(workdir).to_dict())
     if _CROPS.value:
         stored.eval_crops = int(_CROPS.value)
     stored.data.white = classifier.preprocessing.white

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from delta_jax.analysis import pictures
 from delta_jax.training import config as configs
+from delta_jax.training import stored_config
 from delta_jax.workdir import logs
 
 MEASURE = "top1"
@@ -89,7 +90,7 @@ def read(workdirs: Iterable[Path], panels: str = "") -> dict[str, dict[str, Curv
     """
     found: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for workdir in map(Path, workdirs):
-        config = configs.read(workdir)
+        config = stored_config.read(workdir)
         try:
             curve = learning_curve(logs.read(workdir))
         except ValueError as error:

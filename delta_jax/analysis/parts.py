@@ -28,7 +28,7 @@ from delta_jax import data, features, precision, processes, weights
 from delta_jax.analysis import activation_maps
 from delta_jax.processes import sharding
 from delta_jax.training import config as configs
-from delta_jax.training import measured_images
+from delta_jax.training import measured_images, stored_config
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import logs
@@ -89,7 +89,7 @@ def part_activations(workdirs: Sequence[Path], annotations: str = "", tap: str =
       DataError, CheckpointError, WeightsError: annotations, images or parameters cannot be read.
     """
     trained = [Classifier(workdir) for workdir in workdirs]
-    stored = [configs.read(workdir).to_dict() for workdir in workdirs]
+    stored = [stored_config.read(workdir).to_dict() for workdir in workdirs]
     for workdir, one in zip(workdirs, stored, strict=True):
         for name in ("arch", "weights", "data"):
             if one[name] != stored[0][name]:

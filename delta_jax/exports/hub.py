@@ -9,7 +9,7 @@ from typing import Any
 from delta_jax import data, downloads
 from delta_jax.exports.errors import ExportError
 from delta_jax.training import config as configs
-from delta_jax.training import report, run_split, setup
+from delta_jax.training import report, run_split, setup, stored_config
 from delta_jax.training.classifier import Classifier
 from delta_jax.weights import sources
 from delta_jax.workdir import json_files
@@ -45,7 +45,7 @@ def about(trained: Classifier, workdir: Path | None) -> About:
     if workdir is None:
         return About()
     try:
-        config = configs.read(workdir)
+        config = stored_config.read(workdir)
     except configs.ConfigError:
         return About()
     recorded = run_split.read(workdir)

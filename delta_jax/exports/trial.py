@@ -14,7 +14,7 @@ from delta_jax.exports import programs
 from delta_jax.exports.errors import ExportError
 from delta_jax.processes import sharding
 from delta_jax.training import config as configs
-from delta_jax.training import measured_images
+from delta_jax.training import measured_images, stored_config
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import logs
@@ -42,7 +42,7 @@ class Photos:
 def photos_of(workdir: Path, trained: Classifier) -> Photos:
     """The test photos of the run in `workdir`; where they cannot be had, images of noise, and the name says why."""
     try:
-        stored = ConfigDict(configs.read(workdir).to_dict())
+        stored = ConfigDict(stored_config.read(workdir).to_dict())
         stored.data.white = trained.preprocessing.white
         config = configs.resolve(stored)
         setup = Setup(config, images=measured_images.own(workdir, config, "test"), trains=False)

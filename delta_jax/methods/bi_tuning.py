@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from delta_jax.methods.method import Method, Params, Seen, Shapes, each_unit, logits_of
 
@@ -95,9 +96,7 @@ class BiTuning(Method):
 
     def key_parameters(self, params: Params, own: Any, buffers: Mapping[str, Any]) -> dict[str, Any]:
         """Of the network and the projector of keys, which follow those in training: m k + (1 - m) q."""
-        return jax.tree.map(
-            lambda k, q: self.momentum * k + (1 - self.momentum) * q, buffers["keys"], {"network": params, "own": own}
-        )
+        return optax.incremental_update({"network": params, "own": own}, buffers["keys"], 1 - self.momentum)
 
     def carried(self, seen: Seen) -> dict[str, Any]:
         """The buffers behind the step."""

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from delta_jax.methods.method import Method, Seen, Shapes, logits_of
+from delta_jax.methods.method import Seen
+from delta_jax.methods.source_head import SourceHeadMethod
 
 
 def relationship_loss(logits: jax.Array, relationship: jax.Array, labels: jax.Array) -> jax.Array:
@@ -16,28 +18,17 @@ def relationship_loss(logits: jax.Array, relationship: jax.Array, labels: jax.Ar
       relationship: [K_t, K_s], p(y_s | y_t).
       labels: int [B], y_t.
     """
-    return -jnp.sum(relationship[labels].astype(logits.dtype) * jax.nn.log_softmax(logits), axis=-1)
+    return optax.losses.softmax_cross_entropy(logits, relationship[labels].astype(logits.dtype))
 
 
 @dataclass(frozen=True)
-class CoTuning(Method):
+class CoTuning(SourceHeadMethod):
     """Fine-tuning with both classifiers: the source's learns the classes that the target's look like to it."""
 
-    decays_weights = True
-    penalizes_head = False
-    uses_features = True
-    has_own_parameters = True
-    uses_source_head = True
-    own_rate_is_the_heads = False
-    knows_examples = True
     measures = ("relationship",)
     default_alpha = 2.3
 
-    def own_parameters(self, key: jax.Array, shapes: Shapes):
-        """The source's classifier."""
-        return {"source_head": dict(shapes.source_head or {})}
-
     def batch_penalty(self, seen: Seen) -> jax.Array:
         """The mean of `relationship_loss`."""
-        logits = logits_of(seen.own["source_head"], seen.features)
+        logits = self.source_logits(seen)
         return jnp.mean(relationship_loss(logits, seen.measured["relationship"], seen.labels))

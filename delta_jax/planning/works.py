@@ -14,8 +14,8 @@ from delta_jax.planning.amounts import Amounts
 from delta_jax.training import (
     attention_images,
     attention_program,
-    compiled_step,
     image_sets,
+    step_program,
     strength,
     strength_search,
 )
@@ -75,7 +75,7 @@ def works(programs: Programs, amounts: Amounts, memory: float) -> list[Work]:
         calls = {"evaluation": 2 * calls["evaluation"]}
         if looks := config.eval_every and -(-config.steps // config.eval_every):
             calls = {"validation while it trains": looks * validation, **calls}
-        kept += _bytes(compiled_step.arguments(programs, programs.pixels(config.batch_size), 1)[:2])
+        kept += _bytes(step_program.arguments(programs, programs.pixels(config.batch_size), 1)[:2])
         kept -= _bytes(programs.source)
     return [*found, Work(EVALUATION, batch, calls, kept, lambda: (programs.predict, _of_source(programs)))]
 
@@ -85,8 +85,8 @@ def step(programs: Programs, amounts: Amounts, memory: float) -> Work:
     batch = programs.config.batch_size
 
     def make() -> tuple[Any, tuple[Any, ...]]:
-        arguments = compiled_step.arguments(programs, programs.pixels(batch), amounts.train)
-        return compiled_step.function(programs), arguments
+        arguments = step_program.arguments(programs, programs.pixels(batch), amounts.train)
+        return step_program.function(programs), arguments
 
     kept = bytes_of_images(programs, amounts, memory)
     return Work(STEP, batch, {"fine-tuning": programs.config.steps}, kept, make)
@@ -97,7 +97,7 @@ def look(programs: Programs, amounts: Amounts, memory: float) -> Work:
     batch = programs.config.batch_size
 
     def make() -> tuple[Any, tuple[Any, ...]]:
-        arguments = compiled_step.arguments(programs, programs.pixels(batch), amounts.train)
+        arguments = step_program.arguments(programs, programs.pixels(batch), amounts.train)
         return strength_search.function(programs), strength_search.arguments(arguments)
 
     calls = {"fine-tuning": strength.looks(programs.config.steps)}

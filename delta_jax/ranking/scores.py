@@ -64,10 +64,12 @@ def h_scores(features: Any, labels: Any) -> HScores:
     Raises:
       ValueError: shapes that do not fit, values that are not finite, fewer than two classes.
     """
+    from sklearn.covariance import ledoit_wolf_shrinkage  # half a second to import
+
     found = _reduced(features, labels, centred=True)
     explained = (np.square(found.seen) / found.counts).sum(1) * (found.squares > 0)
     variances = found.squares / found.images
-    shrinkage = _ledoit_wolf(variances, found.norms, found.width)
+    shrinkage = float(ledoit_wolf_shrinkage(np.asarray(features, np.float64)))
     towards = variances.sum() / found.width
     regular = (1 - shrinkage) * variances
     spread = regular + shrinkage * towards
@@ -83,7 +85,7 @@ class _Reduced(NamedTuple):
       seen: [Q, K] products of the left singular vectors with the K indicators.
       unseen: [K] squared distance of the indicators from all these vectors.
       counts: [K] images.
-      norms: [N] squared norms of the features.
+      images: N.
       width: D.
     """
 
@@ -91,12 +93,8 @@ class _Reduced(NamedTuple):
     seen: np.ndarray
     unseen: np.ndarray
     counts: np.ndarray
-    norms: np.ndarray
+    images: int
     width: int
-
-    @property
-    def images(self) -> int:
-        return len(self.norms)
 
     def only(self, k: int) -> "_Reduced":
         """The same of one class."""
@@ -130,7 +128,7 @@ def _reduced(features: Any, labels: Any, *, centred: bool) -> _Reduced:
         seen=left.T @ triangle[:least, width:],
         unseen=np.square(triangle[least:, width:]).sum(0),
         counts=indicators.sum(0),
-        norms=np.square(x).sum(1),
+        images=images,
         width=width,
     )
 
@@ -171,17 +169,3 @@ def _evidences(found: _Reduced, logs: np.ndarray) -> np.ndarray:
     left = found.unseen[:, None] + np.square(found.seen).T @ kept
     with np.errstate(divide="ignore"):  # where nothing is left, for `_refined` to see
         return 0.5 * (np.log(found.images / left) - 1 - np.log(2 * np.pi) + np.log(kept).sum(0) / found.images)
-
-
-def _ledoit_wolf(variances: np.ndarray, norms: np.ndarray, width: int) -> float:
-    """The share of the identity that brings the covariance nearest to the true one (Ledoit and Wolf, 2004).
-
-    Args:
-      variances: [Q] eigenvalues of the covariance, of N images.
-      norms: [N] squared norms of the centred features.
-      width: D, of which all eigenvalues but Q are 0.
-    """
-    square = float(np.square(variances).sum())
-    scatter = (square - variances.sum() ** 2 / width) / width
-    noise = (float(np.square(norms).mean()) - square) / (width * len(norms))
-    return float(min(max(noise / scatter, 0.0), 1.0)) if scatter > 0 else 0.0

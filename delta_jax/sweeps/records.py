@@ -12,7 +12,7 @@ from delta_jax import page, processes
 from delta_jax.data import listed
 from delta_jax.sweeps.grid import Run
 from delta_jax.training import config as configs
-from delta_jax.training import run_split
+from delta_jax.training import run_split, stored_config
 from delta_jax.workdir import json_files
 
 RESULTS = "results.jsonl"
@@ -43,7 +43,7 @@ def of_run(folder: Path, run: Run, config: ConfigDict) -> dict[str, Any] | None:
         return None
     # A sweep whose grid, steps or choice changed must not take the numbers of the runs before for its own.
     wanted, stored = configs.resolve(config).to_dict(), json_files.read(workdir / "config.json")
-    if configs.differences(wanted, stored):
+    if stored_config.differences(wanted, stored):
         return None
     cell = run.cell
     return {

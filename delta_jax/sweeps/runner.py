@@ -16,7 +16,8 @@ from delta_jax.sweeps import choice, grid, records
 from delta_jax.sweeps.grid import Cell, Run
 from delta_jax.training import config as configs
 from delta_jax.training import trainer
-from delta_jax.training.config import ConfigError, InUseError
+from delta_jax.training.config import ConfigError
+from delta_jax.training.config_checks import InUseError
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import json_files, logs

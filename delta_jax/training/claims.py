@@ -9,7 +9,9 @@ from ml_collections import FrozenConfigDict
 
 from delta_jax import data, processes
 from delta_jax.training import attention_phase, classifier, head_phase, report, run_split, setup
-from delta_jax.training.config import ConfigError, InUseError, differences
+from delta_jax.training.config import ConfigError
+from delta_jax.training.config_checks import InUseError
+from delta_jax.training.stored_config import differences
 from delta_jax.workdir import json_files, logs
 
 CONFIG = "config.json"

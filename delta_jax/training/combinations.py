@@ -33,8 +33,12 @@ def _of_layers(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
         if value and values["optimizer"] == "adamw":
             why = "AdamW's averages count from the run's first step, not from a layer's"
             yield field, value, f"0: {why}; or --config.optimizer=sgd"
-    if restarts and values["select"] == "mixed":
-        yield "select", "mixed", f"last or best: after {restarts} new heads no way leads from the first to the last one"
+    if restarts and values["select"] == "wise_ft":
+        yield (
+            "select",
+            "wise_ft",
+            f"last or best: after {restarts} new heads no way leads from the first to the last one",
+        )
 
 
 def _of_a_search(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:

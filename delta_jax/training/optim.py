@@ -84,8 +84,9 @@ def _labels(params: Any, head: str | Sequence[str], frozen: Sequence[str]) -> An
     return labels
 
 
-def _adam(first: float) -> optax.GradientTransformation:
-    tx = optax.scale_by_adam(b1=first)
+def scale_by_adam(first: float, second: float = 0.999) -> optax.GradientTransformation:
+    """`optax.scale_by_adam` with these factors, also where dtypes are promoted strictly."""
+    tx = optax.scale_by_adam(b1=first, b2=second)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # It takes floats to the power of an int32, which strict dtype promotion refuses.
@@ -151,7 +152,7 @@ def make_optimizer(
     if clip_norm:
         steps.append(optax.clip_by_global_norm(clip_norm))
     if kind == "adamw":
-        steps.append(_adam(momentum))
+        steps.append(scale_by_adam(momentum))
     if isinstance(weight_decay, jax.Array) or weight_decay:
         steps += [optax.add_decayed_weights(weight_decay), *opened]
     if momentum and kind != "adamw":

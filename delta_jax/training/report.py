@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from delta_jax.training import advice, evaluation, length, ways
+from delta_jax.training import advice, evaluation, length, techniques
 from delta_jax.training.setup import Setup
 from delta_jax.workdir import json_files, logs
 
-SUMMARY, ALPHA = "summary.json", "alpha.json"
+SUMMARY, ALPHA, FINE_TUNE = "summary.json", "alpha.json", "fine_tune.json"
 LARGEST_TABLE = 200  # classes whose confusion matrix stands in summary.json; predictions.csv has what it is made of
 
 
@@ -35,7 +35,7 @@ def announce(setup: Setup, workdir: Path) -> None:
     )
     if setup.method.trains_backbone and (line := length.said(config, setup.asked, len(setup.catalogue.rows("train")))):
         logs.say(line)
-    if setup.method.trains_backbone and (line := ways.said(config, setup.method)):
+    if setup.method.trains_backbone and (line := techniques.said(config, setup.method)):
         logs.say(line)
     for remark in advice.remarks(setup):
         logs.say(f"note: {remark}")
@@ -66,7 +66,7 @@ def summarize(
     """
 
     fine_tune, head, attention, alpha = (
-        json_files.read(workdir / name) for name in ("fine_tune.json", "head.json", "attention.json", ALPHA)
+        json_files.read(workdir / name) for name in (FINE_TUNE, "head.json", "attention.json", ALPHA)
     )
     config, names = setup.config, setup.catalogue.class_names
     strength = fine_tune.get("strength", {})
@@ -95,7 +95,7 @@ def summarize(
         },
         "steps": fine_tune.get("steps", 0),
         "selected_step": fine_tune.get("selected_step", 0),
-        "mixed": fine_tune.get("mixed", {}),
+        "wise_ft": fine_tune.get("wise_ft", {}),
         "convergence": fine_tune.get("convergence", {}),
         "images_per_second": fine_tune.get("images_per_second", 0.0),
     }

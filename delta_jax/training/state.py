@@ -54,7 +54,9 @@ def averaged(average: Any, variables: Variables, step: jax.Array, decay: float) 
     """
     done = step.astype(jnp.float32)
     d = jnp.minimum(decay, (1 + done) / (10 + done))
-    return jax.tree.map(lambda old, new: old + (1 - d).astype(old.dtype) * (new - old), average, dict(variables))
+    return jax.tree.map(
+        lambda new, old: optax.incremental_update(new, old, (1 - d).astype(old.dtype)), dict(variables), average
+    )
 
 
 def init_state(

@@ -107,13 +107,42 @@ def make_loss(
             shares = shares * jnp.asarray(label_weights, shares.dtype)[None]
         uniform = jnp.mean(shares, axis=-1, keepdims=True)
         shares = (1 - label_smoothing) * shares + label_smoothing * uniform
-        return jnp.mean(-jnp.sum(shares.astype(logits.dtype) * jax.nn.log_softmax(logits), axis=-1))
+        return jnp.mean(optax.losses.softmax_cross_entropy(logits, shares.astype(logits.dtype)))
 
     def right(logits, labels):
         found = jnp.argmax(logits, -1)
         if labels.ndim == 1:
             return found == labels
         return jnp.take_along_axis(labels, found[:, None], axis=-1)[:, 0]
+
+    def forward(variables, images, frozen, dropout_key):
+        with within():
+            return features.apply_with_taps(
+                model,
+                variables,
+                images,
+                watched,
+                mutable=("batch_stats",),
+                replay=frozen,
+                recompute=recompute,
+                train=True,
+                rngs={"dropout": dropout_key},
+            )
+
+    def with_features(variables, *others):
+        return features.with_head_inputs(forward, variables, others, classifier)
+
+    def beside_keys(known: Seen, params, batch_stats, source: Variables, keys, dropout_key) -> Seen:
+        """With the features of the second view, by the network of keys."""
+        made = jax.lax.stop_gradient(method.key_parameters(params, known.own, keys["buffers"]))
+        frozen: Mapping[str, Any] = {}
+        if freeze_until:
+            frozen = features.Prefix(source_model, source, keys["images"]).outputs_until(freeze_until)
+        followers = {"params": made["network"], "batch_stats": batch_stats}
+        _, theirs = with_features(followers, keys["images"], frozen, jax.random.fold_in(dropout_key, 1))
+        return dataclasses.replace(
+            known, keys=theirs.astype(known.features.dtype), key_parameters=made, buffers=keys["buffers"]
+        )
 
     def loss(
         params, batch_stats, source: Variables, images, labels, attention, dropout_key, own=None, index=None, keys=None
@@ -131,23 +160,6 @@ def make_loss(
         elif method.uses_source_maps:
             _, source_maps = features.apply_with_taps(source_model, source, images, taps)
         source_maps = jax.lax.stop_gradient(source_maps)
-
-        def forward(variables, images, frozen, dropout_key):
-            with within():
-                return features.apply_with_taps(
-                    model,
-                    variables,
-                    images,
-                    watched,
-                    mutable=("batch_stats",),
-                    replay=frozen,
-                    recompute=recompute,
-                    train=True,
-                    rngs={"dropout": dropout_key},
-                )
-
-        def with_features(variables, *others):
-            return features.with_head_inputs(forward, variables, others, classifier)
 
         run = with_features if method.uses_features else forward
         if keep is not None:
@@ -171,15 +183,7 @@ def make_loss(
             wide = seen.astype(np.promote_types(seen.dtype, np.float32))
             known = Seen(wide, labels, index, own, measured, _below(params, classifier))
             if keys is not None:
-                made = jax.lax.stop_gradient(method.key_parameters(params, own, keys["buffers"]))
-                if freeze_until:
-                    frozen = features.Prefix(source_model, source, keys["images"]).outputs_until(freeze_until)
-                followers = {"params": made["network"], "batch_stats": batch_stats}
-                key = jax.random.fold_in(dropout_key, 1)
-                _, theirs = with_features(followers, keys["images"], frozen, key)
-                known = dataclasses.replace(
-                    known, keys=theirs.astype(wide.dtype), key_parameters=made, buffers=keys["buffers"]
-                )
+                known = beside_keys(known, params, batch_stats, source, keys, dropout_key)
                 carried = (jax.lax.stop_gradient(method.carried(known)),)
             batch_penalty = method.batch_penalty(known)
             penalty = penalty.astype(batch_penalty.dtype) + batch_penalty

@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from delta_jax.training import optim
+
 EVERY = 12  # training steps from one look at the validation loss to the next
 RANGE = 2.0  # decades, to either side of where it begins
 LARGEST_MOVE = 0.6  # in natural logarithms, of one look at the largest learning rate
 
-# Of the cosines: the mean looks back 10 looks, the usual size 30 or so.
-_KEPT_OF_MEAN, _KEPT_OF_SQUARE = 0.9, 0.97
+# Of the cosines: their mean looks back 10 looks, their usual size 30 or so.
+_moments = optim.scale_by_adam(0.9, 0.97)
 
 
 def looks(steps: int) -> int:
@@ -36,14 +38,16 @@ class Search:
 
     Attributes:
       shift: float32 scalar, natural logarithm of the strength over the one it began with.
-      mean, square: float32 scalars, running sums of the cosines and of their squares that fade.
-      looks: int32 scalar, how many cosines.
+      moments: of the cosines so far, `optax.ScaleByAdamState`.
     """
 
     shift: jax.Array
-    mean: jax.Array
-    square: jax.Array
-    looks: jax.Array
+    moments: Any
+
+    @property
+    def looks(self) -> jax.Array:
+        """How many there were, int32 scalar."""
+        return self.moments.count
 
     @property
     def factor(self) -> jax.Array:
@@ -53,8 +57,8 @@ class Search:
 
 def begin() -> Search:
     """A search before its first look."""
-    shift, mean, square = (jnp.zeros((), jnp.float32) for _ in range(3))  # each in a buffer of its own
-    return Search(shift, mean, square, jnp.zeros((), jnp.int32))
+    shift = jnp.zeros((), jnp.float32)
+    return Search(shift, _moments.init(shift))
 
 
 def move(search: Search, cosine: jax.Array, pace: float | jax.Array) -> Search:
@@ -66,15 +70,11 @@ def move(search: Search, cosine: jax.Array, pace: float | jax.Array) -> Search:
         strength grows where it is negative.
       pace: share of the largest move, in [0, 1]: as the learning rate decays, so does what a strength can do.
     """
-    looks, cosine = search.looks + 1, cosine.astype(jnp.float32)
-    count = looks.astype(jnp.float32)
-    mean = _KEPT_OF_MEAN * search.mean + (1 - _KEPT_OF_MEAN) * cosine
-    square = _KEPT_OF_SQUARE * search.square + (1 - _KEPT_OF_SQUARE) * jnp.square(cosine)
-    size = jnp.sqrt(square / (1 - _KEPT_OF_SQUARE**count))
+    step, moments = _moments.update(cosine.astype(jnp.float32), search.moments)
     # A mean may be above the usual size where that was smaller for long.
-    step = jnp.clip(mean / (1 - _KEPT_OF_MEAN**count) / jnp.where(size > 0, size, 1), -1, 1)
+    step = jnp.clip(step, -1, 1)
     furthest = RANGE * float(np.log(10))
-    return Search(jnp.clip(search.shift - LARGEST_MOVE * pace * step, -furthest, furthest), mean, square, looks)
+    return Search(jnp.clip(search.shift - LARGEST_MOVE * pace * step, -furthest, furthest), moments)
 
 
 def make_slope(

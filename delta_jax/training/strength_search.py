@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from delta_jax import data, precision
-from delta_jax.training import compiled_step, optim, steps, strength
-from delta_jax.training.compiled_step import CompiledStep, Hyperparameters
+from delta_jax.training import optim, step_program, steps, strength
+from delta_jax.training.compiled_step import CompiledStep
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
 from delta_jax.training.state import TrainState, Variables
@@ -25,7 +25,7 @@ def _look(
     batch: steps.Batch,
     validation: steps.Batch,
     attention: Any,
-    chosen: Hyperparameters,
+    chosen: step_program.Hyperparameters,
 ) -> strength.Search:
     """The search after a look, before the step of this state and batch."""
     assert state.search is not None
@@ -39,7 +39,7 @@ def _look(
         # Where a batch is cut into parts, more than one of them would not fit.
         return jax.tree.map(lambda leaf: leaf[:: config.accumulate], tree)
 
-    own = compiled_step.make_loss(programs, dataclasses.replace(chosen, alpha=chosen.alpha * factor))
+    own = step_program.make_loss(programs, dataclasses.replace(chosen, alpha=chosen.alpha * factor))
 
     def loss(params: Any, arguments: tuple[Any, ...]) -> jax.Array:
         images, labels, weights, dropout, shares = arguments
@@ -85,18 +85,13 @@ def arguments(of_step: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _expected_arguments(setup: Setup) -> tuple[Any, ...] | None:
-    expected = compiled_step.expected_arguments(setup)
+    expected = step_program.expected_arguments(setup)
     return None if expected is None else arguments(expected)
 
 
-class CompiledLook(CompiledStep):
-    """As `CompiledStep`, of the look."""
-
-    def __init__(self, setup: Setup):
-        """Takes the run."""
-        super().__init__(setup)
-        self._name = "a look for the strength"
-        self._function, self._arguments = function(setup), _expected_arguments
+def compiled_look(setup: Setup) -> CompiledStep:
+    """The look of a run, to be compiled in a thread."""
+    return CompiledStep(setup, "a look for the strength", function(setup), _expected_arguments)
 
 
 class Looks:
@@ -105,14 +100,14 @@ class Looks:
     Which validation images look n sees is a function of the seed and n; they are drawn as those to train on are.
     """
 
-    def __init__(self, setup: Setup, compiled: CompiledLook, source: Variables, attention: Any):
+    def __init__(self, setup: Setup, compiled: CompiledStep, source: Variables, attention: Any):
         """Takes the run, its program, and what this needs beside state and batches."""
         self._setup, self._compiled = setup, compiled
         self._source, self._attention = source, attention
         self._batches: Iterator[Mapping[str, Any]] | None = None
         self._program: Any = None
 
-    def __call__(self, step: int, state: TrainState, batch: Any, chosen: Hyperparameters) -> TrainState:
+    def __call__(self, step: int, state: TrainState, batch: Any, chosen: step_program.Hyperparameters) -> TrainState:
         """The state with which the step after `step` steps begins; other than in its search it is the one given."""
         if step == 0 or step % strength.EVERY:
             return state

@@ -2,50 +2,36 @@
 
 import dataclasses
 import fcntl
-import itertools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from delta_jax import processes
-from delta_jax.processes import interruption, sharding
+from delta_jax.processes import interruption
 from delta_jax.training import (
     agreement,
     attention_phase,
     checks,
     claims,
     classifier,
-    compiled_step,
+    config_checks,
     evaluation,
+    fine_tune_phase,
     gain,
     head_phase,
     length,
-    measured_phase,
-    mixing,
     report,
-    strength_search,
 )
 from delta_jax.training import config as configs
 from delta_jax.training.attention_phase import Attention
-from delta_jax.training.compiled_step import CompiledStep
-from delta_jax.training.course import Course
-from delta_jax.training.fine_tune import Loop, fine_tune
-from delta_jax.training.head import get_head, new_head, put_head
-from delta_jax.training.optim import STRETCHED
 from delta_jax.training.setup import Setup
-from delta_jax.training.state import TrainState, Variables
-from delta_jax.training.strength_search import CompiledLook
-from delta_jax.training.watch import Watch
+from delta_jax.training.state import Variables
 from delta_jax.workdir import environment, json_files, logs
 from delta_jax.workdir.variable_files import kept_variables, save_variables
-
-ALPHA_BATCHES = 4  # of training images, to measure how large the penalty can be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,24 +76,26 @@ def fit(config: Any, workdir: Path, *, test: bool = True) -> Fitted:
     """
     workdir = Path(workdir)
     with _begin(config, workdir) as (setup, log):
-        # The step of 5 is compiled while images are decoded and 3 and 4 go on.
-        compiled = CompiledStep(setup)
-        look = CompiledLook(setup) if setup.config.strength_search else None
+        # The programs of 5 are compiled while images are decoded and 3 and 4 go on.
+        compiled = fine_tune_phase.Compiled(setup)
         if setup.method.trains_backbone and not (workdir / classifier.MODEL).exists():
             compiled.start()
-            if look:
-                look.start()
         _claim(setup, workdir)
         # 3. A head on the frozen source: the baseline L2-FE, and the network the attention is measured on.
         l2_fe = head_phase.l2_fe(setup, workdir)
         interruption.check("after the head")
         compiled.check()
-        if look:
-            look.check()
         # 4. How much each filter matters to the target.
         weights = attention_phase.weights(setup, l2_fe, workdir) if setup.method.uses_attention else None
-        # 5. Fine-tuning.
-        final = _final(setup, l2_fe, weights, workdir, log, compiled, look)
+        # 5. Fine-tuning. model.safetensors is what the run ends with; classifier.json says how to use it.
+        facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
+        json_files.write(workdir / classifier.FACTS, facts)
+        final = kept_variables(workdir / classifier.MODEL, l2_fe)
+        if final is None:
+            final = l2_fe
+            if setup.method.trains_backbone:
+                final = fine_tune_phase.run(setup, l2_fe, weights, workdir, log, compiled)
+            save_variables(workdir / classifier.MODEL, final)
         interruption.check("after fine-tuning")
         # 6. The test images are looked at once, at the end.
         return (_evaluate if test else _validate)(setup, l2_fe, final, workdir)
@@ -170,136 +158,10 @@ def _alone(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise configs.InUseError(
+            raise config_checks.InUseError(
                 f"another run is working in {workdir}; wait for it, or choose another --workdir"
             ) from None
         yield
-
-
-def _final(
-    setup: Setup,
-    l2_fe: Variables,
-    weights: Any,
-    workdir: Path,
-    log: logs.MetricsLog,
-    compiled: CompiledStep,
-    look: CompiledLook | None,
-) -> Variables:
-    """The network the run ends with, in model.safetensors; classifier.json says how to use it."""
-    facts = classifier.describe(setup.config.arch, setup.catalogue.class_names, setup.preprocessing)
-    json_files.write(workdir / classifier.FACTS, facts)
-    path = workdir / classifier.MODEL
-    kept = kept_variables(path, l2_fe)
-    if kept is not None:
-        return kept
-    final = _fine_tune(setup, l2_fe, weights, workdir, log, compiled, look) if setup.method.trains_backbone else l2_fe
-    save_variables(path, final)
-    return final
-
-
-def _alpha(setup: Setup, weights: Any, workdir: Path) -> float:
-    """The weight of the penalty: as configured, or measured so that it means the same for every network.
-
-    A network whose feature maps are all zero, the source forgotten, then pays alpha_relative: alpha is that over the
-    penalty of zero maps. With absolute values, what suits ResNet-101 makes EfficientNet-Lite0 diverge.
-    """
-    if setup.config.alpha is not None:
-        return float(setup.config.alpha)
-    path = workdir / report.ALPHA
-    if not json_files.read(path):
-        forgetting = setup.penalty_of_zero_maps()
-        paid = [
-            sharding.on_host(forgetting(setup.source, weights, batch))[: int(mask.sum())]
-            for _, mask, batch in itertools.islice(setup.train.batches(setup.config.eval_batch_size), ALPHA_BATCHES)
-        ]
-        mean = float(np.mean(np.concatenate(paid), dtype=np.float64))
-        if not mean > 0:
-            raise configs.ConfigError(
-                f"the feature maps at {setup.config.taps} are all zero; choose other --config.taps"
-            )
-        json_files.write(path, {"alpha": setup.config.alpha_relative / mean, "penalty_of_zero_maps": mean})
-    alpha = json_files.read(path)["alpha"]
-    logs.say(f"alpha {alpha:.4g}: zero feature maps would cost {setup.config.alpha_relative:g}")
-    return alpha
-
-
-def _fine_tune(
-    setup: Setup,
-    l2_fe: Variables,
-    weights: Any,
-    workdir: Path,
-    log: logs.MetricsLog,
-    compiled: CompiledStep,
-    look: CompiledLook | None,
-) -> Variables:
-    config = setup.config
-    key = jax.random.key(config.seed)
-    start = l2_fe
-    if config.head_init != "l2_fe":
-        # The step's keys are fold_in(key, step); these lie beyond the last step.
-        for number, path in enumerate(setup.heads):
-            head_key = jax.random.fold_in(key, config.steps + number)
-            head = new_head(config.head_init, get_head(start["params"], path), head_key)
-            start = {**start, "params": put_head(start["params"], path, head)}
-
-    rates = compiled_step.learning_rates(setup, len(setup.train) / config.batch_size)
-    alpha = _alpha(setup, weights, workdir)
-
-    @cache
-    def chosen(course: Course) -> compiled_step.Hyperparameters:
-        return compiled_step.hyperparameters(setup, alpha, course.table(len(rates)))
-
-    measured = measured_phase.measured(setup, workdir)
-    source = {**l2_fe, "measured": measured} if measured else l2_fe
-    watch = Watch(Course(rates[: config.steps]), workdir, patience=config.patience)
-    state = compiled_step.initial_state(setup, start)
-    like = setup.train.batch(np.arange(config.batch_size))
-    step = compiled(state, source, like, weights, chosen(watch.course))
-
-    def validate(state: TrainState) -> evaluation.Look:
-        return evaluation.look(
-            setup.probabilities(state.found, setup.validation, "validation"), setup.validation.labels
-        )
-
-    looks = strength_search.Looks(setup, look, source, weights) if look else None
-
-    def before(step: int, state: TrainState, batch: Any) -> TrainState:
-        return looks(step, state, batch, chosen(watch.course)) if looks else state
-
-    loop = Loop(
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        eval_every=config.eval_every if len(setup.validation) else 0,
-        select=config.select,
-        balanced=config.imbalance == "balanced_sampling",
-    )
-    state, facts = fine_tune(
-        loop,
-        state,
-        lambda state, batch: step(state, source, batch, weights, chosen(watch.course)),
-        setup.train,
-        validate,
-        watch,
-        workdir,
-        log,
-        before,
-    )
-    if state.search is not None:
-        facts["strength"] = strength_search.found(setup, alpha, state.search)
-        logs.say(strength_search.said(facts["strength"]))
-    verdict = watch.verdict(stretches=config.schedule in STRETCHED)
-    facts["convergence"] = verdict.as_dict() if verdict else {}
-    final: Variables = state.found
-    if config.select == "mixed":
-        final, facts["mixed"] = mixing.choose(
-            l2_fe, final, lambda variables: setup.measures(variables, setup.validation, "validation, mixed")
-        )
-        logs.say(mixing.said(facts["mixed"]))
-    json_files.write(workdir / "fine_tune.json", facts)
-    return final
 
 
 def _validate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -> Fitted:

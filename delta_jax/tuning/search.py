@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from delta_jax import methods, processes
 from delta_jax.training import config as configs
-from delta_jax.training import length, setup
-from delta_jax.training.config import ConfigError, InUseError
+from delta_jax.training import length, setup, stored_config
+from delta_jax.training.config import ConfigError
+from delta_jax.training.config_checks import InUseError
 from delta_jax.tuning import budget, decision, plan, sampling, space, together, trials, winner
 from delta_jax.tuning.budget import Clock
 from delta_jax.tuning.decision import State
@@ -308,7 +309,7 @@ def _same_search(folder: Path, resolved: dict[str, Any], given: Sequence[str]) -
     stored = json_files.read(folder / FACTS)
     if not stored and json_files.exists(folder / "config.json"):
         raise ConfigError(f"{folder} is the workdir of a run; choose another --workdir for a search")
-    if stored and (different := configs.differences(resolved, stored["config"])):
+    if stored and (different := stored_config.differences(resolved, stored["config"])):
         listed = "\n  ".join(different)
         raise ConfigError(
             f"{folder} holds a search with another config:\n  {listed}\n"

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from delta_jax import processes
 from delta_jax.training import trainer
 from delta_jax.training.classifier import MODEL
-from delta_jax.training.config import ConfigError, InUseError
+from delta_jax.training.config import ConfigError
+from delta_jax.training.config_checks import InUseError
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.tuning.pace import Timed
 from delta_jax.tuning.space import Setting

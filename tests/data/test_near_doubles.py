@@ -12,6 +12,7 @@ from PIL import Image
 from delta_jax.data import decode, find, near_doubles
 from delta_jax.data.near_doubles import describe_near_doubles, find_near_doubles
 from delta_jax.training import config as configs
+from delta_jax.training import stored_config
 from delta_jax.training.setup import Setup
 from tests import small_run
 
@@ -126,4 +127,4 @@ def test_the_field_asks_for_it(tmp_path, capsys):
         _ = Setup(configs.resolve(small_run.small_config(root, data__near_doubles=asked, batch_size=4))).images
         assert ("looks like" in capsys.readouterr().out) == asked
     before = json.loads(json.dumps(configs.resolve(small_run.small_config(root)).to_dict()))
-    assert not configs.differences(before | {"data": before["data"] | {"near_doubles": True}}, before)
+    assert not stored_config.differences(before | {"data": before["data"] | {"near_doubles": True}}, before)

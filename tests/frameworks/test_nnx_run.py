@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from delta_jax import models
 from delta_jax.exports import formats
-from delta_jax.training import trainer
+from delta_jax.training import fine_tune_phase, trainer
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.config import ConfigError
 from tests import nnx_network, small_run
@@ -59,7 +59,7 @@ def test_it_is_trained_and_used_as_a_linen_module(run, photos):
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, photos, tmp_path, monkeypatch):
-    def until(step, fine_tune=trainer.fine_tune):
+    def until(step, fine_tune=fine_tune_phase.fine_tune):
         def stopped(loop, start, train_step, *rest):
             def one(state, batch):
                 if int(state.step) == step:
@@ -70,7 +70,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, photos, tmp_path, 
 
         return stopped
 
-    monkeypatch.setattr(trainer, "fine_tune", until(6))
+    monkeypatch.setattr(fine_tune_phase, "fine_tune", until(6))
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(config(photos), tmp_path)
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from delta_jax.configs.default import get_config
 from delta_jax.models.inverted_residual import InvertedResidualNet
 from delta_jax.models.resnet import ResNet
 from delta_jax.processes import sharding
-from delta_jax.training import checks, compiled_step, evaluation, setup, steps
+from delta_jax.training import checks, evaluation, setup, step_program, steps
 from delta_jax.training.config import ConfigError
 from tests.reference import random_variables
 from tests.small_network import FILTERS, SmallNet
@@ -176,11 +176,11 @@ def test_the_training_step_has_the_precision_of_the_config(asked, expected, monk
         augment=None,
         mix=None,
     )
-    chosen = compiled_step.Hyperparameters(alpha=1.0, beta=1.0, label_weights=None, key=None, learning_rates=None)
-    monkeypatch.setattr(compiled_step, "_optimizer", lambda *_, **__: None)
-    monkeypatch.setattr(compiled_step.steps, "make_train_step", lambda *_, **__: train_step)
+    chosen = step_program.Hyperparameters(alpha=1.0, beta=1.0, label_weights=None, key=None, learning_rates=None)
+    monkeypatch.setattr(step_program, "_optimizer", lambda *_, **__: None)
+    monkeypatch.setattr(step_program.steps, "make_train_step", lambda *_, **__: train_step)
     square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
-    found = products(lambda a, b: compiled_step._step(fake, a, b, None, None, chosen), square, square)
+    found = products(lambda a, b: step_program._step(fake, a, b, None, None, chosen), square, square)
     assert found == {platform: Counter({(expected, expected): 1}) for platform in PLATFORMS}
 
 

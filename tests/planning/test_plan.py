@@ -11,7 +11,7 @@ from delta_jax.planning import amounts as counting
 from delta_jax.planning import plan, tables, works
 from delta_jax.planning.amounts import Amounts
 from delta_jax.processes import sharding
-from delta_jax.training import attention_program, compiled_step
+from delta_jax.training import attention_program, step_program
 from delta_jax.training import config as configs
 from delta_jax.training.config import ConfigError
 from delta_jax.training.programs import Programs
@@ -42,7 +42,7 @@ def planned(photos, **changed):
 )
 def test_programs_are_those_of_the_run(photos, changed):
     run, shapes = Setup(configs.resolve(small_config(photos, **changed))), planned(photos, **changed)
-    step = compiled_step.function(run).lower(*compiled_step.expected_arguments(run)).as_text()
+    step = step_program.function(run).lower(*step_program.expected_arguments(run)).as_text()
     assert (
         works.step(shapes, COUNTED, 1e9).make()[0].lower(*works.step(shapes, COUNTED, 1e9).make()[1]).as_text() == step
     )

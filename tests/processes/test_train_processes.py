@@ -17,7 +17,7 @@ from tests.small_run import config_flags, make_photos, run
 
 # As in test_devices.py: nothing that makes the rounding of the last bit grow from step to step.
 FROZEN = {"batch_norm": "frozen_stats", "learning_rate": 1e-3, "log_every": 1, "head_l2": (0.01,)}
-FROZEN |= {"head_init": "l2_fe", "select": "mixed"}
+FROZEN |= {"head_init": "l2_fe", "select": "wise_ft"}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def assert_same_run(found, expected):
     a, b = (json.loads((folder / "summary.json").read_text()) for folder in (found, expected))
     assert a.keys() == b.keys()
     assert a["confusion_matrix"] == b["confusion_matrix"]
-    assert a["mixed"]["share"] == b["mixed"]["share"]
+    assert a["wise_ft"]["share"] == b["wise_ft"]["share"]
     for measured, truth in ((a, b), (a["l2_fe"], b["l2_fe"])):
         for split in ("test", "validation"):
             assert measured[split] == pytest.approx(truth[split], rel=1e-5)

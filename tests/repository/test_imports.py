@@ -39,7 +39,7 @@ FLOORS = (
 # The pure part of training: arrays in, arrays out.
 PURE = (
     *("training.state", "training.steps", "training.optim", "training.evaluation"),
-    *("training.convergence", "training.course", "training.mixing", "training.gain", "training.strength"),
+    *("training.convergence", "training.course", "training.wise_ft", "training.gain", "training.strength"),
     "training.layer_rates",
 )
 
@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.head_fit": (),
     "training.two_phase": (),
     "training.combinations": ("methods",),
-    "training.ways": ("methods",),
+    "training.techniques": ("methods",),
     "configs": (),  # its modules lie in configs/, and start from one another
     "command_line": ("configs", "training.config", "command_line"),
     "exports": (*GROUND, *PARTS, "precision", "equations", "downloads", "training", "exports"),

@@ -10,7 +10,9 @@ from delta_jax import sweep as command
 from delta_jax.sweeps import choice, grid, records, runner
 from delta_jax.sweeps.runner import Sweep
 from delta_jax.training import config as configs
-from delta_jax.training.config import ConfigError, InUseError
+from delta_jax.training import stored_config
+from delta_jax.training.config import ConfigError
+from delta_jax.training.config_checks import InUseError
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.workdir import json_files
 from tests.small_run import make_photos, run_afresh
@@ -36,7 +38,7 @@ def fitted(monkeypatch):
     def fit(config, workdir, *, test=True):
         calls.append((workdir, config, test))
         resolved, stored = configs.resolve(config).to_dict(), json_files.read(workdir / "config.json")
-        if stored and (different := configs.differences(resolved, stored)):
+        if stored and (different := stored_config.differences(resolved, stored)):
             raise ConfigError("\n".join(different))
         good = any(BEST[field] == _json(config[field]) for field in BEST if config[field] is not None)
         workdir.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from delta_jax.training import claims, trainer
+from delta_jax.training import claims, config_checks, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.trainer import head_phase
 from delta_jax.workdir import json_files
@@ -79,5 +79,5 @@ def test_a_run_that_began_elsewhere_meanwhile_is_gone_on_with_by_the_next_comman
     stopped()
     (tmp_path / "run" / "head.safetensors").touch()
     monkeypatch.setattr(claims, "images", lambda *_: None)
-    with pytest.raises(configs.InUseError, match="meanwhile; the same command again goes on with it"):
+    with pytest.raises(config_checks.InUseError, match="meanwhile; the same command again goes on with it"):
         trainer.fit(config_of(photos), tmp_path / "run")

@@ -11,6 +11,7 @@ from delta_jax import models
 from delta_jax.configs.default import get_config
 from delta_jax.configs.study import get_config as get_study
 from delta_jax.training import config as configs
+from delta_jax.training import stored_config
 from tests.small_run import ROOT
 
 
@@ -147,7 +148,7 @@ def test_a_run_of_before_mean_was_a_field_keeps_what_its_classifier_has(tmp_path
         del values["data"][field]
     (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "classifier.json").write_text(json.dumps({"preprocessing": {"mean": [0.1] * 3, "std": [0.2] * 3}}))
-    found = configs.read(tmp_path)
+    found = stored_config.read(tmp_path)
     assert (found.data.mean, found.data.std) == ((0.1,) * 3, (0.2,) * 3)
     again = configs.resolve(ConfigDict(found.to_dict()))
     assert (again.data.mean, again.data.std) == ((0.1,) * 3, (0.2,) * 3)
@@ -180,8 +181,8 @@ def test_a_run_of_before_mean_was_a_field_keeps_what_its_classifier_has(tmp_path
         ({"head_restarts": 9000}, ("head_restarts", "9000", "less than steps = 9000")),
         ({"head_restarts": 2, "optimizer": "adamw"}, ("head_restarts", "2", "--config.optimizer=sgd")),
         (
-            {"head_restarts": 2, "select": "mixed", "head_init": "l2_fe"},
-            ("select", "'mixed'", "after 2 new heads"),
+            {"head_restarts": 2, "select": "wise_ft", "head_init": "l2_fe"},
+            ("select", "'wise_ft'", "after 2 new heads"),
         ),
         ({"average": 1.0}, ("average", "1.0", "less than 1")),
         ({"strength_search": True, "layer_decay": 0.5}, ("layer_decay", "0.5", "strength_search", "one rate")),
@@ -306,26 +307,26 @@ def test_the_fields_that_differ_from_a_run_before_are_listed_but_for_those_that_
     before = configs.resolve(changed(seed=1)).to_dict()
     stored = json.loads(json.dumps(before))
     now = configs.resolve(changed(seed=2, data__crop=200, log_every=3, data__root="/elsewhere", data__on_device="no"))
-    assert configs.differences(now.to_dict(), stored) == [
+    assert stored_config.differences(now.to_dict(), stored) == [
         "data.crop: 224 there, 200 here",
         "data.resize: 256 there, 229 here",
         "seed: 1 there, 2 here",
     ]
-    assert configs.differences(before, stored) == []
+    assert stored_config.differences(before, stored) == []
 
 
 def test_a_run_of_before_there_were_some_fields_is_read_and_goes_on(tmp_path):
     now = configs.resolve(get_config()).to_dict()
     stored = json.loads(json.dumps(now))
-    for field in (*configs._BEFORE, "data.mean", "data.std"):
+    for field in (*stored_config._BEFORE, "data.mean", "data.std"):
         node = stored["data"] if field.startswith("data.") else stored
         del node[field.rpartition(".")[2]]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    read = configs.flat(configs.read(tmp_path).to_dict())
+    read = configs.flat(stored_config.read(tmp_path).to_dict())
     assert read.keys() | {"data.mean", "data.std"} == configs.flat(now).keys()
-    assert configs.differences(now, stored) == []
+    assert stored_config.differences(now, stored) == []
     other = configs.resolve(changed(matmul_precision="highest", data__group="patient")).to_dict()
-    assert configs.differences(other, stored) == [
+    assert stored_config.differences(other, stored) == [
         "data.group: '' there, 'patient' here",
         "matmul_precision: 'default' there, 'highest' here",
     ]
@@ -333,13 +334,13 @@ def test_a_run_of_before_there_were_some_fields_is_read_and_goes_on(tmp_path):
 
 def test_reading_the_config_of_no_run_says_so(tmp_path):
     with pytest.raises(configs.ConfigError, match="the workdir of a run"):
-        configs.read(tmp_path)
+        stored_config.read(tmp_path)
 
 
 def test_a_field_that_is_not_set_is_no_difference_to_a_run_from_before_there_was_one():
     now = configs.resolve(get_config()).to_dict()
     before = json.loads(json.dumps(now))
     del before["data"]["white"]
-    assert configs.differences(now, before) == []
+    assert stored_config.differences(now, before) == []
     now["data"]["white"] = 1023
-    assert configs.differences(now, before) == ["data.white: '(not there)' there, 1023 here"]
+    assert stored_config.differences(now, before) == ["data.white: '(not there)' there, 1023 here"]

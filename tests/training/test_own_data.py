@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delta_jax.training import compiled_step, fine_tune, trainer
+from delta_jax.training import compiled_step, config_checks, fine_tune, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.image_sets import ImageSet
@@ -146,7 +146,7 @@ def test_balanced_sampling_goes_on_where_it_stopped(tmp_path):
     assert first + drawn(tmp_path / "parts", 99) == whole
 
 
-@pytest.mark.parametrize("imbalance", configs.IMBALANCE)
+@pytest.mark.parametrize("imbalance", config_checks.IMBALANCE)
 def test_balanced_sampling_reaches_the_loop_where_it_is_asked_for(table, tmp_path, monkeypatch, imbalance):
     seen = []
 

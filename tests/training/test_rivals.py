@@ -18,8 +18,8 @@ from delta_jax.methods import Shapes
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.processes import sharding
 from delta_jax.sweeps import grid
-from delta_jax.training import compiled_step, measured_phase, steps, trainer
 from delta_jax.training import config as configs
+from delta_jax.training import fine_tune_phase, measured_phase, step_program, steps, trainer
 from delta_jax.training.optim import make_optimizer
 from delta_jax.training.programs import Programs
 from delta_jax.training.setup import Setup
@@ -225,7 +225,7 @@ def config_of(photos, method, **changed):
 
 def interrupted(config, workdir, after, monkeypatch):
     """Runs it until so many steps are done."""
-    loop = trainer.fine_tune
+    loop = fine_tune_phase.fine_tune
 
     def stopping(chosen, state, train_step, *rest):
         done = []
@@ -239,7 +239,7 @@ def interrupted(config, workdir, after, monkeypatch):
         return loop(chosen, state, step, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "fine_tune", stopping)
+        patched.setattr(fine_tune_phase, "fine_tune", stopping)
         with pytest.raises(KeyboardInterrupt):
             trainer.fit(config, workdir, test=False)
 
@@ -347,8 +347,8 @@ def test_the_trainer_logs_the_spectrum_that_bss_shrinks(photos, tmp_path):
 def test_a_step_can_be_planned_by_shapes_alone(photos, name):
     # Without weights: of the source's classifier the classes of ImageNet are expected.
     programs = Programs(configs.resolve(config_of(photos, name)), sharding.make_mesh(), num_classes=3)
-    arguments = compiled_step.arguments(programs, programs.pixels(8), rows=20)
-    state, metrics = jax.eval_shape(compiled_step.function(programs), *arguments)
+    arguments = step_program.arguments(programs, programs.pixels(8), rows=20)
+    state, metrics = jax.eval_shape(step_program.function(programs), *arguments)
     assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(lambda leaf: leaf.shape, arguments[0])
     assert metrics.shape == (len(steps.METRICS),)
     if name == "lwf":

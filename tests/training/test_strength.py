@@ -20,8 +20,8 @@ from delta_jax.planning import works
 from delta_jax.planning.amounts import Amounts
 from delta_jax.processes import sharding
 from delta_jax.sweeps import grid
-from delta_jax.training import compiled_step, steps, strength, strength_search, trainer
 from delta_jax.training import config as configs
+from delta_jax.training import step_program, steps, strength, strength_search, trainer
 from delta_jax.training.optim import make_optimizer
 from delta_jax.training.programs import Programs
 from delta_jax.training.state import init_state
@@ -199,7 +199,7 @@ def test_a_look_of_a_run_is_the_slope_of_its_objective(name, factor, accumulate)
     source = {**source, "batch_stats": start["batch_stats"]}
     search = dataclasses.replace(strength.begin(), shift=jnp.float32(np.log(factor)))
     state = init_state(start, optax.sgd(0.1), search)
-    chosen = compiled_step.Hyperparameters(
+    chosen = step_program.Hyperparameters(
         alpha=jnp.float32(ALPHA / factor),
         beta=jnp.float32(0.2),
         learning_rates=jnp.array([0.05, 0.1]),
@@ -217,7 +217,7 @@ def test_a_look_of_a_run_is_the_slope_of_its_objective(name, factor, accumulate)
     own, pull = (jax.grad(lambda params, i=i: training(params, part)[i])(start["params"]) for i in (0, 1))
     gradient = optax.tree.sub(jax.grad(validation)(start["params"], other), own)
     cosine = -optax.tree.vdot(gradient, pull) / optax.tree.norm(gradient) / optax.tree.norm(pull)
-    assert float(found.mean) == pytest.approx(0.1 * float(cosine), rel=1e-4)
+    assert float(found.moments.mu) == pytest.approx(0.1 * float(cosine), rel=1e-4)
     assert found.looks == 1
     assert abs(cosine) > 1e-3
     assert float(found.shift) == pytest.approx(
@@ -229,7 +229,7 @@ def test_a_look_of_a_run_is_the_slope_of_its_objective(name, factor, accumulate)
         state, source, attention, chosen = sharding.replicate((state, source, attention, chosen), mesh)
         four = look(state, source, *sharding.split(as_jax, mesh), attention, chosen)
         assert four.shift.sharding.is_fully_replicated
-        assert float(four.mean) == pytest.approx(float(found.mean), rel=1e-4)
+        assert float(four.moments.mu) == pytest.approx(float(found.moments.mu), rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +242,8 @@ def test_looks_cost_less_than_three_tenths_of_the_steps(photos, name):
     # Three gradients, each as large as a step's.
     config = configs.resolve(small_config(photos, method=name, strength_search=True, steps=600))
     programs = Programs(config, sharding.make_mesh(), 3)
-    state, source, batch, attention, chosen = compiled_step.arguments(programs, programs.pixels(config.batch_size), 40)
-    step = flops.count(compiled_step.function(programs), state, source, batch, attention, chosen)
+    state, source, batch, attention, chosen = step_program.arguments(programs, programs.pixels(config.batch_size), 40)
+    step = flops.count(step_program.function(programs), state, source, batch, attention, chosen)
     look = flops.count(strength_search.function(programs), state, source, batch, batch, attention, chosen)
     assert 49 * look < 0.26 * 600 * step  # before the steps 13, 25, ... 589
     (planned,) = (one for one in works.works(programs, PLANNED, 1e9) if one.name == works.LOOK)

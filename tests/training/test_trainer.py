@@ -12,7 +12,7 @@ import pytest
 
 from delta_jax import attention
 from delta_jax.data import cache
-from delta_jax.training import attention_images, attention_program, head_phase, trainer
+from delta_jax.training import attention_images, attention_program, head_phase, stored_config, trainer
 from delta_jax.training import config as configs
 from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.checkpoints import Checkpoints
@@ -142,7 +142,7 @@ def test_pictures_tensorboard_versions_and_the_command_are_there(run):
     assert {"jax", "flax", "delta_jax"} <= set(versions["packages"])
     assert versions["devices"].startswith("4 x")
     assert (workdir / "command.txt").read_text().startswith("python")
-    assert configs.read(workdir).taps == TAPS
+    assert stored_config.read(workdir).taps == TAPS
     assert list(workdir.rglob("*.tmp*")) == []
 
 

@@ -14,7 +14,7 @@ from delta_jax import data, features, methods, models
 from delta_jax.configs.default import get_config
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.processes import sharding
-from delta_jax.training import checks, head_restarts, steps, trainer
+from delta_jax.training import checks, fine_tune_phase, head_restarts, steps, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.optim import make_optimizer
 from delta_jax.training.state import averaged, init_state
@@ -190,7 +190,7 @@ def test_a_run_with_everything_goes_on_where_it_was_stopped(photos, tmp_path, mo
     said = capsys.readouterr().out
     assert "nesterov" in said
     assert "mixup 0.4 and CutMix 1" in said
-    loop = trainer.fine_tune
+    loop = fine_tune_phase.fine_tune
 
     def cut_off(chosen, state, train_step, *args):
         done = []
@@ -204,7 +204,7 @@ def test_a_run_with_everything_goes_on_where_it_was_stopped(photos, tmp_path, mo
         return loop(chosen, state, stopped, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "fine_tune", cut_off)
+        patched.setattr(fine_tune_phase, "fine_tune", cut_off)
         with pytest.raises(KeyboardInterrupt):
             trainer.fit(config, tmp_path / "parts")
     parts = trainer.fit(config, tmp_path / "parts").summary

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from delta_jax.training import config as configs
-from delta_jax.training.config import ConfigError, InUseError
+from delta_jax.training.config import ConfigError
+from delta_jax.training.config_checks import InUseError
 from delta_jax.training.fine_tune import DivergedError
 from delta_jax.tuning import ending, search, trials
 from delta_jax.tuning.budget import Clock

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from delta_jax.training import compiled_step, trainer
+from delta_jax.training import compiled_step, step_program, trainer
 from tests.small_run import make_photos, small_config
 
 # Beside seed 1 in the others: one program for all; another one of its own for the last.
@@ -26,13 +26,13 @@ def photos(tmp_path_factory):
 def traced(monkeypatch):
     """How often the step was traced so far: a list that grows."""
     calls = []
-    original = compiled_step._step
+    original = step_program._step
 
     def step(*arguments):
         calls.append(1)
         return original(*arguments)
 
-    monkeypatch.setattr(compiled_step, "_step", step)
+    monkeypatch.setattr(step_program, "_step", step)
     return calls
 
 
