@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delta_jax.training import compiled_step, config_checks, fine_tune, trainer
+from delta_jax.training import compiled_step, config_checks, fine_tune, fine_tune_phase, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.classifier import Classifier
 from delta_jax.training.image_sets import ImageSet
@@ -154,7 +154,7 @@ def test_balanced_sampling_reaches_the_loop_where_it_is_asked_for(table, tmp_pat
         seen.append(loop.balanced)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "fine_tune", stop)
+    monkeypatch.setattr(fine_tune_phase, "fine_tune", stop)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(config_of(table, imbalance=imbalance), tmp_path)
     assert seen == [imbalance == "balanced_sampling"]

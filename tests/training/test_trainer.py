@@ -12,7 +12,14 @@ import pytest
 
 from delta_jax import attention
 from delta_jax.data import cache
-from delta_jax.training import attention_images, attention_program, head_phase, stored_config, trainer
+from delta_jax.training import (
+    attention_images,
+    attention_program,
+    fine_tune_phase,
+    head_phase,
+    stored_config,
+    trainer,
+)
 from delta_jax.training import config as configs
 from delta_jax.workdir import json_files, logs
 from delta_jax.workdir.checkpoints import Checkpoints
@@ -152,7 +159,7 @@ def test_a_finished_run_started_again_only_evaluates(run, photos, monkeypatch):
     def never(*_, **__):
         raise AssertionError("this phase is on disk")
 
-    monkeypatch.setattr(trainer, "fine_tune", never)
+    monkeypatch.setattr(fine_tune_phase, "fine_tune", never)
     monkeypatch.setattr(trainer.head_phase, "train", never)
     monkeypatch.setattr(trainer.attention_phase, "measure", never)
     again = trainer.fit(small_config(photos), workdir).summary
@@ -184,7 +191,7 @@ def test_a_run_goes_on_with_its_images_wherever_they_are(run, photos, tmp_path, 
     (tmp_path / "moved" / "red" / "00.png").rename(tmp_path / "moved" / "red" / "zz.png")
     shutil.copytree(run[0], tmp_path / "run")
     monkeypatch.setattr(cache, "decode_image", None)  # they are decoded already
-    monkeypatch.setattr(trainer, "fine_tune", None)
+    monkeypatch.setattr(fine_tune_phase, "fine_tune", None)
     again = trainer.fit(small_config(photos, data__root=str(tmp_path / "moved")), tmp_path / "run").summary
     for split in ("validation", "test"):
         assert again[split] == run[1][split]
