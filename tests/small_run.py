@@ -1,12 +1,14 @@
 """A folder of small photos, a config of a few steps on a small network, and the commands in their own processes."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,7 +16,7 @@ from PIL import Image
 
 from delta_jax import reports
 from delta_jax.configs.default import get_config
-from delta_jax.training import trainer
+from delta_jax.training import fine_tune_phase, trainer
 from delta_jax.training.course import Course
 from delta_jax.training.watch import Watch
 from tests import small_network
@@ -100,6 +102,27 @@ def fit_and_show(config: ConfigDict, workdir: Path) -> Mapping[str, Any]:
     found = trainer.fit(config, workdir)
     reports.show(found)
     return found.summary
+
+
+def interrupted(config: ConfigDict, workdir: Path, after: int) -> None:
+    """A run that is cut off when so many steps of fine-tuning are done."""
+    loop = fine_tune_phase.fine_tune
+
+    def stopping(chosen: Any, state: Any, train_step: Callable[..., Any], *rest: Any) -> Any:
+        done = 0
+
+        def step(*arguments: Any) -> Any:
+            nonlocal done
+            if done == after:
+                raise KeyboardInterrupt
+            done += 1
+            return train_step(*arguments)
+
+        return loop(chosen, state, step, *rest)
+
+    with mock.patch.object(fine_tune_phase, "fine_tune", stopping), contextlib.suppress(KeyboardInterrupt):
+        trainer.fit(config, workdir)
+        raise AssertionError(f"the run came to its end before {after} steps were done")
 
 
 def config_flags(root: Path, **changed: Any) -> list[str]:

@@ -14,13 +14,13 @@ from delta_jax import data, features, methods, models
 from delta_jax.configs.default import get_config
 from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.processes import sharding
-from delta_jax.training import checks, fine_tune_phase, head_restarts, steps, trainer
+from delta_jax.training import checks, head_restarts, steps, trainer
 from delta_jax.training import config as configs
 from delta_jax.training.optim import make_optimizer
 from delta_jax.training.state import averaged, init_state
 from delta_jax.workdir import logs
 from tests.disturbed import records
-from tests.small_run import make_photos, small_config
+from tests.small_run import interrupted, make_photos, small_config
 
 RNG = np.random.default_rng(0)
 BATCH = {
@@ -184,29 +184,13 @@ def photos(tmp_path_factory):
     return make_photos(tmp_path_factory.mktemp("ways") / "photos", per_class=12)
 
 
-def test_a_run_with_everything_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch, capsys):
+def test_a_run_with_everything_goes_on_where_it_was_stopped(photos, tmp_path, capsys):
     config = small_config(photos, **EVERYTHING, batch_norm="stochastic", checkpoint_every=2)
     whole = trainer.fit(config, tmp_path / "whole").summary
     said = capsys.readouterr().out
     assert "nesterov" in said
     assert "mixup 0.4 and CutMix 1" in said
-    loop = fine_tune_phase.fine_tune
-
-    def cut_off(chosen, state, train_step, *args):
-        done = []
-
-        def stopped(state, batch):
-            if len(done) == 5:  # one step after a checkpoint, one after the head was made anew
-                raise KeyboardInterrupt
-            done.append(1)
-            return train_step(state, batch)
-
-        return loop(chosen, state, stopped, *args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(fine_tune_phase, "fine_tune", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            trainer.fit(config, tmp_path / "parts")
+    interrupted(config, tmp_path / "parts", after=5)  # one step after a checkpoint, one after the head was made anew
     parts = trainer.fit(config, tmp_path / "parts").summary
     assert "going on after step 4 of 8" in capsys.readouterr().out
     assert parts["test"] == whole["test"]
