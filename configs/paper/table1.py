@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.folds = (0, 1, 2, 3, 4)  # that strengths are chosen on, of the 1 / run.data.validation_fraction folds
     config.seeds = (0, 1, 2, 3, 4)  # of the final runs; () for choices alone, which leave the test images alone
     config.refit = True  # final runs train on all training images, with those that the choice held out
+    config.against = ""  # the method that the others are compared with; "": every two, corrected together
 
     config.stand_in = stand_in()  # fields that `small` puts in place of those above
     return config

@@ -62,8 +62,8 @@ class Findings:
     variants: tuple[tuple[Column, Comparison], ...] = ()
 
 
-def find(folder: Path, records: Sequence[Record]) -> Findings:
-    """Compares all methods of each setting, and all variants of each method.
+def find(folder: Path, records: Sequence[Record], against: str = "") -> Findings:
+    """Compares all methods of each setting, or each with one of them, and all variants of each method.
 
     Of one data set and network the comparisons of methods, in all variants, are a family that is corrected together.
     Those of variants answer another question: they are a family of their own.
@@ -71,6 +71,7 @@ def find(folder: Path, records: Sequence[Record]) -> Findings:
     Args:
       folder: of the sweep: the runs' predictions.csv lie below it.
       records: of results.jsonl; those of choice runs are left out.
+      against: the method that the others are compared with; "" for every two.
     """
     grouped: dict[Setting, dict[str, list[Record]]] = {}
     for record in records:
@@ -87,7 +88,9 @@ def find(folder: Path, records: Sequence[Record]) -> Findings:
             for setting in members
         }
         of_methods = [
-            (Setting(data, network, variant), one) for variant, runs in outcomes.items() for one in _pairs(runs)
+            (Setting(data, network, variant), one)
+            for variant, runs in outcomes.items()
+            for one in _pairs(runs, against)
         ]
         of_variants = [
             (Column(data, network, method), one)
@@ -97,9 +100,9 @@ def find(folder: Path, records: Sequence[Record]) -> Findings:
         found += _judged(of_methods)
         across += _judged(of_variants)
     cells = [
-        _cell(setting, method, runs, found)
+        _cell(setting, method, grouped[setting], found)
         for setting in sorted(grouped, key=_layout)
-        for method, runs in _methods(grouped[setting])
+        for method, _ in _methods(grouped[setting])
     ]
     return Findings(tuple(cells), tuple(found), tuple(across))
 
@@ -159,12 +162,14 @@ def _outcomes(folder: Path, runs: Sequence[Record]) -> dict[tuple[int, int], Out
     }
 
 
-def _pairs(outcomes: Mapping[str, Mapping[Any, Outcome]]) -> list[Comparison]:
-    """The later one against the earlier: DELTA against what it is to improve on."""
+def _pairs(outcomes: Mapping[str, Mapping[Any, Outcome]], against: str = "") -> list[Comparison]:
+    """The later one against the earlier: DELTA against what it is to improve on; or all against the one named."""
+    every = itertools.combinations(outcomes, 2)
+    pairs = ((against, name) for name in outcomes if name != against) if against else every
     return [
         statistics.compare(later, earlier, outcomes)
-        for earlier, later in itertools.combinations(outcomes, 2)
-        if outcomes[earlier] and outcomes[later]
+        for earlier, later in pairs
+        if outcomes.get(earlier) and outcomes[later]
     ]
 
 
@@ -196,11 +201,19 @@ def _known_first(method: str) -> tuple[int, str]:
     return place(method, published.METHODS)
 
 
-def _cell(setting: Setting, method: str, runs: Sequence[Record], found: Sequence[tuple[Setting, Comparison]]) -> Cell:
+def _cell(
+    setting: Setting,
+    method: str,
+    by_method: Mapping[str, Sequence[Record]],
+    found: Sequence[tuple[Setting, Comparison]],
+) -> Cell:
+    runs = by_method[method]
     done = [run for run in runs if run["test"]]
+    others = [name for name, records in by_method.items() if name != method and any(run["test"] for run in records)]
     own = [one for where, one in found if where == setting and method in (one.first, one.second)]
     won = (statistics.BETTER if one.first == method else statistics.WORSE for one in own)
-    best = bool(own) and all(one.verdict == needed for one, needed in zip(own, won, strict=True))
+    # Where all are compared with one alone, no more than that one can be known to be better than every other.
+    best = 0 < len(own) == len(others) and all(one.verdict == needed for one, needed in zip(own, won, strict=True))
     top1 = statistics.summarize([run["test"]["top1"] for run in done])
     return Cell(setting, method, top1, len(runs) - len(done), runs[0]["strength"], best)
 

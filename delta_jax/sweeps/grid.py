@@ -28,8 +28,10 @@ FIELDS = (
     "folds",
     "seeds",
     "refit",
+    "against",
     "stand_in",
 )
+_DEFAULTS = {"against": ""}  # of fields that sweeps written before did not have
 # Replaced as a whole by a stand-in, as the paper's data sets are not to be left among those of a small one.
 _WHOLE = ("data_sets", "networks", "variants", "strengths")
 _WHERE = "data_sets"  # of a network: the data sets that it runs on, where not on all
@@ -102,9 +104,9 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
     if unknown := sorted(set(sweep) - set(FIELDS)):
         whose = "; a config with a method is that of a run, for delta_jax.train" if "method" in unknown else ""
         raise ConfigError(f"a sweep has no field {listed(unknown)}; its fields are {', '.join(FIELDS)}{whose}")
-    if missing := sorted(set(FIELDS) - set(sweep)):
+    if missing := sorted(set(FIELDS) - set(sweep) - set(_DEFAULTS)):
         raise ConfigError(f"the config has no field {', '.join(missing)}; is it one of a sweep, such as paper/table1?")
-    sweep = sweep.copy_and_resolve_references()
+    sweep = ConfigDict(_DEFAULTS | dict(sweep.copy_and_resolve_references()))
     if sweep.small:
         for field, value in sweep.stand_in.items():
             if field == "run":
@@ -134,6 +136,9 @@ def resolve(sweep: ConfigDict) -> ConfigDict:
         values = tuple(sweep[field])
         _require(all(type(value) is kind for value in values), field, f"a tuple of {what}", values)
         _require(len(set(values)) == len(values), field, "each once", values)
+    _require(
+        sweep.against in ("", *sweep.methods), "against", f"one of {', '.join(sweep.methods)}, or ''", sweep.against
+    )
     _check_strengths(sweep)
     searched = any(len(values) > 1 for fields in sweep.strengths.values() for values in fields.values())
     _require(bool(len(sweep.seeds)) or searched, "seeds", "one or more, as nothing is to be chosen", "nothing")

@@ -13,6 +13,6 @@ def write(sweep: Sweep) -> None:
     for line in records.describe_other_images(found):
         logs.say(line)
     if processes.is_first():
-        tables.write(sweep.folder, found, sweep.config.table)
+        tables.write(sweep.folder, found, sweep.config.table, sweep.config.against)
         figures.write(sweep.folder, found)
         page.write(sweep.folder)

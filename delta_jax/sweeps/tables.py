@@ -17,15 +17,16 @@ from delta_jax.sweeps.typesetting import Entry, Table, latex, markdown
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
 
 
-def write(folder: Path, records: Sequence[Record], table: str = "") -> None:
+def write(folder: Path, records: Sequence[Record], table: str = "", against: str = "") -> None:
     """Writes tables.md, tables.tex and comparisons.json into the folder of a sweep.
 
     Args:
       folder: of the sweep; each run's predictions.csv is read from its workdir.
       records: of results.jsonl, of a sweep that may be half done.
       table: of the paper, whose numbers stand beside ours: "table1", "table2" or "" for none.
+      against: the method that the others are compared with; "" for every two.
     """
-    findings = comparisons.find(folder, records)
+    findings = comparisons.find(folder, records, against)
     found = [
         ("Accuracy", accuracies(findings.cells, table)),
         ("Comparisons", differences(findings)),

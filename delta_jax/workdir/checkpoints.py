@@ -229,7 +229,16 @@ class Checkpoints:
                     f"{twice[0]}; use another directory"
                 )
             target = ocp.args.StandardRestore(_as_stored(jax.tree.map(_target, like)))
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
+            try:
+                restored = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
+            except ValueError as error:
+                if "tree structures do not match" not in str(error):
+                    raise
+                # Nodes without arrays, such as the empty states of optax, have no names to compare.
+                raise CheckpointError(
+                    f"{where} has the arrays that are needed, but in a tree of another form, as other versions of "
+                    "delta_jax, optax or flax build it. Use the versions it was written with, or another directory"
+                ) from error
             return jax.tree.map(place, _as_given(restored, like), like), saved["meta"]
 
     @contextlib.contextmanager

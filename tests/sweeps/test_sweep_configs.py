@@ -133,6 +133,15 @@ def test_every_row_of_the_papers_table_has_its_numbers_beside_it(name):
     assert theirs - rows == {("indoor67", "resnet101"), ("indoor67", "inception_v3")}
 
 
+def test_what_all_are_compared_with_is_one_of_them():
+    config = load("table1")
+    config.against = "bss"
+    with pytest.raises(ConfigError, match=r"against: expected one of l2_fe, l2, .*, got 'bss'"):
+        grid.resolve(config)
+    del config.against  # sweeps that were written before there was such a field
+    assert grid.resolve(config).against == ""
+
+
 def test_a_network_on_a_data_set_that_is_not_there_is_refused():
     config = load("table1")
     config.networks.inception_v3.data_sets = ("dogs",)

@@ -255,3 +255,25 @@ def test_better_than_some_is_not_best(tmp_path):
     found = comparisons.find(tmp_path, records)
     assert [one.verdict for _, one in found.comparisons] == ["better", "better", "no difference shown"]
     assert not any(cell.best for cell in found.cells)
+
+
+def test_all_may_be_compared_with_one_of_them(tmp_path):
+    records = [
+        *ran(tmp_path, "l2", (200, 201, 203)),
+        *ran(tmp_path, "delta", (100, 101, 103)),
+        *ran(tmp_path, "bss", (300, 302, 304)),
+        *ran(tmp_path, "lwf", (199, 200, 205)),
+    ]
+    found = comparisons.find(tmp_path, records, against="l2")
+    assert {(one.first, one.second): one.verdict for _, one in found.comparisons} == {
+        ("delta", "l2"): "better",
+        ("bss", "l2"): "worse",
+        ("lwf", "l2"): "no difference shown",
+    }
+    assert {one.family for _, one in found.comparisons} == {3}
+    # DELTA is better than the one that it is compared with: of the others nothing was asked.
+    assert not any(cell.best for cell in found.cells)
+    tables.write(tmp_path, records, against="l2")
+    text = (tmp_path / "tables.md").read_text()
+    assert rows_of(text, "DELTA against L2")[0][4] == "better"
+    assert "against bss" not in text.lower()

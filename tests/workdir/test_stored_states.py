@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from delta_jax.workdir import checkpoints as module
@@ -100,6 +101,13 @@ def test_a_field_that_came_later_leaves_the_checkpoints_of_before_readable(tmp_p
         again, _ = checkpoints.restore(later)
         assert bits(again) == bits(later)
         assert again.search is None
+
+
+def test_a_tree_of_another_form_with_the_same_arrays_is_refused_in_words(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"trace": jnp.ones(2), "clip": optax.EmptyState()}, {})
+        with pytest.raises(CheckpointError, match=r"other versions of delta_jax, optax or flax .* another directory"):
+            checkpoints.restore({"trace": jnp.ones(2)})
 
 
 def test_leaves_without_a_sharding_stay_free_to_follow_the_others(tmp_path):
