@@ -1,9 +1,11 @@
 """The end of a search: the winner over seeds and on all images, its test, and what is said of it all."""
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from delta_jax.workdir.variable_files import save_variables
 
 AVERAGE, REFITS, SUMMARY, FINAL = "average.json", "refits.json", "summary.json", "final"
 MARGIN = 1.2  # of time: a run may take longer than the one before it
+WORTH = 1.2  # of steps: fewer more are not worth another run
 
 
-def seeds(left: float, run: float, once: float, refit: bool) -> int:
+def seeds(left: float, run: float, once: float, refit: bool, last: float | None = None) -> int:
     """How many seeds the final network may be made of.
 
     Args:
@@ -33,16 +36,37 @@ def seeds(left: float, run: float, once: float, refit: bool) -> int:
       run: seconds of a whole run of the winner.
       once: seconds of its head and its attention on all images.
       refit: whether the final runs train on all images.
+      last: seconds of a final run where that has more steps; None: it is a run like the winner's.
 
     Returns:
       3, 2 or 1; 0 where there is no time for a run on all images: the network of the search is the end.
     """
     for count in range(plan.SEEDS, 0, -1):
         # Each seed but the first is also run on the validation fold, to see whether an average pays.
-        needed = (count - 1) * run + (once + count * run if refit else 0.0)
+        needed = (count - 1) * run + (once + count * (last or run) if refit else 0.0)
+        if last and not refit:
+            needed = count * last  # that of the search is none of them
         if MARGIN * needed <= left:
             return count
     return 0
+
+
+def longer(wanted: int, run: int, left: float, seconds: Callable[[int], float]) -> int:
+    """Steps of the final runs, where those of the search had to be shorter than the config asks for.
+
+    A network that was chosen at few steps mostly improves with more: they come before other seeds.
+
+    Args:
+      wanted: steps of the config.
+      run: steps of a whole run of the search.
+      left: seconds of the budget.
+      seconds: steps -> seconds of a final run.
+
+    Returns:
+      `wanted`, or as many as there is time for; `run` where that is not a fifth more.
+    """
+    between = range(wanted, math.ceil(WORTH * run) - 1, -max(1, wanted // 100))
+    return next((steps for steps in between if MARGIN * seconds(steps) <= left), run)
 
 
 def refits(left: float, run: float, once: float, wanted: int) -> int:
@@ -62,16 +86,16 @@ def finish(search: Search) -> None:
     state = search.state()
     chosen = _choice(search, state)
     won, count = Candidate(**chosen["winner"]), int(chosen["seeds"])
+    steps = int(chosen.get("steps", won.steps))
     setting = next(one for one in state.settings if one.number == won.setting)
-    base = int(search.config.seed)
-    on_fold = [Run(won.setting, won.steps, 0, base + i) for i in range(max(count, 1))]
+    on_fold = _on_fold(search, won, steps, count)
     if not trials.has_model(folder, on_fold[0]) and (not search.plan.refit or count != 1):
         trials.forget(folder, on_fold[0])
     _all_done(search, on_fold)
     whole = [run for run in on_fold if trials.has_model(folder, run)]  # without those that diverged
     ends = whole[: len(whole) if len(whole) > 1 and _average_pays(search, setting, whole) else 1] or on_fold[:1]
     head_l2 = float(json_files.read(folder / on_fold[0].path / trials.RESULT)["head_l2"])
-    again = [Run(run.setting, run.steps, 0, run.seed, refit=True) for run in ends[: _refits(search, len(ends), count)]]
+    again = [Run(run.setting, steps, 0, run.seed, refit=True) for run in ends[: _refits(search, len(ends), count)]]
     _all_done(search, again, head_l2)
     ends = [run for run in again if trials.has_model(folder, run)] or ends
     with alone(folder / ".final.lock") as mine:
@@ -93,11 +117,37 @@ def _choice(search: Search, state: State) -> Mapping[str, Any]:
     path = search.folder / CHOICE
     if processes.is_first() and not path.exists():
         won = winner.choose(winner.candidates(state))
-        count = seeds(search.left(), *_seconds(state, won), search.plan.refit)
-        if state.method(won.setting) == "l2_fe":
+        run, once = _seconds(state, won)
+        left, refit, steps = search.left(), search.plan.refit, won.steps
+        if trains := state.method(won.setting) != "l2_fe":
+            each = partial(_run_seconds, state, won)
+            steps = longer(
+                int(search.config.steps), won.steps, left, lambda steps: each(steps) + (once if refit else 0.0)
+            )
+        count = seeds(left, run, once, refit, each(steps) if trains and steps > won.steps else None)
+        if not trains:
             count = min(count, 1)  # there is one head, whatever the seed
-        trials.first_to_write(path, {"winner": vars(won), "seeds": count})
+        trials.first_to_write(path, {"winner": vars(won), "seeds": count, "steps": steps})
     return json_files.read(path)
+
+
+def _on_fold(search: Search, won: Candidate, steps: int, count: int) -> list[Run]:
+    """The runs on the validation fold that the end is made of, or that tell whether an average pays.
+
+    Where no run trains on more images than those of the search, the longer ones are on the fold as well: then the
+    validation images say whether they are better than the one that was chosen.
+    """
+    base = int(search.config.seed)
+    chosen = Run(won.setting, won.steps, 0, base)
+    if search.plan.refit or steps == won.steps:
+        return [Run(won.setting, won.steps, 0, base + i) for i in range(max(count, 1))]
+    runs = [Run(won.setting, steps, 0, base + i) for i in range(max(count, 1))]
+    _all_done(search, runs[:1])
+    results = search.state().results
+    if results[runs[0].path].value < results[chosen.path].value:
+        logs.say(f"{steps} steps are no better on the validation images than {won.steps}")
+        return [chosen]
+    return runs
 
 
 def _refits(search: Search, wanted: int, planned: int) -> int:
@@ -106,9 +156,11 @@ def _refits(search: Search, wanted: int, planned: int) -> int:
     if not search.plan.refit or not planned:
         return 0
     if processes.is_first() and not path.exists():
-        won = Candidate(**json.loads((search.folder / CHOICE).read_text())["winner"])
+        chosen = json.loads((search.folder / CHOICE).read_text())
+        won, state = Candidate(**chosen["winner"]), search.state()
+        run = _run_seconds(state, won, int(chosen.get("steps", won.steps)))
         # Of a single one the time was looked at when it was planned.
-        count = wanted if planned == 1 else refits(search.left(), *_seconds(search.state(), won), wanted)
+        count = wanted if planned == 1 else refits(search.left(), run, _seconds(state, won)[1], wanted)
         trials.first_to_write(path, {"count": count})
     return int(json_files.read(path)["count"])
 
@@ -119,7 +171,11 @@ def _seconds(state: State, won: Candidate) -> tuple[float, float]:
     trains = state.method(won.setting) != "l2_fe"
     heads = [one.timed for one in state.results.values() if one.run.setting == HEAD and trains]
     once = sum(max((one.once for one in some), default=0.0) for some in (alike, heads))
-    return state.seconds(Run(won.setting, won.steps, 0, state.seed)), once
+    return _run_seconds(state, won, won.steps), once
+
+
+def _run_seconds(state: State, won: Candidate, steps: int) -> float:
+    return state.seconds(Run(won.setting, steps, 0, state.seed))
 
 
 def _all_done(search: Search, runs: list[Run], head_l2: float = 0.0) -> None:

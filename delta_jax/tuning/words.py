@@ -50,6 +50,7 @@ def facts(search: Any, final: Mapping[str, Any], ends: Sequence[Run]) -> dict[st
         "indistinguishable": len(alike),
         "compared": len(found),
         "seeds": [run.seed for run in ends],
+        "steps": ends[0].steps,
         "refit": ends[0].refit,
         "average": _read(folder / "average.json"),
         "test": final["test"],
@@ -125,14 +126,16 @@ def _end(found: Mapping[str, Any]) -> str:
     images = "all images that are not for testing" if found["refit"] else "the training images"
     count = len(found["seeds"])
     average = found["average"]
+    more = found["steps"] > found["winner"]["steps"]
+    longer = f" for {found['steps']} steps, as the config asks for more and there was time" if more else ""
     if count > 1:
         single = np.mean([one["top1"] for one in average["single"]])
         text = (
-            f"The final network is the average of {count} seeds, trained on {images}: on validation images "
+            f"The final network is the average of {count} seeds, trained on {images}{longer}: on validation images "
             f"{_percent(average['average']['top1'])}, one seed alone {_percent(single)}."
         )
     else:
-        text = f"The final network was trained on {images}."
+        text = f"The final network was trained on {images}{longer}."
         if average:
             text += " An average over seeds did not pay."
     if average and average["ensemble_gain"]["low"] > 0:

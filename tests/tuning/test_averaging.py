@@ -58,3 +58,19 @@ def test_as_many_seeds_as_the_time_allows(left, refit, expected):
 @pytest.mark.parametrize(("left", "expected"), [(34, 3), (33, 2), (24, 2), (23, 1), (14, 1), (13, 0)])
 def test_as_many_runs_on_all_images_as_there_is_time_left_for(left, expected):
     assert ending.refits(left, 10.0, 4.0, 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    # By hand, a second a step, and a fifth more is to be left: 1.2 * 990 = 1188; the next ones that are looked at are a
+    # hundredth of 990 apart, 981 with 1177.2, and the last one above 1.2 * 400 steps is 486 with 583.2.
+    [(1e9, 990), (1189, 990), (1187, 981), (1177, 972), (584, 486), (583, 400), (0, 400)],
+)
+def test_the_end_has_the_steps_that_the_config_asks_for_if_there_is_time(left, expected):
+    assert ending.longer(990, 400, left, float) == expected
+
+
+def test_other_seeds_have_to_fit_behind_the_longer_runs():
+    # By hand: on all images (3 - 1) * 10 + 4 + 3 * 20 = 84 s, (2 - 1) * 10 + 4 + 2 * 20 = 54 s; on the fold 3 * 20.
+    assert [ending.seeds(1.2 * left + 0.1, 10.0, 4.0, True, 20.0) for left in (84, 54, 24, 23)] == [3, 2, 1, 0]
+    assert [ending.seeds(1.2 * left + 0.1, 10.0, 4.0, False, 20.0) for left in (60, 40, 20, 19)] == [3, 2, 1, 0]

@@ -45,6 +45,7 @@ class Training:
         self.now, self.calls, self.fails = 0.0, [], {}
         self.slow = lambda workdir: None
         self.head = 0.5
+        self.longest = (0, 0.0)  # steps, and how much more accurate runs of so many are
 
     def fit(self, config, workdir, *, test=True):
         if error := self.fails.get(config.method):
@@ -55,6 +56,7 @@ class Training:
         self.now += 5 + (0 if head else config.steps)
         self.slow(workdir)
         top1 = self.head if head else 0.6 - 0.1 * abs(np.log10(rate / 0.03)) + (0.1 if config.method == "l2" else 0.0)
+        top1 += self.longest[1] if config.steps == self.longest[0] and not head else 0.0
         workdir.mkdir(parents=True, exist_ok=True)
         json_files.write(workdir / "config.json", configs.resolve(config).to_dict())
         (workdir / "model.safetensors").write_text(f"{config.seed}")
@@ -245,6 +247,38 @@ def test_images_that_a_data_set_validates_on_are_never_trained_on(config, photos
     assert {used.data.validation_fraction for _, used, _ in training.calls} == {0.25}
     assert {used.data.validation_fold for _, used, _ in training.calls} == {0}
     assert "trained on the training images" in found["words"]
+
+
+def test_the_end_is_longer_than_the_search_where_that_had_no_time(config, training, tmp_path):
+    config.steps = 300
+    found = searched(config, tmp_path, training, Limits(seconds=900))
+    # 305 s are those of the stand-in for the last call, which trains nothing.
+    assert training.now - 305 <= 900
+    assert found["winner"]["steps"] < 250
+    assert found["steps"] == 300
+    assert found["refit"]
+    (last,) = [used.steps for workdir, used, _ in training.calls if "refits" in str(workdir)]
+    assert last == 300
+    assert "all images that are not for testing for 300 steps, as the config asks for more" in found["words"]
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_on_the_images_of_the_search_a_longer_end_has_to_be_better_there(
+    config, photos, training, tmp_path, capsys, better
+):
+    for split in ("train", "val", "test"):
+        shutil.copytree(photos, tmp_path / "photos" / split)
+    config.data.root = str(tmp_path / "photos")
+    config.steps = 300
+    training.longest = (300, 0.1 if better else -0.1)
+    found = searched(config, tmp_path / "run", training, Limits(seconds=900))
+    assert training.now - (305 if better else 0) <= 900
+    assert not found["refit"]
+    assert (found["steps"] == 300) is better
+    assert ("300 steps are no better on the validation images than" in capsys.readouterr().out) is not better
+    assert ("for 300 steps, as" in found["words"]) is better
+    tested = [workdir for workdir, _, test in training.calls if test]
+    assert tested == [tmp_path / "run" / "final"]
 
 
 def test_folds_begin_with_that_of_the_config(config, training, tmp_path):

@@ -83,6 +83,7 @@ FOUND = {
     "indistinguishable": 3,
     "compared": 6,
     "seeds": [0, 1, 2],
+    "steps": 300,
     "refit": True,
     "average": {
         "single": [{"top1": 0.72}, {"top1": 0.74}, {"top1": 0.73}],
