@@ -65,5 +65,6 @@ def get_config():
     config.folds = (0,)
     config.seeds = (0, 1, 2)
     config.refit = True
+    config.against = ""
     config.stand_in = ConfigDict({"run": {"steps": 10}, "folds": (0,), "seeds": (0, 1)})
     return config

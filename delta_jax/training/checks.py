@@ -152,7 +152,7 @@ def frozen_modules(config: FrozenConfigDict, network: Any, source: Variables, he
     try:
         jax.eval_shape(run, source, _images(config))
     except ValueError as error:
-        raise ConfigError(f"--config.freeze_until: {error}") from error
+        raise ConfigError(f"--config.freeze_until: expected the path of a module, as of a tap; {error}") from error
     if inside := [head for head in heads if _within(head, found)]:
         raise ConfigError(
             f"--config.freeze_until={config.freeze_until}: the head {inside[0]} would be frozen with it; "

@@ -46,7 +46,7 @@ def _of_a_search(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     if not values["strength_search"]:
         return
     for field in ("layer_decay", "surgical", "unfreeze", "head_restarts"):
-        usual = 1 if field == "layer_decay" else 0
+        usual = {"layer_decay": 1, "surgical": False}.get(field, 0)
         if values[field] != usual:
             yield field, values[field], f"{usual}: a search for the strength (--config.strength_search) takes one rate"
     if values["optimizer"] == "adamw":

@@ -68,6 +68,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     if values["alpha"] is None:
         values["alpha"] = DEFAULT_ALPHA.get(values["method"])
     config_checks.ranges(values)
+    config_checks.finite(values)
     if tuple(values["taps"]) == ("default",):
         values["taps"] = spec.taps
     return FrozenConfigDict(values)
@@ -123,6 +124,21 @@ def origin_of_preprocessing(config: FrozenConfigDict) -> str:
     return f"images: {mean}{why and f', {why}'}; {std}{other and f', {other}'}"
 
 
+# What other libraries and papers call a field.
+_ALSO_CALLED = {
+    **dict.fromkeys(("ema", "ema_decay", "swa", "polyak"), "average"),
+    **dict.fromkeys(("mixup", "cutmix", "mixup_alpha", "cutmix_alpha"), "data.mix"),
+    **dict.fromkeys(("reprob", "random_erasing"), "data.erase"),
+    **dict.fromkeys(("auto_augment", "randaugment"), "data.rand_augment"),
+    **dict.fromkeys(("rifle", "reinit"), "head_restarts"),
+    **dict.fromkeys(("epochs", "num_epochs", "iterations", "max_steps"), "steps"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("smoothing",), "label_smoothing"),
+    **dict.fromkeys(("img_size", "image_size", "input_size"), "data.crop"),
+    "lr": "learning_rate",
+}
+
+
 def check_field(config: ConfigDict, name: str) -> None:
     """Raises ConfigError unless the config has a field, or a group of fields, of this dotted name."""
     known = list(flat(config.to_dict()))
@@ -136,6 +152,8 @@ def check_field(config: ConfigDict, name: str) -> None:
             return 0.9 + 0.1 * len(last) / len(own)
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, field), (last, own)))
 
+    if (meant := _ALSO_CALLED.get(last)) in known:
+        raise ConfigError(f"--config.{name}: no such field; here it is {meant}")
     best = max(map(likeness, known))
     # A beginning of a name is hardly meant for another one.
     enough = 0.9 if best >= 0.9 else 0.6

@@ -1,5 +1,6 @@
 """What the fields of a config may be, each by itself and beside the others; nothing of it needs data."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,6 +84,7 @@ AT_LEAST = {
     "average": 0,
     "data.erase": 0,
 }
+MOST_STEPS = 10_000_000  # each has a learning rate in a table on the device
 _BELOW_ONE = ("momentum", "dropout", "label_smoothing", "average", "data.validation_fraction", "data.test_fraction")
 
 
@@ -91,6 +93,18 @@ def choices(values: Mapping[str, Any]) -> None:
     for field, known in CHOICES.items():
         value = _field(values, field)
         require(value in known, field, value, f"one of {', '.join(map(str, known))}")
+
+
+def finite(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises ConfigError for a number, or one in a tuple, that is infinite or none."""
+    for name, value in values.items():
+        field = prefix + name
+        if isinstance(value, Mapping):
+            finite(value, f"{field}.")
+            continue
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        known = all(math.isfinite(one) for one in numbers if isinstance(one, float))
+        require(known, field, value, "finite numbers" if numbers is value else "a finite number")
 
 
 def tuples(values: Mapping[str, Any]) -> None:
@@ -117,6 +131,7 @@ def ranges(values: Mapping[str, Any]) -> None:
         require(value >= least, field, value, f"{least} or more")
     for field in _BELOW_ONE:
         require(_field(values, field) < 1, field, _field(values, field), "less than 1")
+    require(values["steps"] <= MOST_STEPS, "steps", values["steps"], f"{MOST_STEPS:,} at most")
     alpha = values["alpha"]
     require(alpha is None or alpha >= 0, "alpha", alpha, "0 or more")
     _check_search(values)
@@ -192,14 +207,27 @@ def _check_search(values: Mapping[str, Any]) -> None:
     if not values["strength_search"]:
         return
     method = methods.create(values["method"])
-    why = f"False: {values['method']} trains the head alone, and has no strength to search"
-    require(method.trains_backbone, "strength_search", True, why)
-    why = f"False: {values['method']} has parameters of its own, no strength, or two, an alpha and a weight decay"
-    require(method.has_one_strength, "strength_search", True, why)
+    able = ", ".join(name for name in methods.names() if methods.create(name).has_one_strength)
+    require(
+        method.has_one_strength,
+        "strength_search",
+        True,
+        f"False: {values['method']} {_why_no_search(method)}; it is for {able}",
+    )
     field = "weight_decay" if method.decays_weights else "alpha"
     if field == "alpha" and values["alpha"] is None:
         field = "alpha_relative"
     require(values[field] > 0, field, values[field], "more than 0: a search (--config.strength_search) multiplies it")
+
+
+def _why_no_search(method: methods.Method) -> str:
+    if not method.trains_backbone:
+        return "trains the head alone, and has no strength to search"
+    if method.projects:
+        return "has no strength but a radius, in which its steps end"
+    if method.has_own_parameters:
+        return "has parameters of its own, which move along with the strength"
+    return "has two strengths, alpha and weight_decay"
 
 
 def _check_augmentation(settings: Mapping[str, Any], eval_crops: int) -> None:
@@ -211,8 +239,8 @@ def _check_augmentation(settings: Mapping[str, Any], eval_crops: int) -> None:
     require(known, "data.color_jitter", jitter, strengths)
     require(settings["erase"] <= 1, "data.erase", settings["erase"], "0 to 1, a probability")
     drawn = settings["rand_augment"]
-    known = len(drawn) == 2 and drawn[0] >= 0 and 0 <= drawn[1] <= 30
-    require(known, "data.rand_augment", drawn, "how many operations, 0 or more, and their magnitude, 0 to 30")
+    known = len(drawn) == 2 and 0 <= drawn[0] <= 14 and 0 <= drawn[1] <= 30
+    require(known, "data.rand_augment", drawn, "how many operations, 0 to 14, and their magnitude, 0 to 30")
     mix = settings["mix"]
     two = len(mix) == 2 and all(a >= 0 for a in mix)
     require(two, "data.mix", mix, "two numbers of 0 or more: a of Beta(a, a) for mixup and for CutMix")

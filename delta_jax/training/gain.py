@@ -8,6 +8,10 @@ import numpy as np
 from delta_jax.training.evaluation import Look
 
 _Z = 1.959964  # standard errors on either side of a 95 % interval
+_SAME = (
+    "fine-tuning has no part in this network: on the validation images the head alone was as good as anything between "
+    "it and the fine-tuned network, and is what was kept"
+)
 HELPED, HURT, UNDECIDED = "helped", "hurt", "no difference shown"
 
 
@@ -32,6 +36,8 @@ def against(tuned: Look, head: Look) -> dict[str, Any]:
     entropy = _mean(tuned.losses - head.losses)
     verdict = _verdict(top1["low"], top1["high"])
     found = {"top1": top1, "cross_entropy": entropy, "verdict": verdict}
+    if np.array_equal(tuned.losses, head.losses):
+        return found | {"said": _SAME}
     return found | {"said": _said(found, tuned, head)}
 
 

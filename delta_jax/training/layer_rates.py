@@ -102,8 +102,9 @@ def factors(
     opens = np.floor(depth * unfreeze * steps / max(count - 1, 1)).astype(int)
     found = np.where(step >= opens, float(decay) ** depth, 0.0)
     if restarts:
-        period = steps / (restarts + 1)
-        share = np.minimum((np.arange(len(rates)) % period) / period, 1)
+        begins = np.array([0, *restart_steps(steps, restarts), steps])
+        period = np.clip(np.searchsorted(begins, np.arange(len(rates)), "right") - 1, 0, restarts)
+        share = np.minimum((np.arange(len(rates)) - begins[period]) / np.diff(begins)[period], 1)
         wanted = rates.max() * (1 + np.cos(np.pi * share)) / 2
         found[:, -1] = np.where(rates > 0, wanted / np.where(rates > 0, rates, 1), 1)
     return found.astype(np.float32)

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from delta_jax.training.config import ConfigError
+from delta_jax.training.config_checks import MOST_STEPS
 
 BY_IMAGES = 0  # as `steps`: the number follows from the images
 TENTHS = -1  # as `eval_every`: ten looks
@@ -43,7 +44,7 @@ def settled(config: FrozenConfigDict, images: int) -> FrozenConfigDict:
       images: for training.
 
     Raises:
-      ConfigError: too few steps come out for the warm-up.
+      ConfigError: too few steps come out for the warm-up or the new heads, or more than a run may have.
     """
     steps, looks = config.steps, config.eval_every
     if steps != BY_IMAGES and looks != TENTHS:
@@ -54,6 +55,15 @@ def settled(config: FrozenConfigDict, images: int) -> FrozenConfigDict:
             raise ConfigError(
                 f"--config.effort={config.effort:g}: {steps} steps of {config.batch_size} images come out, expected "
                 f"more than warmup_steps = {config.warmup_steps}; set a larger effort, or --config.steps"
+            )
+        if steps > MOST_STEPS:
+            raise ConfigError(
+                f"--config.effort={config.effort:g}: {steps:.3g} steps come out, expected {MOST_STEPS:,} at most"
+            )
+        if config.head_restarts >= steps:
+            raise ConfigError(
+                f"--config.head_restarts={config.head_restarts}: expected less than the {steps} steps that come out "
+                f"for {images} training images"
             )
     return _with(config, steps=steps, eval_every=max(steps // 10, 1) if looks == TENTHS else looks)
 

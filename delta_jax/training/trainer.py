@@ -185,6 +185,8 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
             "test": head.measures,
             "gain": gain.against(tuned, head),
         }
+    elif setup.method.trains_backbone:  # nothing on the way to the fine-tuned network was better
+        baseline = {**measured, "gain": gain.against(tuned, tuned)}
     confusion = evaluation.confusion_matrix(probabilities, setup.test.labels)
     summary = report.summarize(setup, workdir, measured, baseline, confusion, time.monotonic() - began)
     if processes.is_first():

@@ -133,6 +133,13 @@ def test_every_row_of_the_papers_table_has_its_numbers_beside_it(name):
     assert theirs - rows == {("indoor67", "resnet101"), ("indoor67", "inception_v3")}
 
 
+@pytest.mark.parametrize(
+    "name", ["study", "study_presets", "study_shots", "study_vgg16", "recipe", "strength", "strength_search", "rivals"]
+)
+def test_what_all_are_compared_with_is_a_field_of_every_sweep(name):
+    assert "against" in importlib.import_module(f"configs.{name}").get_config()
+
+
 def test_what_all_are_compared_with_is_one_of_them():
     config = load("table1")
     config.against = "bss"

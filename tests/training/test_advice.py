@@ -141,6 +141,7 @@ def test_every_field_that_may_go_unread_exists():
             ("attention_per",),
             "--config.attention_per (delta_without_attention has no attention)",
         ),
+        ({"method": "l2"}, ("preset", "taps"), "--config.taps (l2 compares no feature maps); --config.preset (l2"),
         ({"method": "bss"}, ("radius", "singular_values"), "--config.radius (they are not of bss)"),
         ({"schedule": "cosine"}, ("decay_at",), "--config.decay_at (schedule is cosine)"),
         ({"alpha": 1.0}, ("alpha_relative",), "--config.alpha_relative (alpha is 1)"),
@@ -156,6 +157,13 @@ def test_fields_that_are_given_and_not_read_are_one_line(changed, given, said, c
     assert found.startswith(f"note: without effect in this run: {said}")
     assert found.count("\n") == 1
     advice.say_unread(config, ("seed", "method", "data.root"))
+    assert capsys.readouterr().out == ""
+
+
+def test_the_preset_of_an_optimizer_is_read_by_every_method_that_has_steps(capsys):
+    config = get_config()
+    config.update({"method": "l2", "preset": "tllib"})
+    advice.say_unread(config, ("preset",))
     assert capsys.readouterr().out == ""
 
 

@@ -59,5 +59,12 @@ def test_where_nothing_differs_the_interval_is_not_empty():
     assert found["top1"]["low"] < 0 < found["top1"]["high"]
 
 
+def test_the_head_alone_is_not_compared_with_itself_as_if_it_were_tuned():
+    tuned, _ = looks(5, 3, 12, 0)
+    found = gain.against(tuned, tuned)
+    assert "fine-tuning has no part in this network" in found["said"]
+    assert found["top1"]["difference"] == 0
+
+
 def test_one_image_tells_nothing():
     assert gain.against(*looks(1, 0, 0, 0)) == {}

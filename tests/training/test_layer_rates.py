@@ -68,6 +68,10 @@ def test_the_heads_rate_falls_from_the_highest_to_nothing_after_every_restart():
     # Two periods of three steps: 1, 3/4 and 1/4 of 0.2; at a rate of 0 there is no factor.
     np.testing.assert_allclose(found[:, 1] * rates, [0, 0.15, 0.05, 0.2, 0.15, 0.05], rtol=1e-6)
     assert layer_rates.restart_steps(6, 1).tolist() == [3]
+    for steps in (20, 100, 400, 403):  # that five heads do not divide evenly, too
+        found = layer_rates.factors(np.full(1024, 0.1, np.float32), steps, 5, restarts=5)[:, -1]
+        np.testing.assert_array_equal(found[[0, *layer_rates.restart_steps(steps, 5)]], 1)
+        assert found[:steps].min() > 0
     assert layer_rates.restart_steps(10, 2).tolist() == [4, 7]
 
 

@@ -52,6 +52,15 @@ def test_a_warm_up_that_is_longer_is_one_error():
         length.settled(config, 40)
 
 
+def test_steps_that_come_out_have_room_for_new_heads_and_end():
+    config = configs.resolve(default_with(steps=0, batch_size=16, head_restarts=300))
+    with pytest.raises(configs.ConfigError, match=r"head_restarts=300: expected less than the 300 steps"):
+        length.settled(config, 40)
+    config = configs.resolve(default_with(steps=0, batch_size=16, effort=1e300))
+    with pytest.raises(configs.ConfigError, match=r"effort=1e\+300: 3e\+302 steps come out, .* 10,000,000"):
+        length.settled(config, 40)
+
+
 @pytest.mark.parametrize(("field", "value"), [("effort", 0.0), ("steps", -1), ("eval_every", -2)])
 def test_values_that_cannot_work(field, value):
     with pytest.raises(configs.ConfigError, match=f"config.{field}"):

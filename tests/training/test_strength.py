@@ -254,6 +254,10 @@ def test_looks_cost_less_than_three_tenths_of_the_steps(photos, name):
     ("fields", "said"),
     [
         ({"method": "l2_fe"}, "strength_search=True: expected False: l2_fe trains the head alone"),
+        ({"method": "mars_sp"}, "expected False: mars_sp has no strength but a radius.*; it is for l2, "),
+        ({"method": "bi_tuning"}, "expected False: bi_tuning has parameters of its own"),
+        ({"method": "bss"}, "expected False: bss has two strengths, alpha and weight_decay"),
+        ({"surgical": True}, "surgical=True: expected False: a search"),
         ({"method": "l2", "weight_decay": 0.0}, "weight_decay=0.0: expected more than 0: a search"),
         ({"method": "l2_sp", "alpha": 0.0}, "alpha=0.0: expected more than 0: a search"),
         ({"alpha": None, "alpha_relative": 0.0}, "alpha_relative=0.0: expected more than 0: a search"),
