@@ -4,6 +4,7 @@ import gc
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from ml_collections import ConfigDict
 from delta_jax import processes, reports
 from delta_jax.sweeps import choice, grid, records
 from delta_jax.sweeps.grid import Cell, Run
+from delta_jax.training import compiled_step, trainer
 from delta_jax.training import config as configs
-from delta_jax.training import trainer
 from delta_jax.training.config import ConfigError
 from delta_jax.training.config_checks import InUseError
 from delta_jax.training.fine_tune import DivergedError
@@ -108,36 +109,46 @@ class Sweep:
         json_files.write(self.folder / "sweep.json", self.config.to_dict())
         failed: dict[str, str] = {}
         clock, tried = _Clock(), set[str]()
-        for share in (shard, (0, 1)):
-            while todo := [run for run in self._ready(share) if run.path not in tried]:
-                run = todo[0]
-                tried.add(run.path)
-                left = self._undone(share)
-                logs.say(f"\n{run.path}: {left} runs to do{clock.left(left)}")
-                began = time.monotonic()
-                try:
-                    # Without a name for what it found: two networks would stay in memory during the next run.
-                    reports.show(
-                        trainer.fit(grid.config_of(self.config, run), self.folder / run.path, test=run.kind == "final")
-                    )
-                    self._tidy(run)
-                except InUseError:
-                    logs.say("another process is at it")
-                    continue
-                except LASTING as error:
-                    json_files.write(self.folder / run.path / records.FAILED, {"error": str(error)})
-                    logs.say(f"error: {error}")
-                except (*PASSING, ConfigError) as error:
-                    # A run with another config, as after a change of the grid: the message names what differs.
-                    failed[run.path] = str(error)
-                    logs.say(f"error: {error}")
-                clock = _Clock(clock.seconds + time.monotonic() - began, clock.runs + 1)
-                # What a run compiled stands in the cache on disk; here it would only grow.
-                jax.clear_caches()
-                gc.collect()
-                records.write(self.folder, self.records())
+        cell: Cell | None = None
+        with ExitStack() as programs:
+            for share in (shard, (0, 1)):
+                while todo := [run for run in self._ready(share) if run.path not in tried]:
+                    run = todo[0]
+                    tried.add(run.path)
+                    left = self._undone(share)
+                    logs.say(f"\n{run.path}: {left} runs to do{clock.left(left)}")
+                    began = time.monotonic()
+                    if run.cell != cell:  # whose runs have one program
+                        cell = run.cell
+                        programs.close()
+                        programs.enter_context(compiled_step.shared())
+                    if self._attempt(run, failed):
+                        clock = _Clock(clock.seconds + time.monotonic() - began, clock.runs + 1)
+                    records.write(self.folder, self.records())
         records.write(self.folder, self.records())
         return [f"{path}: {why}" for path, why in failed.items()]
+
+    def _attempt(self, run: Run, failed: dict[str, str]) -> bool:
+        """Does a run, and notes in `failed` why that did not work; False where another process is at it."""
+        config = grid.config_of(self.config, run)
+        try:
+            # Without a name for what it found: two networks would stay in memory during the next run.
+            reports.show(trainer.fit(config, self.folder / run.path, test=run.kind == "final"))
+            self._tidy(run)
+        except InUseError:
+            logs.say("another process is at it")
+            return False
+        except LASTING as error:
+            json_files.write(self.folder / run.path / records.FAILED, {"error": str(error)})
+            logs.say(f"error: {error}")
+        except (*PASSING, ConfigError) as error:
+            # A run with another config, as after a change of the grid: the message names what differs.
+            failed[run.path] = str(error)
+            logs.say(f"error: {error}")
+        # What else it compiled stands in the cache on disk; here it would only grow.
+        jax.clear_caches()
+        gc.collect()
+        return True
 
     def waiting(self) -> list[str]:
         """Runs that are not done, and why as far as it is known, one line for each."""

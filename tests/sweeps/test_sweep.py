@@ -107,6 +107,21 @@ def test_runs_that_have_not_begun_are_asked_for_without_making_their_configs(pho
     assert len(sweep.waiting()) == CHOICES + FINALS
 
 
+def test_runs_of_a_cell_have_one_program_and_those_of_another_their_own(photos, tmp_path, fitted, monkeypatch):
+    fit, kept = runner.trainer.fit, []
+
+    def compiling(config, workdir, **more):
+        programs = runner.compiled_step._kept
+        programs.setdefault("step", config.method)  # what the cell's first run compiles
+        kept.append((config.method, programs["step"]))
+        return fit(config, workdir, **more)
+
+    monkeypatch.setattr(runner.trainer, "fit", compiling)
+    Sweep(small_sweep(photos, methods=("l2_sp", "delta"), variants={}), tmp_path).run()
+    assert runner.compiled_step._kept is None
+    assert set(kept) == {("l2_sp", "l2_sp"), ("delta", "delta")}
+
+
 def test_without_refit_final_runs_keep_their_validation_images(photos):
     sweep = grid.resolve(small_sweep(photos, refit=False))
     final = grid.config_of(sweep, grid.final_runs(sweep, grid.cells(sweep)[2], {"alpha_relative": 0.1}, (0.01,))[0])
