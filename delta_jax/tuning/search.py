@@ -216,6 +216,9 @@ class Search:
         ranked = winner.candidates(state)
         if len(state.settings) <= CONFIGURED or not ranked:
             return share
+        if not any(one.run.setting != HEAD and one.run.steps >= self.plan.steps for one in state.results.values()):
+            # One whole run goes before any on all images: its network is an end, too.
+            return 0.0
         # Where the head alone leads, a run that overtakes it is still to have time for one on all images.
         runs = 1 if state.method(ranked[0].setting) == "l2_fe" else 2 * plan.SEEDS
         return min(share, runs * state.seconds(Run(CONFIGURED, self.plan.steps, 0, state.seed)))

@@ -13,7 +13,7 @@ from delta_jax.training import config as configs
 from delta_jax.training.config import ConfigError
 from delta_jax.training.config_checks import InUseError
 from delta_jax.training.fine_tune import DivergedError
-from delta_jax.tuning import ending, search, trials
+from delta_jax.tuning import ending, pace, search, trials
 from delta_jax.tuning.budget import Clock
 from delta_jax.tuning.plan import Limits
 from delta_jax.tuning.search import Search
@@ -45,6 +45,7 @@ class Training:
         self.now, self.calls, self.fails = 0.0, [], {}
         self.slow = lambda workdir: None
         self.head = 0.5
+        self.image = 0.0  # seconds of one through the network
         self.longest = (0, 0.0)  # steps, and how much more accurate runs of so many are
 
     def fit(self, config, workdir, *, test=True):
@@ -72,9 +73,12 @@ class Training:
             "images_per_second": 0.0 if head else float(config.batch_size),
         }
         images = type("Images", (), {"labels": labels, "__len__": lambda self: len(labels)})()
-        setup = SimpleNamespace(
-            config=configs.resolve(config), validation=images, probabilities=lambda *_: probabilities
-        )
+
+        def looked_at(*_):
+            self.now += self.image * len(labels)
+            return probabilities
+
+        setup = SimpleNamespace(config=configs.resolve(config), validation=images, probabilities=looked_at)
         return SimpleNamespace(summary=summary, setup=setup, after=None)
 
 
@@ -249,8 +253,17 @@ def test_images_that_a_data_set_validates_on_are_never_trained_on(config, photos
     assert "trained on the training images" in found["words"]
 
 
+def test_the_config_is_run_whole_before_time_is_kept_for_the_end(config, training, tmp_path):
+    # By hand: 5 s of the head, 15 of the short run and 35 of the whole one leave 20 s, too few for another 35 s on all
+    # images.
+    found = searched(config, tmp_path, training, Limits(seconds=75), given=("steps",))
+    assert [row["steps"] for row in found["trials"]] == [0, 10, 30]
+    assert (found["winner"]["setting"], found["steps"], found["refit"]) == (1, 30, False)
+
+
 def test_the_end_is_longer_than_the_search_where_that_had_no_time(config, training, tmp_path):
     config.steps = 300
+    training.image = 1 / (pace.PASSES["delta"] * config.batch_size)  # so a step of DELTA is foreseen to take a second
     found = searched(config, tmp_path, training, Limits(seconds=900))
     # 305 s are those of the stand-in for the last call, which trains nothing.
     assert training.now - 305 <= 900
@@ -270,9 +283,10 @@ def test_on_the_images_of_the_search_a_longer_end_has_to_be_better_there(
         shutil.copytree(photos, tmp_path / "photos" / split)
     config.data.root = str(tmp_path / "photos")
     config.steps = 300
+    training.image = 1 / (pace.PASSES["delta"] * config.batch_size)
     training.longest = (300, 0.1 if better else -0.1)
     found = searched(config, tmp_path / "run", training, Limits(seconds=900))
-    assert training.now - (305 if better else 0) <= 900
+    assert training.now - (305 if better else 175) <= 900  # the stand-in for the last call, again
     assert not found["refit"]
     assert (found["steps"] == 300) is better
     assert ("300 steps are no better on the validation images than" in capsys.readouterr().out) is not better
