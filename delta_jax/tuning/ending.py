@@ -5,7 +5,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +116,16 @@ def _choice(search: Search, state: State) -> Mapping[str, Any]:
     path = search.folder / CHOICE
     if processes.is_first() and not path.exists():
         won = winner.choose(winner.candidates(state))
-        run, once = _seconds(state, won)
         left, refit, steps = search.left(), search.plan.refit, won.steps
-        if trains := state.method(won.setting) != "l2_fe":
-            each = partial(_run_seconds, state, won)
-            steps = longer(
-                int(search.config.steps), won.steps, left, lambda steps: each(steps) + (once if refit else 0.0)
-            )
-        count = seeds(left, run, once, refit, each(steps) if trains and steps > won.steps else None)
-        if not trains:
-            count = min(count, 1)  # there is one head, whatever the seed
+        run, once = _seconds(state, won)
+        if state.method(won.setting) == "l2_fe":
+            count = min(seeds(left, run, once, refit), 1)  # there is one head, whatever the seed
+        else:
+            beside = once if refit else 0.0
+            wanted = int(search.config.steps)
+            steps = longer(wanted, won.steps, left, lambda steps: _run_seconds(state, won, steps) + beside)
+            last = _run_seconds(state, won, steps) if steps > won.steps else None
+            count = seeds(left, run, once, refit, last)
         trials.first_to_write(path, {"winner": vars(won), "seeds": count, "steps": steps})
     return json_files.read(path)
 
