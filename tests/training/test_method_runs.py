@@ -67,7 +67,7 @@ def test_the_trainer_logs_the_spectrum_that_bss_shrinks(photos, tmp_path):
         ("bss", {"singular_values": 0}, "singular_values=0: expected 1 or more"),
         ("bi_tuning", {"accumulate": 2}, "accumulate=2: bi_tuning compares a batch with queues"),
         ("lwf", {"data.mix": (0.2, 0.0)}, "lwf goes by the label or the row of each image"),
-        ("bss", {"strength_search": True}, "strength_search=True: expected False: bss has parameters of its own, no"),
+        ("bss", {"strength_search": True}, "strength_search=True: expected False: bss has two strengths"),
         (
             "mars_sp",
             {"strength_search": True},

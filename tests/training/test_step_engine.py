@@ -271,7 +271,8 @@ def test_what_is_frozen_with_a_module_is_all_that_runs_before_it(start):
     assert frozen("stem") == ("stem",)
     assert frozen("block_1/bn") == ("block_0", "block_1/bn", "block_1/one", "bn", "stem")
     with pytest.raises(
-        configs.ConfigError, match=r"freeze_until: no tap called 'block1'.* did you mean block_0, block_1"
+        configs.ConfigError,
+        match=r"freeze_until: expected the path .*no tap called 'block1'.* did you mean block_0, block_1",
     ):
         frozen("block1")
     with pytest.raises(configs.ConfigError, match="freeze_until=head: the head head would be frozen"):
