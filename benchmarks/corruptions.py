@@ -15,16 +15,17 @@ the same seed for a photo in every call, so all networks see the same pixels.
 import argparse
 import io
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _finished_runs
 import jax
 import numpy as np
 from PIL import Image
 
 from delta_jax import data
+from delta_jax.data.image_files import SUFFIXES
 from delta_jax.processes import huge_pages
 from delta_jax.training.classifier import Classifier
 
@@ -38,7 +39,7 @@ def photos(root: Path, classes: tuple[str, ...], each: int) -> list[tuple[Path, 
     """(file, class) of the first `each` photos of every class."""
     found = []
     for number, name in enumerate(classes):
-        files = sorted(file for file in (root / name).iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        files = sorted(file for file in (root / name).iterdir() if file.suffix.lower() in SUFFIXES)
         found += [(file, number) for file in files[:each]]
     return found
 
@@ -79,44 +80,30 @@ def measured(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> 
     }
 
 
-def runs(folder: Path, methods: list[str]) -> dict[tuple[str, str], Classifier]:
-    """{(method, seed-N): network} of the finished ones."""
-    found = {}
-    for method in methods or sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        for run in sorted((folder / method).glob("seed-*")):
-            if (run / "summary.json").exists():
-                found[method, run.name] = Classifier(run)
-    if not found:
-        raise SystemExit(f"error: no finished runs in {folder}/METHOD/seed-N")
-    if len({one.class_names for one in found.values()}) > 1 or len({one.preprocessing for one in found.values()}) > 1:
-        raise SystemExit(f"error: the runs in {folder} are not of the same classes and pixels")
-    return found
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown: top-1 of each method in percent, mean over its runs and kinds."""
-    lines = ["| method | runs | clean | severity 1 | 3 | 5 |", "| --- | --- | --- | --- | --- | --- |"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        cells = (np.mean([row["top1"] for row in own if row["severity"] == s]) for s in (0, *SEVERITIES))
-        count = len({row["run"] for row in own})
-        lines.append(f"| `{method}` | {count} | " + " | ".join(f"{100 * cell:.1f}" for cell in cells) + " |")
+    levels = {
+        severity: _finished_runs.means([row for row in rows if row["severity"] == severity], "top1")
+        for severity in (0, *SEVERITIES)
+    }
+    lines = ["| method | clean | severity 1 | 3 | 5 |", "| --- | --- | --- | --- | --- |"]
+    for method in levels[0]:
+        cells = (f"{100 * of_method[method][0]:.1f}" for of_method in levels.values())
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of the test photos: ROOT/CLASS/*")
-    parser.add_argument("--runs", type=Path, required=True, help="folder with METHOD/seed-N")
-    parser.add_argument("--methods", default="", help="names with commas between; all if not given")
     parser.add_argument("--each", type=int, default=5, help="photos a class")
-    parser.add_argument("--json", type=Path, help="file for a line per run and corruption")
+    _finished_runs.add_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     args = parse()
-    networks = runs(args.runs, [name for name in args.methods.split(",") if name])
+    networks = _finished_runs.load(args.runs, args.methods)
     first = next(iter(networks.values()))
     files = photos(args.root, first.class_names, args.each)
     print(f"{len(networks)} runs, {len(files)} photos, jax {jax.__version__} on {jax.devices()[0].device_kind}")
@@ -129,8 +116,7 @@ def main() -> None:
             rows.append(row | measured(network, images, labels))
         mean = np.mean([row["top1"] for row in rows[-len(networks) :]])
         print(f"{kind} {severity}: top-1 {mean:.1%} over all runs", flush=True)
-    if args.json:
-        args.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _finished_runs.write(args.json, rows)
     print(table(rows))
 
 

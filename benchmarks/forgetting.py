@@ -11,11 +11,10 @@ over the photos, at the crop of the runs. The first row is the source itself. Wh
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-import corruptions
+import _finished_runs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,11 +61,9 @@ def row(found: np.ndarray, source: np.ndarray, head: Any, labels: np.ndarray) ->
 
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown: a row per method, means over its runs."""
-    lines = ["| method | runs | top-1, % | agreement, % | cosine |", "| --- | --- | --- | --- | --- |"]
-    for method in dict.fromkeys(one["method"] for one in rows):
-        own = [one for one in rows if one["method"] == method]
-        top1, agreement, cosine = (np.mean([one[name] for one in own]) for name in ("top1", "agreement", "cosine"))
-        lines.append(f"| `{method}` | {len(own)} | {100 * top1:.1f} | {100 * agreement:.1f} | {cosine:.3f} |")
+    lines = ["| method | top-1, % | agreement, % | cosine |", "| --- | --- | --- | --- |"]
+    for method, (top1, agreement, cosine) in _finished_runs.means(rows, "top1", "agreement", "cosine").items():
+        lines.append(f"| `{method}` | {100 * top1:.1f} | {100 * agreement:.1f} | {cosine:.3f} |")
     return "\n".join(lines)
 
 
@@ -74,15 +71,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos named NNNN*")
     parser.add_argument("--weights", required=True, help="of the source, with its classifier")
-    parser.add_argument("--runs", type=Path, required=True, help="folder with METHOD/seed-N")
-    parser.add_argument("--methods", default="", help="names with commas between; all if not given")
-    parser.add_argument("--json", type=Path, help="file for a line per run")
+    _finished_runs.add_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     args = parse()
-    networks = corruptions.runs(args.runs, [name for name in args.methods.split(",") if name])
+    networks = _finished_runs.load(args.runs, args.methods)
     first = next(iter(networks.values()))
     images, labels = photos(args.photos, first)
     head = weights.load_head(args.weights, first.arch)
@@ -94,8 +89,7 @@ def main() -> None:
     for (method, run), network in networks.items():
         found = features_of(network, network.variables, images)
         rows.append({"method": method, "run": run} | row(found, source, head, labels))
-    if args.json:
-        args.json.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    _finished_runs.write(args.json, rows)
     print(table(rows))
 
 

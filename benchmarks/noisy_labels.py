@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+from delta_jax.data.image_files import SUFFIXES
 
 
 def disturbed(labels: list[str], share: float, rng: np.random.Generator) -> list[str]:
@@ -30,7 +30,8 @@ def disturbed(labels: list[str], share: float, rng: np.random.Generator) -> list
 def photos(root: Path, split: str) -> list[tuple[Path, str]]:
     """(file, class) of a split, in the order of their names."""
     folders = sorted(path for path in (root / split).iterdir() if path.is_dir())
-    return [(file, folder.name) for folder in folders for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+    files = [(file, folder.name) for folder in folders for file in sorted(folder.iterdir())]
+    return [(file, label) for file, label in files if file.suffix.lower() in SUFFIXES]
 
 
 def main() -> None:

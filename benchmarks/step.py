@@ -35,7 +35,13 @@ def names_of_methods(values: list[str]) -> list[str]:
     found = [name for value in values for name in value.split(",")]
     if wrong := [name for name in found if name not in methods.names()]:
         raise SystemExit(f"error: no method called {', '.join(wrong)}; known: {', '.join(methods.names())}")
+    if more := [name for name in found if _has_more_than_a_loss(methods.create(name))]:
+        raise SystemExit(f"error: {', '.join(more)}: more than a loss on two networks; benchmarks/methods.py times it")
     return found
+
+
+def _has_more_than_a_loss(method: methods.Method) -> bool:
+    return method.has_own_parameters or method.carries or method.projects or bool(method.measures)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

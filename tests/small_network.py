@@ -103,3 +103,15 @@ def _weights() -> dict[str, np.ndarray]:
 
     found = flatten_dict(statistics(unflatten_dict(variables, sep="/")), sep="/")
     return variables | {name: np.asarray(leaf) for name, leaf in found.items()}
+
+
+class NormedNet(nn.Module):
+    """Images [B, H, W, 3] -> logits [B, 3]: one convolution and its normalisation, for tests of single steps."""
+
+    filters: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = nn.Conv(self.filters, (3, 3), name="conv")(x)
+        x = BatchNorm(name="bn")(x, train)
+        return nn.Dense(3, name="head")(jnp.mean(nn.tanh(x), (1, 2)))

@@ -1,10 +1,10 @@
 """Runs a sweep, or a share of it: each run once, going on where it was stopped."""
 
 import gc
+import itertools
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,25 +108,26 @@ class Sweep:
         """
         json_files.write(self.folder / "sweep.json", self.config.to_dict())
         failed: dict[str, str] = {}
-        clock, tried = _Clock(), set[str]()
-        cell: Cell | None = None
-        with ExitStack() as programs:
-            for share in (shard, (0, 1)):
-                while todo := [run for run in self._ready(share) if run.path not in tried]:
-                    run = todo[0]
-                    tried.add(run.path)
-                    left = self._undone(share)
+        clock = _Clock()
+        # Runs of a cell have one program, those of another their own.
+        for _, turns in itertools.groupby(self._turns(shard), key=lambda turn: turn[0].cell):
+            with compiled_step.shared():
+                for run, left in turns:
                     logs.say(f"\n{run.path}: {left} runs to do{clock.left(left)}")
                     began = time.monotonic()
-                    if run.cell != cell:  # whose runs have one program
-                        cell = run.cell
-                        programs.close()
-                        programs.enter_context(compiled_step.shared())
                     if self._attempt(run, failed):
                         clock = _Clock(clock.seconds + time.monotonic() - began, clock.runs + 1)
                     records.write(self.folder, self.records())
         records.write(self.folder, self.records())
         return [f"{path}: {why}" for path, why in failed.items()]
+
+    def _turns(self, shard: tuple[int, int]) -> Iterator[tuple[Run, int]]:
+        """The runs of a share, then all others, each once, and how many of these are to do; asked for one by one."""
+        tried = set[str]()
+        for share in (shard, (0, 1)):
+            while todo := [run for run in self._ready(share) if run.path not in tried]:
+                tried.add(todo[0].path)
+                yield todo[0], self._undone(share)
 
     def _attempt(self, run: Run, failed: dict[str, str]) -> bool:
         """Does a run, and notes in `failed` why that did not work; False where another process is at it."""

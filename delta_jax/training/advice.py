@@ -56,9 +56,9 @@ def _unread(config: FrozenConfigDict) -> Iterator[tuple[str, Sequence[str]]]:
     if not method.trains_backbone:
         yield f"{config.method} trains the head alone", _TRAINING
     if not method.uses_source_maps:
-        yield f"{config.method} compares no feature maps", ("taps", "rectify", "penalty_scale")
-        if config.preset != "tllib":  # which is an optimizer, too
-            yield f"{config.method} compares no feature maps", ("preset",)
+        # The preset tllib is an optimizer, too.
+        also = () if config.preset == "tllib" and method.trains_backbone else ("preset",)
+        yield f"{config.method} compares no feature maps", ("taps", "rectify", "penalty_scale", *also)
     elif config.method not in _SCALED:
         yield f"{config.method} has one scale", ("penalty_scale",)
     if method.default_alpha is not None:

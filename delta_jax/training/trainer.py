@@ -177,17 +177,15 @@ def _evaluate(setup: Setup, l2_fe: Variables, final: Variables, workdir: Path) -
     probabilities = setup.probabilities(final, setup.test, "test")
     tuned = evaluation.look(probabilities, setup.test.labels)
     measured = {"validation": setup.measures(final, setup.validation, "validation"), "test": tuned.measures}
-    baseline: dict[str, Any] = measured
-    tunes = setup.method.trains_backbone
+    head, baseline = tuned, dict[str, Any](measured)
     if final is not l2_fe:
         head = evaluation.look(setup.probabilities(l2_fe, setup.test, "test, L2-FE"), setup.test.labels)
         baseline = {
             "validation": setup.measures(l2_fe, setup.validation, "validation, L2-FE"),
             "test": head.measures,
-            "gain": gain.against(tuned, head) if tunes else {},
         }
-    elif tunes:  # nothing on the way to the fine-tuned network was better
-        baseline = {**measured, "gain": gain.against(tuned, tuned)}
+    if setup.method.trains_backbone:
+        baseline["gain"] = gain.against(tuned, head)
     confusion = evaluation.confusion_matrix(probabilities, setup.test.labels)
     summary = report.summarize(setup, workdir, measured, baseline, confusion, time.monotonic() - began)
     if processes.is_first():

@@ -42,9 +42,10 @@ def seeds(left: float, run: float, once: float, refit: bool, last: float | None 
     """
     for count in range(plan.SEEDS, 0, -1):
         # Each seed but the first is also run on the validation fold, to see whether an average pays.
-        needed = (count - 1) * run + (once + count * (last or run) if refit else 0.0)
-        if last and not refit:
-            needed = count * last  # that of the search is none of them
+        if refit:
+            needed = (count - 1) * run + once + count * (last or run)
+        else:
+            needed = count * last if last else (count - 1) * run
         if MARGIN * needed <= left:
             return count
     return 0
@@ -85,7 +86,7 @@ def finish(search: Search) -> None:
     state = search.state()
     chosen = _choice(search, state)
     won, count = Candidate(**chosen["winner"]), int(chosen["seeds"])
-    steps = int(chosen.get("steps", won.steps))
+    steps = int(chosen.get("steps", won.steps))  # searches of before had the winner's
     setting = next(one for one in state.settings if one.number == won.setting)
     on_fold = _on_fold(search, won, steps, count)
     if not trials.has_model(folder, on_fold[0]) and (not search.plan.refit or count != 1):
@@ -94,7 +95,8 @@ def finish(search: Search) -> None:
     whole = [run for run in on_fold if trials.has_model(folder, run)]  # without those that diverged
     ends = whole[: len(whole) if len(whole) > 1 and _average_pays(search, setting, whole) else 1] or on_fold[:1]
     head_l2 = float(json_files.read(folder / on_fold[0].path / trials.RESULT)["head_l2"])
-    again = [Run(run.setting, steps, 0, run.seed, refit=True) for run in ends[: _refits(search, len(ends), count)]]
+    refitted = ends[: _refits(search, won, steps, len(ends), count)]
+    again = [Run(run.setting, steps, 0, run.seed, refit=True) for run in refitted]
     _all_done(search, again, head_l2)
     ends = [run for run in again if trials.has_model(folder, run)] or ends
     with alone(folder / ".final.lock") as mine:
@@ -149,17 +151,16 @@ def _on_fold(search: Search, won: Candidate, steps: int, count: int) -> list[Run
     return runs
 
 
-def _refits(search: Search, wanted: int, planned: int) -> int:
+def _refits(search: Search, won: Candidate, steps: int, wanted: int, planned: int) -> int:
     """How many runs on all images there are: fewer than planned where those before took longer than foreseen."""
     path = search.folder / REFITS
     if not search.plan.refit or not planned:
         return 0
     if processes.is_first() and not path.exists():
-        chosen = json.loads((search.folder / CHOICE).read_text())
-        won, state = Candidate(**chosen["winner"]), search.state()
-        run = _run_seconds(state, won, int(chosen.get("steps", won.steps)))
+        state = search.state()
+        run, (_, once) = _run_seconds(state, won, steps), _seconds(state, won)
         # Of a single one the time was looked at when it was planned.
-        count = wanted if planned == 1 else refits(search.left(), run, _seconds(state, won)[1], wanted)
+        count = wanted if planned == 1 else refits(search.left(), run, once, wanted)
         trials.first_to_write(path, {"count": count})
     return int(json_files.read(path)["count"])
 

@@ -141,7 +141,7 @@ def test_every_field_that_may_go_unread_exists():
             ("attention_per",),
             "--config.attention_per (delta_without_attention has no attention)",
         ),
-        ({"method": "l2"}, ("preset", "taps"), "--config.taps (l2 compares no feature maps); --config.preset (l2"),
+        ({"method": "l2"}, ("preset", "taps"), "--config.preset, --config.taps (l2 compares no feature maps)"),
         ({"method": "bss"}, ("radius", "singular_values"), "--config.radius (they are not of bss)"),
         ({"schedule": "cosine"}, ("decay_at",), "--config.decay_at (schedule is cosine)"),
         ({"alpha": 1.0}, ("alpha_relative",), "--config.alpha_relative (alpha is 1)"),

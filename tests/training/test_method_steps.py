@@ -20,6 +20,7 @@ from delta_jax.training import step_program, steps
 from delta_jax.training.optim import make_optimizer
 from delta_jax.training.programs import Programs
 from delta_jax.training.state import init_state
+from tests.small_network import NormedNet
 from tests.small_rivals import RIVALS, rival_config
 
 RNG = np.random.default_rng(0)
@@ -33,18 +34,13 @@ ATTENTION = {"conv": jnp.asarray(RNG.uniform(0, 1, 4), jnp.float32)}
 ALPHA, RATE = 0.3, 0.1
 
 
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.Conv(4, (3, 3), name="conv")(x)
-        x = BatchNorm(name="bn")(x, train)
-        return nn.Dense(3, name="head")(jnp.mean(nn.tanh(x), (1, 2)))
+NET = NormedNet(4)
 
 
 @pytest.fixture(scope="module")
 def start():
     """(variables at the start, those of the source)."""
-    init = jax.jit(Net().init)
+    init = jax.jit(NET.init)
     made = [init(jax.random.key(seed), BATCH["image"]) for seed in (0, 1)]
     return made[0], {**made[1], "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made[1]["batch_stats"])}
 
@@ -68,7 +64,7 @@ def made(start, method, **options):
     carried = None
     if method.carries:
         carried = method.first_buffers(jax.random.key(4), shapes, variables["params"], own, num_classes=3)
-    loss = steps.make_loss(Net(), Net(), method, taps=TAPS, head="head", alpha=ALPHA, beta=0.0, **options)
+    loss = steps.make_loss(NET, NET, method, taps=TAPS, head="head", alpha=ALPHA, beta=0.0, **options)
     project = partial(method.project, head="head") if method.projects else None
     step = steps.make_train_step(loss, tx, lambda key, images: images, own_tx=own_tx, project=project)
     return jax.jit(step), init_state(variables, tx, own=own, own_tx=own_tx, carried=carried), source

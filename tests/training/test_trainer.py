@@ -2,28 +2,21 @@
 
 import csv
 import json
-import os
 import shutil
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from delta_jax import attention
 from delta_jax.data import cache
+from delta_jax.training import config as configs
 from delta_jax.training import (
-    attention_images,
-    attention_program,
     fine_tune_phase,
     head_phase,
     stored_config,
     trainer,
 )
-from delta_jax.training import config as configs
-from delta_jax.workdir import json_files, logs
+from delta_jax.workdir import logs
 from delta_jax.workdir.checkpoints import Checkpoints
-from tests.small_network import FILTERS
 from tests.small_run import CLASSES, STEPS, TAPS, fit_and_show, make_photos, small_config
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -97,30 +90,6 @@ def test_the_predictions_add_up_to_the_summary(run, photos):
     assert summary["test"]["top1"] == pytest.approx(sum(map(sum, hits.values())) / 18)
     assert summary["test"]["balanced_accuracy"] == pytest.approx(np.mean([np.mean(hit) for hit in hits.values()]))
     assert summary["test"]["cross_entropy"] == pytest.approx(-np.log(likelihoods).mean(), rel=1e-4)
-
-
-def gap_table(workdir):
-    """What attention.json points to, [images, filters]."""
-    folder = Path(json.loads((workdir / "attention.json").read_text())["table"])
-    return np.fromfile(folder / "gaps.f32", np.float32).reshape(-1, sum(FILTERS.values()))
-
-
-def test_the_attention_is_of_every_filter_and_averages_the_gaps(run):
-    workdir, _ = run
-    table = gap_table(workdir)
-    assert table.shape == (40, sum(FILTERS.values()))
-    with np.load(workdir / "attention.npz") as file:
-        np.testing.assert_array_equal(np.sort(file["images"]), np.arange(40))
-        start = 0
-        for tap, filters in FILTERS.items():
-            gaps = table[:, start : start + filters]
-            np.testing.assert_allclose(file[f"gap/{tap}"], gaps.mean(0), rtol=1e-4, atol=1e-8)
-            z = (gaps.mean(0) - gaps.mean(0).mean()) / gaps.mean(0).std()  # z-scores over a temperature of 5
-            expected = np.exp(z / 5) / np.exp(z / 5).sum()
-            np.testing.assert_allclose(file[f"weight/{tap}"], expected, rtol=1e-3)
-            assert file[f"standard_error/{tap}"].shape == (filters,)
-            start += filters
-    assert np.abs(table).max() > 0
 
 
 def test_the_metrics_tell_of_every_step(run):
@@ -245,15 +214,6 @@ def test_fine_tuning_goes_on_from_the_trained_head(go_on):
     assert summary["alpha"] > 0
 
 
-def test_the_paper_preset_weighs_the_filters_of_each_image(go_on, tmp_path):
-    summary = go_on(preset="paper")
-    assert summary["steps"] == 4
-    with np.load(tmp_path / "attention.npz") as file:
-        for tap, filters in FILTERS.items():
-            assert file[f"weight/{tap}"].shape == (40, filters)
-            np.testing.assert_allclose(file[f"weight/{tap}"].sum(1), np.ones(40), rtol=1e-5)
-
-
 def test_without_validation_images_the_head_takes_beta(photos, tmp_path):
     config = small_config(
         photos, method="l2", schedule="constant", data__validation_fraction=0.0, beta=0.02, steps=1, checkpoint_every=9
@@ -268,26 +228,6 @@ def test_without_validation_images_the_head_takes_beta(photos, tmp_path):
         assert checkpoints.steps() == [1]  # the last step, whatever checkpoint_every is
 
 
-def test_the_attention_can_be_measured_on_some_of_the_images_and_its_error_is_told(run, photos, tmp_path):
-    config = small_config(photos, attention_estimator="first_order", attention_images=12)
-    found = trainer.attend(config, tmp_path)
-    assert {tap: weight.shape for tap, weight in found.weights.items()} == {tap: (n,) for tap, n in FILTERS.items()}
-    with np.load(tmp_path / "attention.npz") as file:
-        assert len(np.unique(file["images"])) == 12
-        assert 0 <= file["images"].min() <= file["images"].max() < 40
-    assert gap_table(tmp_path).shape == (12, 64)
-    told = json.loads((tmp_path / "attention.json").read_text())["error"]
-    # Against what the exact run measured, for the same images: 32 random filters of 8 images were compared.
-    exact, order = gap_table(run[0]), list(np.load(run[0] / "attention.npz")["images"])
-    rows, start = [order.index(image) for image in found.images], 0
-    for tap, filters in FILTERS.items():
-        truth = exact[rows, start : start + filters]
-        rms = np.sqrt(np.mean(np.square(found.gaps[tap] - truth))) / truth.std()
-        assert told[tap]["rms"] == pytest.approx(rms, rel=0.5)
-        assert -1 <= told[tap]["spearman"] <= 1
-        start += filters
-
-
 def test_runs_that_need_the_same_head_train_it_once(run, photos, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(head_phase, "choose", lambda *_: asked.append(1) or pytest.fail("this head is in the cache"))
@@ -298,120 +238,3 @@ def test_runs_that_need_the_same_head_train_it_once(run, photos, tmp_path, monke
         with pytest.raises(pytest.fail.Exception, match="in the cache"):
             trainer.fit(small_config(photos, method="l2_fe", **changed), tmp_path / str(number))
     assert len(asked) == 3
-
-
-def test_runs_that_need_the_same_attention_measure_it_once(run, photos, tmp_path, monkeypatch):
-    def never(*_, **__):
-        raise AssertionError("these gaps are in the cache")
-
-    monkeypatch.setattr(attention_program.attention, "filter_gaps", never)
-    found = trainer.attend(small_config(photos, seed=5, alpha=0.7, attention_normalization="softmax"), tmp_path / "a")
-    np.testing.assert_array_equal(np.concatenate(list(found.gaps.values()), 1), gap_table(run[0]))
-    fewer = trainer.attend(small_config(photos, attention_images=9, attention_per="class"), tmp_path / "b")
-    np.testing.assert_array_equal(fewer.images, found.images[:9])
-    with np.load(tmp_path / "b" / "attention.npz") as file:
-        assert all(file[f"weight/{tap}"].shape == (40, n) for tap, n in FILTERS.items())
-    for changed in (
-        {"attention_estimator": "mixed"},
-        {"taps": list(FILTERS)[:1]},
-        {"head_l2": (0.5,)},
-        {"data.crop": 36},
-    ):
-        config = small_config(photos, **changed)
-        with pytest.raises(AssertionError, match="in the cache"):
-            trainer.attend(config, tmp_path / str(len(list(tmp_path.iterdir()))))
-
-
-def test_a_share_of_the_time_pays_for_some_images_and_what_is_noise_is_shrunk(
-    run, photos, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(attention_program.attention, "filter_gaps", lambda *_, **__: pytest.fail("in the cache"))
-    changed = {"attention_share": 1.2 * attention_images._TIME_OF_AN_OPERATION["cpu"], "attention_shrink": True}
-    found = trainer.attend(small_config(photos, **changed), tmp_path)
-    # 1.2 * 64 images of 4 forwards of 616,688 FLOPs, over the 10,544,368 of an image's gaps, in whole passes of 8.
-    assert len(found.images) == 16
-    signal = json.loads((tmp_path / "attention.json").read_text())["signal"]
-    start = 0
-    for tap, filters in FILTERS.items():
-        gaps = gap_table(run[0])[:16, start : start + filters].astype(np.float64)
-        assert signal[tap] == attention.signal_of(gaps) < 1
-        z = (gaps.mean(0) - gaps.mean()) / gaps.mean(0).std()
-        expected = np.exp(signal[tap] * z / 5) / np.exp(signal[tap] * z / 5).sum()
-        np.testing.assert_allclose(found.weights[tap], expected, rtol=1e-4)
-        start += filters
-    with np.load(tmp_path / "attention.npz") as file:
-        np.testing.assert_array_equal(file[f"weight/{tap}"], found.weights[tap])
-    assert "attention on 16 of 40 images: " in capsys.readouterr().out
-
-
-def test_two_phases_correct_estimates_of_many_images_by_exact_gaps_of_some(run, photos, tmp_path):
-    found = trainer.attend(small_config(photos, attention_estimator="two_phase"), tmp_path / "both")
-    mixed = small_config(photos, attention_estimator="mixed", attention_exact_filters=0)
-    estimates, start = trainer.attend(mixed, tmp_path / "estimates").gaps, 0
-    facts = json.loads((tmp_path / "both" / "attention.json").read_text())
-    assert (facts["images"], facts["exact_images"]) == (40, 16)
-    with np.load(tmp_path / "both" / "attention.npz") as file:
-        for tap, filters in FILTERS.items():
-            exact, guessed = gap_table(run[0])[:16, start : start + filters], estimates[tap][:16]
-            deviations = [np.subtract(table, table.mean(0), dtype=np.float64) for table in (exact, guessed)]
-            slope = np.clip((deviations[0] * deviations[1]).sum() / (deviations[1] ** 2).sum(), 0, 1)
-            expected = exact.mean(0) + slope * (estimates[tap].mean(0) - guessed.mean(0))
-            np.testing.assert_allclose(file[f"gap/{tap}"], expected, atol=1e-5 * np.abs(expected).max())
-            assert file[f"standard_error/{tap}"].min() > 0
-            start += filters
-    assert len(found.images) == 40
-    # A share of 0.3 pays for no 16 exact images: 64 images of 4 forwards, at three quarters, are 25 of an estimate's 4.
-    little = small_config(photos, attention_estimator="two_phase", attention_share=0.3)
-    found = trainer.attend(little, tmp_path / "little")
-    facts = json.loads((tmp_path / "little" / "attention.json").read_text())
-    assert set(facts["error"]) == set(FILTERS)
-    for tap, gaps in estimates.items():
-        np.testing.assert_array_equal(found.gaps[tap], gaps[:24])
-
-
-def test_the_attention_comes_from_a_file_of_the_published_code(go_on, photos, tmp_path):
-    gaps = {tap: np.linspace(-1, 1, n) ** 3 for tap, n in FILTERS.items()}
-    file = tmp_path / "channel_wei.json"
-    file.write_text(json.dumps([gap.tolist() for gap in gaps.values()]))
-    go_on(attention_file=str(file))
-    with np.load(tmp_path / "attention.npz") as found:
-        for tap, gap in gaps.items():
-            z = np.exp((gap - gap.mean()) / gap.std() / 5)
-            np.testing.assert_allclose(found[f"weight/{tap}"], z / z.sum(), rtol=1e-4)
-    with pytest.raises(configs.ConfigError, match="takes its attention from"):
-        trainer.attend(small_config(photos, attention_file=str(file)), tmp_path / "attend")
-    file.write_text("[[1, 2]]")
-    with pytest.raises(configs.ConfigError, match="gaps of 1 taps"):
-        trainer.fit(small_config(photos, attention_file=str(file)), tmp_path / "wrong")
-    assert not (tmp_path / "wrong").exists()
-
-
-def test_when_memory_runs_out_fewer_filters_run_together(photos, tmp_path, monkeypatch, capsys):
-    asked, filter_gaps = [], attention_program.attention.filter_gaps
-
-    def small_device(*args, chunk, **kwargs):
-        asked.append(chunk)
-        if chunk is None or chunk > 4:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
-        return filter_gaps(*args, chunk=chunk, **kwargs)
-
-    monkeypatch.setattr(attention_program.attention, "filter_gaps", small_device)
-    config = small_config(photos, data__cache_dir=str(tmp_path / "cache"), attention_images=8)
-    trainer.attend(config, tmp_path / "run")
-    assert asked == [None, 8, 4]
-    assert "out of memory; going on with 4 filters at once" in capsys.readouterr().out
-
-
-def test_two_processes_that_write_the_same_file_do_not_disturb_each_other(tmp_path, monkeypatch):
-    path, replace = tmp_path / "head.json", Path.replace
-
-    def after_another_process(self, target):
-        monkeypatch.setattr(Path, "replace", replace)
-        monkeypatch.setattr(os, "getpid", lambda: 1)
-        json_files.write(path, {"written by": "another process"})
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", after_another_process)
-    json_files.write(path, {"written by": "this one"})
-    assert json.loads(path.read_text()) == {"written by": "this one"}
-    assert list(tmp_path.iterdir()) == [path]

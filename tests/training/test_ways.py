@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 
 from delta_jax import data, features, methods, models
 from delta_jax.configs.default import get_config
-from delta_jax.models.layers.normalization import BatchNorm
 from delta_jax.processes import sharding
 from delta_jax.training import checks, head_restarts, steps, trainer
 from delta_jax.training import config as configs
@@ -20,6 +19,7 @@ from delta_jax.training.optim import make_optimizer
 from delta_jax.training.state import averaged, init_state
 from delta_jax.workdir import logs
 from tests.disturbed import records
+from tests.small_network import NormedNet
 from tests.small_run import interrupted, make_photos, small_config
 
 RNG = np.random.default_rng(0)
@@ -30,23 +30,18 @@ BATCH = {
 }
 
 
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.Conv(64, (3, 3), name="conv")(x)
-        x = BatchNorm(name="bn")(x, train)
-        return nn.Dense(3, name="head")(jnp.mean(nn.tanh(x), (1, 2)))
+NET = NormedNet(64)
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.jit(Net().init)(jax.random.key(0), BATCH["image"])
+    return jax.jit(NET.init)(jax.random.key(0), BATCH["image"])
 
 
 def step_of(variables, *, within=None, **options):
     tx = make_optimizer(variables["params"], optax.constant_schedule(0.1), head="head")
     context = {"within": within} if within else {}
-    loss = steps.make_loss(Net(), Net(), methods.create("l2"), taps=(), head="head", alpha=0.0, beta=0.0, **context)
+    loss = steps.make_loss(NET, NET, methods.create("l2"), taps=(), head="head", alpha=0.0, beta=0.0, **context)
     return tx, jax.jit(steps.make_train_step(loss, tx, lambda key, images: images, **options))
 
 
@@ -122,7 +117,7 @@ def test_stochastic_norm_takes_the_running_statistics_for_half_of_the_channels(v
     def maps(within, key=0):
         with within:
             return features.apply_with_taps(
-                Net(),
+                NET,
                 start,
                 BATCH["image"],
                 ("bn", "conv"),
@@ -155,7 +150,7 @@ def test_stochastic_norm_changes_the_network_in_training_alone(variables):
     assert (ends[0].params["conv"]["kernel"] != ends[1].params["conv"]["kernel"]).any()
     changed.clear()
     with models.stochastic_norm(lambda: changed.append(1)):
-        Net().apply(variables, BATCH["image"])  # evaluation
+        NET.apply(variables, BATCH["image"])  # evaluation
     assert changed == []
 
 
