@@ -271,6 +271,20 @@ def test_what_cannot_be_searched_is_refused(photos, tmp_path, fields, said):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize(("name", "field"), [("l2", "weight_decay"), ("l2_sp", "alpha")])
+def test_steps_have_the_strength_that_the_search_is_at(photos, tmp_path, monkeypatch, name, field):
+    at_three = dataclasses.replace(strength.begin(), shift=jnp.float32(np.log(3.0)))
+    monkeypatch.setattr(strength, "begin", lambda: at_three)
+    monkeypatch.setattr(strength, "EVERY", 100)  # and stays there
+    fields = {"method": name, "learning_rate": 0.1, "steps": 3, "checkpoint_every": 3, "eval_every": 0}
+    searched = trainer.fit(small_config(photos, strength_search=True, **fields, **{field: 0.1}), tmp_path / "searched")
+    given = trainer.fit(small_config(photos, **fields, **{field: 0.3}), tmp_path / "given")
+    weaker = trainer.fit(small_config(photos, **fields, **{field: 0.1}), tmp_path / "weaker")
+    kernels = [one.after["params"]["block_1"]["conv"]["kernel"] for one in (searched, given, weaker)]
+    to_given, to_weaker = (np.abs(np.subtract(kernels[0], other)).max() for other in kernels[1:])
+    assert to_given < 0.01 * to_weaker
+
+
 def test_a_run_that_goes_on_ends_as_one_undisturbed(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(strength, "EVERY", 3)
     config = small_config(photos, method="l2_sp", strength_search=True, learning_rate=0.1, checkpoint_every=4)

@@ -67,6 +67,9 @@ def test_the_summary_has_the_fields_that_others_read(run):
             assert measured["n"] == n
             assert 0 <= measured["top1"] <= 1
             assert 0 <= measured["balanced_accuracy"] <= 1
+    gain = summary["test"]["top1"] - summary["l2_fe"]["test"]["top1"]
+    assert summary["gain"]["top1"]["difference"] == pytest.approx(gain)
+    assert "with the head alone" in summary["gain"]["said"]
 
 
 def test_colours_are_learnt_by_the_head_alone(run):
@@ -179,6 +182,8 @@ def test_l2_fe_is_its_own_baseline(go_on, tmp_path):
     summary = go_on(method="l2_fe")
     assert summary["test"] == summary["l2_fe"]["test"]
     assert summary["validation"] == summary["l2_fe"]["validation"]
+    # Of a network that comes from its file, too, as when a search has copied it.
+    assert summary["gain"] == go_on(method="l2_fe")["gain"] == {}
     assert summary["steps"] == 0
     assert not (tmp_path / "attention.npz").exists()
     assert not (tmp_path / "curves.png").exists()
