@@ -5,8 +5,8 @@ network. A difference is only called one here where it is larger than both can e
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -15,6 +15,7 @@ CONFIDENCE = 0.95
 LEAST_SEEDS = 3  # for a verdict; the spread of two is hardly known
 LEAST_RANKS = 6  # of five seeds the least p value of a rank test is 2 / 32, above 1 - CONFIDENCE
 _EQUAL = 1e-9  # accuracies that are this close are the same, up to rounding: there is no spread to test with
+Cell = TypeVar("Cell", bound=Hashable)
 BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
 
 
@@ -115,6 +116,49 @@ def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nda
     low, high = _interval(d)
     p = float(d.mean() == 0) if np.ptp(d) < _EQUAL else float(stats.ttest_1samp(d, 0.0).pvalue)
     return Paired(float(d.mean()), low, high, p, len(d))
+
+
+def contrast(
+    weights: Mapping[Cell, float], values: Mapping[Cell, Sequence[float]], group: Callable[[Cell], Hashable]
+) -> Paired:
+    """A weighted sum of cells' means, where cells have too few values each to know their spread alone.
+
+    The variance within cells is pooled over those of a group; the sum's t interval has Satterthwaite's degrees of
+    freedom (Biometrics Bulletin 2, 1946).
+
+    Args:
+      weights: {cell: factor}.
+      values: {cell: its repeated values}: of all cells with a factor, and of others of their groups.
+      group: of a cell.
+
+    Returns:
+      The sum as a difference, with n the number of values it is made of; without an interval where no cell of a group
+      has two values.
+
+    Raises:
+      ValueError: a cell has no value.
+    """
+    empty = [cell for cell in weights if not len(values.get(cell, ()))]
+    if empty:
+        raise ValueError(f"no values of {', '.join(map(str, empty))}; expected one at least of each cell")
+    total = float(sum(factor * np.mean(values[cell]) for cell, factor in weights.items()))
+    count = sum(len(values[cell]) for cell in weights)
+    groups = {group(cell) for cell in weights}
+    freedom = {one: sum(len(x) - 1 for cell, x in values.items() if len(x) and group(cell) == one) for one in groups}
+    if not all(freedom.values()):
+        return Paired(total, np.nan, np.nan, np.nan, count)
+    shares = []  # of the sum's variance and degrees of freedom, a group each
+    for one, degrees in freedom.items():
+        squares = sum(float(np.var(x)) * len(x) for cell, x in values.items() if len(x) and group(cell) == one)
+        factors = sum(factor**2 / len(values[cell]) for cell, factor in weights.items() if group(cell) == one)
+        shares.append((factors * squares / degrees, degrees))
+    variance = sum(share for share, _ in shares)
+    if variance < _EQUAL**2:
+        return Paired(total, total, total, float(abs(total) < _EQUAL), count)
+    effective = variance**2 / sum(share**2 / degrees for share, degrees in shares)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, effective) * np.sqrt(variance))
+    p = float(2 * stats.t.sf(abs(total) / np.sqrt(variance), effective))
+    return Paired(total, total - half, total + half, p, count)
 
 
 def rank_p(differences: Sequence[float] | np.ndarray) -> float:

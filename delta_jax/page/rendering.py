@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from delta_jax.page import confusions, images, naming, plots, reading, repeat, results, series, trials
+from delta_jax.page import confusions, images, naming, plots, reading, recipes, repeat, results, series, trials
 from delta_jax.page.plots import Chart
 from delta_jax.page.reading import SUMMARY, Experiment, Run, Study
 
@@ -70,6 +70,7 @@ def render(study: Study) -> str:
         finals=len(study.runs()),
         versions=repeat.versions(study.runs()),
         words=study.settings.get("words", ""),
+        recipes=recipes.of(study),
         trials=tried,
         trial_charts=trials.charts(tried),
     )

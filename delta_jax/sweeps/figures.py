@@ -1,30 +1,38 @@
-"""The paper's figures 2 to 4 for the runs of a sweep, as PNGs in its folder figures/."""
+"""The paper's figures 2 to 4 for the runs of a sweep, and its recipes', as PNGs in its folder figures/."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from delta_jax.analysis import case_study, curves, drift, pictures
+from delta_jax.analysis import case_study, curves, drift, pictures, recipes
 from delta_jax.workdir import logs
 
 FOLDER = "figures"
 Runs = Mapping[str, Sequence[Path]]  # {method: workdirs of its final runs}
 
 
-def write(folder: Path, records: Sequence[Mapping[str, Any]]) -> list[Path]:
+def write(
+    folder: Path,
+    records: Sequence[Mapping[str, Any]],
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    against: str = "",
+) -> list[Path]:
     """Draws what the final runs have the files for; a sweep that is not done gets the figures of what there is.
 
     Args:
       folder: of the sweep.
       records: of results.jsonl.
+      variants: of the sweep's config; where they differ in the learning rate, their recipes are drawn.
+      against: the method that gains are measured on, see `recipes.Grid.against`.
 
     Returns:
-      The pictures: learning-curves-DATA-NETWORK.png (Fig. 2), drift-... (Fig. 3) and maps-... (Fig. 4) of each setting.
+      The pictures: learning-curves-DATA-NETWORK.png (Fig. 2), drift-... (Fig. 3) and maps-... (Fig. 4) of each setting,
+      rates-DATA-NETWORK.png and gains-DATA-NETWORK.png over recipes.
     """
     final = [record for record in records if record["kind"] == "final" and not record["error"]]
     places = dict.fromkeys((record["data"], record["network"]) for record in final)
-    written: list[Path] = []
+    written: list[Path] = _recipes(folder / FOLDER, records, variants or {}, against)
     for data, network in places:
         own = [record for record in final if (record["data"], record["network"]) == (data, network)]
         variants = {
@@ -38,6 +46,21 @@ def write(folder: Path, records: Sequence[Mapping[str, Any]]) -> list[Path]:
             name = "-".join(filter(None, (data, network, variant)))
             written += _drawn(_drift, runs, out / f"drift-{name}.png")
             written += _drawn(_maps, runs, out / f"maps-{name}.png")
+    return written
+
+
+def _recipes(
+    out: Path, records: Sequence[Mapping[str, Any]], variants: Mapping[str, Mapping[str, Any]], against: str
+) -> list[Path]:
+    written = []
+    for (data, network), grid in recipes.of_records(variants, records).items():
+        out.mkdir(exist_ok=True)
+        rates, gains = (out / f"{kind}-{data}-{network}.png" for kind in ("rates", "gains"))
+        recipes.plot_rates(grid, rates)
+        written.append(rates)
+        if len(grid.top1) > 1:
+            recipes.plot_gains(grid, grid.against(against), gains)
+            written.append(gains)
     return written
 
 

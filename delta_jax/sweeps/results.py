@@ -14,5 +14,5 @@ def write(sweep: Sweep) -> None:
         logs.say(line)
     if processes.is_first():
         tables.write(sweep.folder, found, sweep.config.table, sweep.config.against)
-        figures.write(sweep.folder, found)
+        figures.write(sweep.folder, found, sweep.config.variants.to_dict(), sweep.config.against)
         page.write(sweep.folder)

@@ -167,3 +167,37 @@ def test_false_verdicts_are_rare():
         judged = statistics.judge([statistics.compare(a, b, runs) for a, b in pairs])
         false += any(one.verdict != "no difference shown" for one in judged)
     assert false <= 3
+
+
+def test_a_contrast_of_one_group_with_two_cells_is_the_t_test_with_equal_variances():
+    a, b = [0.61, 0.67, 0.64], [0.52, 0.58, 0.59]
+    found = statistics.contrast({"a": 1.0, "b": -1.0}, {"a": a, "b": b}, lambda _: "all")
+    theirs = stats.ttest_ind(a, b)  # scipy's, pooled
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-9)
+    interval = theirs.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert found.n == 6
+
+
+def test_a_contrast_of_two_groups_is_welchs_test():
+    a, b = [0.61, 0.67, 0.64, 0.7], [0.52, 0.53, 0.52]
+    found = statistics.contrast({"a": 1.0, "b": -1.0}, {"a": a, "b": b}, lambda cell: cell)
+    theirs = stats.ttest_ind(a, b, equal_var=False)  # scipy's, with Satterthwaite's degrees of freedom
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert found.low == pytest.approx(theirs.confidence_interval().low, rel=1e-9)
+
+
+def test_a_contrast_pools_the_spread_of_cells_that_have_no_factor():
+    values = {"a": [0.5, 0.7], "b": [0.4, 0.4], "c": [0.1, 0.5], "other": [0.0, 9.0]}
+    found = statistics.contrast({"a": 0.5, "b": 0.5}, values, lambda cell: cell == "other")
+    # By hand: squares 0.02 + 0 + 0.08 over 3 degrees of freedom; factors 2 * 0.25 / 2; t of 3 degrees is 3.182446.
+    half = 3.182446 * (0.25 * 0.1 / 3) ** 0.5
+    assert (found.difference, found.low, found.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-6)
+
+
+def test_a_contrast_of_single_values_has_no_interval_and_of_none_no_sum():
+    found = statistics.contrast({"a": 1.0, "b": -1.0}, {"a": [0.5], "b": [0.25]}, lambda cell: cell)
+    assert found.difference == 0.25
+    assert math.isnan(found.low)
+    with pytest.raises(ValueError, match="no values of b"):
+        statistics.contrast({"a": 1.0, "b": -1.0}, {"a": [0.5], "b": []}, lambda cell: cell)

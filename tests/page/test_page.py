@@ -447,3 +447,43 @@ def test_a_search_that_has_not_ended_has_no_page(tmp_path):
     write_json(tmp_path / "tune.json", {})
     with pytest.raises(page.PageError, match=r"has not ended: there is no summary\.json yet"):
         page.write(tmp_path)
+
+
+def test_a_sweep_over_learning_rates_shows_gains_by_recipe(sweep, tmp_path):
+    lines = [json.loads(line) for line in (sweep / "results.jsonl").read_text().splitlines()]
+    settings = json.loads((sweep / "sweep.json").read_text())
+    rates = {"slow": {"learning_rate": 0.001}, "fast": {"learning_rate": 0.1}}
+    (tmp_path / "sweep.json").write_text(json.dumps({**settings, "variants": rates, "against": "l2"}))
+    runs = [
+        {
+            **lines[0],
+            "kind": "final",
+            "variant": variant,
+            "method": method,
+            "seed": seed,
+            "test": {"top1": top1},
+            "workdir": f"runs/{variant}/{method}/{seed}",
+        }
+        for variant, method, seed, top1 in (
+            ("slow", "l2", 0, 0.5),
+            ("slow", "delta", 0, 0.625),
+            ("fast", "l2", 0, 0.25),
+            ("fast", "l2", 1, 0.75),
+            ("fast", "delta", 0, 0.25),
+            ("fast", "delta", 1, 0.5),
+        )
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in runs))
+    parsed = shown(tmp_path)
+    assert any(a.get("href") == "#recipes" for a in parsed.all("a"))
+    cells = [a for a in parsed.all("td") if "--share" in a.get("style", "")]
+    # One seed: 62.5 - 50, in brackets; two: 37.5 - 50. Both are the largest there is.
+    assert [(one["class"].split()[-1], one["style"]) for one in cells] == [
+        ("up", "--share:1.000"),
+        ("down", "--share:1.000"),
+    ]
+    assert "(+12.5)" in parsed.text
+    assert "-12.5" in parsed.text
+    assert len([a for tag, a in parsed.elements if tag == "figure" and a.get("id", "").startswith("recipes-")]) == 1
+    (tmp_path / "sweep.json").write_text(json.dumps({**settings, "variants": {"slow": 0.001}}))
+    assert "Over learning rates" not in shown(tmp_path).text

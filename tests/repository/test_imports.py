@@ -83,7 +83,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "analysis.published": (),
     "planning": (*GROUND, "data", "training", "planning"),
     # Reads files; of the rest it takes names, statistics and the readers of two files.
-    "page": ("methods", "workdir", "analysis.drift", "analysis.statistics", "analysis.published", "page"),
+    "page": (
+        "methods",
+        "workdir",
+        "analysis.drift",
+        "analysis.recipes",
+        "analysis.statistics",
+        "analysis.published",
+        "page",
+    ),
     "reports": (*GROUND, *LIBRARY, *PARTS, "training", "analysis", "page", "reports"),
     "sweeps": (*GROUND, "methods", *PARTS, "training", "analysis", "page", "reports", "sweeps"),
     "sweeps.typesetting": (),

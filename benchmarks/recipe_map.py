@@ -1,0 +1,280 @@
+"""The answers of docs/map.md: DELTA and L2 over learning rates, BatchNorm and the start of the head.
+
+    python benchmarks/recipe_map.py --sweep=runs/map/recipes [--shuffled=runs/map/shuffled] [--noise=runs/map/noise] \\
+        --figures=docs/images --json=docs/study/map_answers.json
+
+`--sweep` is the workdir of configs/map/recipes.py, from which everything is read: results.jsonl, and the predictions of
+each run. Prints a table of all recipes and one of the six answers, and draws accuracy against the learning rate and the
+gains of each method on L2. How answers are computed was written down before the runs (docs/map.md).
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delta_jax.analysis import recipes, statistics
+from delta_jax.analysis.statistics import Paired
+
+DELTA, PLAIN, WITHOUT = "delta", "l2", "delta_without_attention"
+MIDDLE = (0.01, 0.05)  # the rates of question 4
+BINS = 15  # of the calibration error
+DRAWS = 1000  # of the bootstrap over test images
+Cell = tuple[str, str]  # variant, method
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of one run: whether each test image was right, its cross-entropy, and the probability of the class answered."""
+
+    correct: np.ndarray
+    cross_entropy: np.ndarray
+    confidence: np.ndarray
+
+
+@cache
+def predictions(path: Path) -> Predictions:
+    """Of a predictions.csv, images in the order of their names; probabilities there have six digits."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    rows.sort()
+    column = {name[2:-1]: place for place, name in enumerate(header) if name.startswith("p(")}
+    probability = np.array([[float(one) for one in row[3:]] for row in rows])
+    of_true = probability[np.arange(len(rows)), [column[row[1]] - 3 for row in rows]]
+    return Predictions(
+        np.array([float(row[1] == row[2]) for row in rows]),
+        -np.log(np.maximum(of_true, 5e-7)),
+        probability.max(1),
+    )
+
+
+class Sweep:
+    """The runs of a sweep: records of final runs by (variant, method), and the choices that stand before them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.variants: dict[str, dict[str, Any]] = json.loads((folder / "sweep.json").read_text())["variants"]
+        self.records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        self.final: dict[Cell, list[dict[str, Any]]] = {}
+        for one in self.records:
+            if one["kind"] == "final" and one["test"]:
+                self.final.setdefault((one["variant"], one["method"]), []).append(one)
+
+    def rate(self, cell: Cell) -> float:
+        """The learning rate of a cell."""
+        return float(self.variants[cell[0]]["learning_rate"])
+
+    def predictions(self, cell: Cell) -> list[Predictions]:
+        """Of a cell, one for each seed."""
+        return [predictions(self.folder / one["workdir"] / "predictions.csv") for one in self.final[cell]]
+
+    def validated(self, method: str) -> dict[str, tuple[float, float]]:
+        """{variant: (top-1, minus cross-entropy) of the validation images at the strength that was chosen}."""
+        found: dict[str, tuple[float, float]] = {}
+        for one in self.records:
+            if one["kind"] == "choice" and one["method"] == method and one["validation"]:
+                value = one["validation"]["top1"], -one["validation"]["cross_entropy"]
+                found[one["variant"]] = max(value, found.get(one["variant"], (-1.0, 0.0)))
+        return {variant: value for variant, value in found.items() if (variant, method) in self.final}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sum over cells: over the seeds and over the test images, and the larger p of both."""
+
+    question: str
+    what: str
+    seeds: Paired
+    images: Paired
+
+    @property
+    def p(self) -> float:
+        """Neither seeds nor test images may explain it."""
+        return max(self.seeds.p, self.images.p)
+
+
+def asked(
+    question: str,
+    what: str,
+    weights: Mapping[Cell, float],
+    of: Mapping[Cell, Sequence[Predictions]],
+    rate: Callable[[Cell], float],
+    measure: str = "correct",
+) -> Answer:
+    """The weighted sum of cells' means of a measure; the spread over seeds is pooled over the cells of a rate."""
+    values = {cell: [float(getattr(one, measure).mean()) for one in runs] for cell, runs in of.items()}
+    images = sum(
+        weight * np.mean([getattr(one, measure) for one in of[cell]], axis=0) for cell, weight in weights.items()
+    )
+    seeds = statistics.contrast(weights, values, rate)
+    return Answer(question, what, seeds, statistics.paired(images, np.zeros_like(images)))
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """The expected one: over equal bins of the confidence, the mean distance of accuracy and confidence in them."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return float(sum(abs((correct - confidence)[bins == one].sum()) for one in range(BINS)) / len(correct))
+
+
+def calibration(weights: Mapping[Cell, float], of: Mapping[Cell, Sequence[Predictions]]) -> tuple[float, float, float]:
+    """The weighted sum of calibration errors, each the mean over seeds, and its 95 % interval over test images."""
+    images = len(next(iter(of.values()))[0].correct)
+    rng = np.random.default_rng(0)
+    found = []
+    for draw in range(DRAWS + 1):
+        rows = rng.integers(images, size=images) if draw else np.arange(images)
+        errors = (
+            weight * np.mean([calibration_error(one.confidence[rows], one.correct[rows]) for one in of[cell]])
+            for cell, weight in weights.items()
+        )
+        found.append(float(sum(errors)))
+    low, high = np.quantile(found[1:], [0.025, 0.975])
+    return found[0], float(low), float(high)
+
+
+def over_recipes(sweep: Sweep, method: str, other: str = PLAIN) -> list[str]:
+    """The variants that both methods have numbers in."""
+    return [one for one in sweep.variants if {(one, method), (one, other)} <= sweep.final.keys()]
+
+
+def answers(sweep: Sweep, shuffled: Sweep | None, noise: Sweep | None) -> list[Answer]:
+    """Questions 1 to 6 as far as there are runs; the second part of the first is no member of the family."""
+    found = []
+    both = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (DELTA, PLAIN)}
+    for question, method in (("1", DELTA), ("1, beside it", WITHOUT)):
+        of = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (method, PLAIN)}
+        shared = over_recipes(sweep, method)
+        weights = {(one, name): sign / len(shared) for one in shared for name, sign in ((method, 1.0), (PLAIN, -1.0))}
+        found.append(asked(question, f"{method} minus l2, mean of {len(shared)} recipes", weights, of, sweep.rate))
+    for question, name, pick in (("2", "worst", min), ("3", "best", max)):
+        chosen = [
+            (pick(values := sweep.validated(method), key=values.__getitem__), method) for method in (DELTA, PLAIN)
+        ]
+        what = f"{name} recipe of each by validation images: {chosen[0][0]} minus {chosen[1][0]}"
+        found.append(asked(question, what, {chosen[0]: 1.0, chosen[1]: -1.0}, both, sweep.rate))
+    if shuffled:
+        found.append(_content(sweep, shuffled))
+    alike = [one for one in over_recipes(sweep, DELTA) if _holds_zero(_of_recipe(sweep, one, DELTA).images)]
+    if alike:
+        weights = {(one, name): sign / len(alike) for one in alike for name, sign in ((DELTA, 1.0), (PLAIN, -1.0))}
+        what = f"cross-entropy of delta minus l2's, mean of {len(alike)} recipes of equal top-1"
+        found.append(asked("5", what, weights, both, sweep.rate, "cross_entropy"))
+        error, low, high = calibration(weights, both)
+        print(f"calibration error there: {100 * error:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})\n")
+    if noise:
+        found.append(_wrong_labels(noise))
+    return found
+
+
+def _content(sweep: Sweep, shuffled: Sweep) -> Answer:
+    shared = [v for v in shuffled.variants if sweep.rate((v, "")) in MIDDLE and (v, DELTA) in shuffled.final]
+    of = {(one, "exact"): sweep.predictions((one, DELTA)) for one in shared}
+    of |= {(one, "shuffled"): shuffled.predictions((one, DELTA)) for one in shared}
+    weights = {(one, name): sign / len(shared) for one in shared for name, sign in (("exact", 1.0), ("shuffled", -1.0))}
+    return asked("4", f"exact minus shuffled attention, mean of {len(shared)} recipes", weights, of, sweep.rate)
+
+
+def _wrong_labels(noise: Sweep) -> Answer:
+    records = [one for one in noise.records if one["kind"] == "final" and one["test"] and one["data"] == "noisy40"]
+    of: dict[Cell, list[Predictions]] = {}
+    for one in records:
+        of.setdefault(("", one["method"]), []).append(predictions(noise.folder / one["workdir"] / "predictions.csv"))
+    weights = {("", DELTA): 1.0, ("", PLAIN): -1.0}
+    of = {cell: runs for cell, runs in of.items() if cell in weights}
+    return asked("6", "delta minus l2, 40 % of the labels wrong", weights, of, lambda _: 0.0)
+
+
+def _of_recipe(sweep: Sweep, variant: str, method: str) -> Answer:
+    cells = [cell for cell in sweep.final if cell[1] in (method, PLAIN)]
+    of = {cell: sweep.predictions(cell) for cell in cells if sweep.rate(cell) == sweep.rate((variant, method))}
+    return asked("", variant, {(variant, method): 1.0, (variant, PLAIN): -1.0}, of, sweep.rate)
+
+
+def _holds_zero(pair: Paired) -> bool:
+    return pair.low <= 0 <= pair.high
+
+
+def recipe_table(sweep: Sweep) -> str:
+    """In Markdown: top-1 of every method in every recipe, and what both DELTAs have more than L2."""
+    methods = list(dict.fromkeys(one["method"] for one in sweep.records))
+    lines = ["| recipe | " + " | ".join(f"`{one}`" for one in methods) + " | DELTA minus L2: seeds; images |"]
+    lines.append("| --- |" + " --- |" * (len(methods) + 1))
+    for variant in sweep.variants:
+        cells = []
+        for method in methods:
+            runs = sweep.final.get((variant, method), [])
+            top1 = statistics.summarize([one["test"]["top1"] for one in runs])
+            cells.append("-" if not top1.n else f"{100 * top1.mean:.1f}{'' if top1.n > 1 else ' (one seed)'}")
+        gain = ""
+        if variant in over_recipes(sweep, DELTA):
+            one = _of_recipe(sweep, variant, DELTA)
+            bold = "**" if not _holds_zero(one.seeds) and not _holds_zero(one.images) else ""
+            gain = f"{bold}{100 * one.seeds.difference:+.1f}{bold} {_span(one.seeds)}; {_span(one.images)}"
+        lines.append(f"| {variant} | {' | '.join(cells)} | {gain} |")
+    return "\n".join(lines)
+
+
+def answer_table(found: Sequence[Answer]) -> str:
+    """In Markdown, p corrected by Holm's procedure over the questions."""
+    family = [one for one in found if "," not in one.question]
+    adjusted = dict(zip((one.question for one in family), statistics.holm([one.p for one in family]), strict=True))
+    lines = ["| question | what | difference | over seeds | over test images | p |", "| --- |" + " --- |" * 5]
+    for one in found:
+        scale, unit = (1.0, " nats") if one.question == "5" else (100.0, "")
+        p = f"{adjusted[one.question]:.3g}" if one.question in adjusted else f"{one.p:.3g}, not in the family"
+        spans = f"{_span(one.seeds, scale)} | {_span(one.images, scale)}"
+        lines.append(f"| {one.question} | {one.what} | {scale * one.seeds.difference:+.2f}{unit} | {spans} | {p} |")
+    return "\n".join(lines)
+
+
+def _span(pair: Paired, scale: float = 100.0) -> str:
+    return (
+        f"[{scale * pair.low:+.1f}, {scale * pair.high:+.1f}]" if scale > 1 else f"[{pair.low:+.3f}, {pair.high:+.3f}]"
+    )
+
+
+def draw(sweep: Sweep, folder: Path, name: str) -> None:
+    """NAME-rates.png and NAME-gains.png; the head alone is that of any run, all have the same."""
+    (grid,) = recipes.of_records(sweep.variants, sweep.records).values()
+    one = next(iter(sweep.final.values()))[0]
+    head = json.loads((sweep.folder / one["workdir"] / "summary.json").read_text())["l2_fe"]["test"]["top1"]
+    recipes.plot_rates(grid, folder / f"{name}-rates.png", level=head)
+    recipes.plot_gains(grid, PLAIN, folder / f"{name}-gains.png")
+    print(f"the head alone: {head:.2%}\n")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweep", type=Path, required=True, help="workdir of configs/map/recipes.py")
+    parser.add_argument("--shuffled", type=Path, help="workdir of configs/map/shuffled.py")
+    parser.add_argument("--noise", type=Path, help="workdir of configs/map/noise.py")
+    parser.add_argument("--figures", type=Path, help="folder for the pictures")
+    parser.add_argument("--name", default="map", help="what their names begin with")
+    parser.add_argument("--json", type=Path, help="file for the answers")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = parse()
+    sweep = Sweep(args.sweep)
+    if args.figures:
+        draw(sweep, args.figures, args.name)
+    print(recipe_table(sweep) + "\n")
+    found = answers(sweep, *(Sweep(one) if one else None for one in (args.shuffled, args.noise)))
+    print(answer_table(found))
+    if args.json:
+        rows = [
+            {"question": one.question, "what": one.what, "seeds": one.seeds._asdict(), "images": one.images._asdict()}
+            for one in found
+        ]
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
