@@ -16,7 +16,7 @@ HEADS = {"random": "normal", "trained": "l2_fe"}
 
 
 def get_config() -> ConfigDict:
-    """10 photos a class of Caltech-101, MobileNetV2 at 72 px, 300 steps of 16; two strengths a method and two seeds."""
+    """10 photos a class of Caltech-101, MobileNetV2 at 72 px, 300 steps of 16; three strengths a method and two seeds."""
     config = get_study()
     config.name = "map_recipes"
     config.title = "Where DELTA wins: rates, BatchNorm and the start of the head"
@@ -40,10 +40,10 @@ def get_config() -> ConfigDict:
     config.methods = ("l2", "l2_sp", "delta_without_attention", "delta")
     config.strengths = ConfigDict(
         {
-            "l2": {"weight_decay": (1e-4, 1e-3)},
-            "l2_sp": {"alpha": (1e-2, 1e-1)},
-            "delta_without_attention": {"alpha_relative": (0.1, 1.0)},
-            "delta": {"alpha_relative": (0.1, 1.0)},
+            "l2": {"weight_decay": (1e-4, 1e-3, 1e-2)},
+            "l2_sp": {"alpha": (1e-2, 1e-1, 1.0)},
+            "delta_without_attention": {"alpha_relative": (1.0, 10.0, 100.0)},
+            "delta": {"alpha_relative": (1.0, 10.0, 100.0)},
         }
     )
     config.seeds = (0, 1)
