@@ -149,7 +149,8 @@ def answers(sweep: Sweep, shuffled: Sweep | None, noise: Sweep | None) -> list[A
     both = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (DELTA, PLAIN)}
     for question, method in (("1", DELTA), ("1, beside it", WITHOUT)):
         of = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (method, PLAIN)}
-        shared = over_recipes(sweep, method)
+        if not (shared := over_recipes(sweep, method)):
+            continue
         weights = {(one, name): sign / len(shared) for one in shared for name, sign in ((method, 1.0), (PLAIN, -1.0))}
         found.append(asked(question, f"{method} minus l2, mean of {len(shared)} recipes", weights, of, sweep.rate))
     for question, name, pick in (("2", "worst", min), ("3", "best", max)):

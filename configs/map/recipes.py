@@ -16,7 +16,7 @@ HEADS = {"random": "normal", "trained": "l2_fe"}
 
 
 def get_config() -> ConfigDict:
-    """10 photos a class of Caltech-101, MobileNetV2 at 72 px, 300 steps of 16; three strengths a method and two seeds."""
+    """10 photos a class of Caltech-101, MobileNetV2 at 72 px, 300 steps of 16; three strengths each, two seeds."""
     config = get_study()
     config.name = "map_recipes"
     config.title = "Where DELTA wins: rates, BatchNorm and the start of the head"

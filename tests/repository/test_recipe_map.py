@@ -1,0 +1,101 @@
+"""The answers of benchmarks/recipe_map.py on a sweep of a few images, every number by hand."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+PATH = Path(__file__).parents[2] / "benchmarks" / "recipe_map.py"
+VARIANTS = {"slow": {"learning_rate": 0.01}, "fast": {"learning_rate": 0.2}}
+# {(variant, method): (validation top-1, [test images right, of four] of each seed)}
+RIGHT = {
+    ("slow", "l2"): (0.5, [[1, 1, 0, 0], [1, 1, 0, 0]]),
+    ("slow", "delta"): (0.5, [[1, 1, 0, 0], [1, 1, 0, 0]]),
+    ("fast", "l2"): (0.25, [[0, 0, 0, 0], [1, 0, 0, 0]]),
+    ("fast", "delta"): (0.75, [[1, 1, 1, 0], [1, 1, 1, 1]]),
+}
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("recipe_map", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+recipe_map = load()
+
+
+def write_run(folder, right, certain):
+    """predictions.csv of images of class a; what is wrong is called b."""
+    folder.mkdir(parents=True)
+    lines = ["file,true,predicted,p(a),p(b)"]
+    for number, one in enumerate(right):
+        answered = certain if one else 1 - certain
+        lines.append(f"{number}.jpg,a,{'a' if one else 'b'},{answered:.6f},{1 - answered:.6f}")
+    (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+    (folder / "summary.json").write_text(json.dumps({"l2_fe": {"test": {"top1": 0.5}}}))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    records = []
+    for (variant, method), (validation, seeds) in RIGHT.items():
+        one = {"data": "photos", "network": "net", "variant": variant, "method": method, "strength": {}}
+        # The weaker of two strengths was not chosen.
+        for top1 in (validation, validation - 0.1):
+            measures = {"top1": top1, "cross_entropy": 1.0}
+            records.append(
+                {**one, "kind": "choice", "seed": 0, "validation": measures, "test": {}, "workdir": "choice"}
+            )
+        for seed, right in enumerate(seeds):
+            workdir = f"runs/{variant}/{method}/{seed}"
+            write_run(tmp_path / workdir, right, 0.8 if method == "delta" else 0.9)
+            test = {"top1": sum(right) / 4}
+            records.append({**one, "kind": "final", "seed": seed, "validation": {}, "test": test, "workdir": workdir})
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    (tmp_path / "sweep.json").write_text(json.dumps({"variants": VARIANTS}))
+    return tmp_path
+
+
+def test_answers_are_differences_over_recipes_and_of_those_that_validation_images_choose(folder, capsys):
+    found = {one.question: one for one in recipe_map.answers(recipe_map.Sweep(folder), None, None)}
+    # (0 + (7 - 1) / 8) / 2; the second recipe's spread over seeds is 1/32 a method, with t of 2 degrees of freedom.
+    assert found["1"].seeds.difference == pytest.approx(0.375)
+    half = 4.302653 * math.sqrt(2 * 0.25 * (1 / 32) / 2)
+    assert found["1"].seeds.high == pytest.approx(0.375 + half, rel=1e-6)
+    # Image by image: half of 1 - 0.5, 1 - 0, 1 - 0 and 0.5 - 0.
+    assert found["1"].images.difference == pytest.approx(np.mean([0.25, 0.5, 0.5, 0.25]))
+    # Worst by validation: DELTA's slow, 1/2, and L2's fast, 1/8; best: DELTA's fast, 7/8, and L2's slow, 1/2.
+    assert found["2"].seeds.difference == pytest.approx(3 / 8)
+    assert found["3"].seeds.difference == pytest.approx(3 / 8)
+    assert "slow minus fast" in found["2"].what
+    # Only the slow recipe has the same accuracy: -log(0.8) against -log(0.9) of what is right, of 0.2 and 0.1 else.
+    entropy = (math.log(0.9 / 0.8) + math.log(0.1 / 0.2)) / 2
+    assert found["5"].seeds.difference == pytest.approx(entropy, abs=1e-6)
+    # All answers have one probability, so the error is |accuracy - it|: |0.5 - 0.8| - |0.5 - 0.9|.
+    assert "calibration error there: -10.00 points" in capsys.readouterr().out
+
+
+def test_calibration_error_of_two_bins_by_hand():
+    confidence, correct = np.array([0.95, 0.95, 0.55, 0.55]), np.array([1.0, 0.0, 1.0, 1.0])
+    # Half of the images each: |0.5 - 0.95| and |1 - 0.55|.
+    assert recipe_map.calibration_error(confidence, correct) == pytest.approx(0.45)
+
+
+def test_the_script_prints_tables_and_draws(folder, monkeypatch, capsys):
+    out = folder / "answers.json"
+    monkeypatch.setattr("sys.argv", ["recipe_map.py", f"--sweep={folder}", f"--figures={folder}", f"--json={out}"])
+    recipe_map.main()
+    text = capsys.readouterr().out
+    assert "the head alone: 50.00%" in text
+    assert "| slow | 50.0 | 50.0 | +0.0" in text
+    assert "| fast | 12.5 | 87.5 | +75.0" in text.replace("**", "")
+    assert [one["question"] for one in json.loads(out.read_text())] == ["1", "2", "3", "5"]
+    assert {"map-rates.png", "map-gains.png"} <= {path.name for path in folder.iterdir()}
