@@ -55,7 +55,10 @@ def predictions(path: Path) -> Predictions:
 
 
 class Sweep:
-    """The runs of a sweep: records of final runs by (variant, method), and the choices that stand before them."""
+    """The runs of a sweep: records of final runs by (variant, method), and the choices that stand before them.
+
+    A run that diverged is wrong on every image and as unsure as can be; so are all of a cell whose every choice did.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,8 +66,16 @@ class Sweep:
         self.records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
         self.final: dict[Cell, list[dict[str, Any]]] = {}
         for one in self.records:
-            if one["kind"] == "final" and one["test"]:
+            if one["kind"] == "final":
                 self.final.setdefault((one["variant"], one["method"]), []).append(one)
+        seeds = max(map(len, self.final.values()))
+        choices: dict[Cell, list[dict[str, Any]]] = {}
+        for one in self.records:
+            if one["kind"] == "choice":
+                choices.setdefault((one["variant"], one["method"]), []).append(one)
+        for cell, runs in choices.items():
+            if cell not in self.final and all(one["error"] for one in runs):
+                self.final[cell] = [{"test": {}}] * seeds
 
     def rate(self, cell: Cell) -> float:
         """The learning rate of a cell."""
@@ -72,14 +83,25 @@ class Sweep:
 
     def predictions(self, cell: Cell) -> list[Predictions]:
         """Of a cell, one for each seed."""
-        return [predictions(self.folder / one["workdir"] / "predictions.csv") for one in self.final[cell]]
+        return [
+            predictions(self.folder / one["workdir"] / "predictions.csv") if one["test"] else self._lost()
+            for one in self.final[cell]
+        ]
+
+    def _lost(self) -> Predictions:
+        done = next(one for runs in self.final.values() for one in runs if one["test"])
+        summary = json.loads((self.folder / done["workdir"] / "summary.json").read_text())
+        images, classes = done["test"]["n"], len(summary["classes"])
+        return Predictions(np.zeros(images), np.full(images, np.log(classes)), np.full(images, 1 / classes))
 
     def validated(self, method: str) -> dict[str, tuple[float, float]]:
         """{variant: (top-1, minus cross-entropy) of the validation images at the strength that was chosen}."""
         found: dict[str, tuple[float, float]] = {}
         for one in self.records:
-            if one["kind"] == "choice" and one["method"] == method and one["validation"]:
-                value = one["validation"]["top1"], -one["validation"]["cross_entropy"]
+            if one["kind"] == "choice" and one["method"] == method:
+                value = (
+                    (one["validation"]["top1"], -one["validation"]["cross_entropy"]) if one["validation"] else (-1, 0)
+                )
                 found[one["variant"]] = max(value, found.get(one["variant"], (-1.0, 0.0)))
         return {variant: value for variant, value in found.items() if (variant, method) in self.final}
 
@@ -210,8 +232,7 @@ def recipe_table(sweep: Sweep) -> str:
         cells = []
         for method in methods:
             runs = sweep.final.get((variant, method), [])
-            top1 = statistics.summarize([one["test"]["top1"] for one in runs])
-            cells.append("-" if not top1.n else f"{100 * top1.mean:.1f}{'' if top1.n > 1 else ' (one seed)'}")
+            cells.append(_top1([one["test"]["top1"] for one in runs if one["test"]], len(runs)))
         gain = ""
         if variant in over_recipes(sweep, DELTA):
             one = _of_recipe(sweep, variant, DELTA)
@@ -219,6 +240,13 @@ def recipe_table(sweep: Sweep) -> str:
             gain = f"{bold}{100 * one.seeds.difference:+.1f}{bold} {_span(one.seeds)}; {_span(one.images)}"
         lines.append(f"| {variant} | {' | '.join(cells)} | {gain} |")
     return "\n".join(lines)
+
+
+def _top1(values: Sequence[float], runs: int) -> str:
+    if not values:
+        return "diverged" if runs else "-"
+    lost = f" ({runs - len(values)} of {runs} diverged)" if len(values) < runs else ""
+    return f"{100 * np.mean(values):.1f}{lost or (' (one seed)' if runs == 1 else '')}"
 
 
 def answer_table(found: Sequence[Answer]) -> str:
@@ -243,7 +271,7 @@ def _span(pair: Paired, scale: float = 100.0) -> str:
 def draw(sweep: Sweep, folder: Path, name: str) -> None:
     """NAME-rates.png and NAME-gains.png; the head alone is that of any run, all have the same."""
     (grid,) = recipes.of_records(sweep.variants, sweep.records).values()
-    one = next(iter(sweep.final.values()))[0]
+    one = next(one for runs in sweep.final.values() for one in runs if one["test"])
     head = json.loads((sweep.folder / one["workdir"] / "summary.json").read_text())["l2_fe"]["test"]["top1"]
     recipes.plot_rates(grid, folder / f"{name}-rates.png", level=head)
     recipes.plot_gains(grid, PLAIN, folder / f"{name}-gains.png")

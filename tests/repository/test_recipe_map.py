@@ -40,14 +40,15 @@ def write_run(folder, right, certain):
         answered = certain if one else 1 - certain
         lines.append(f"{number}.jpg,a,{'a' if one else 'b'},{answered:.6f},{1 - answered:.6f}")
     (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
-    (folder / "summary.json").write_text(json.dumps({"l2_fe": {"test": {"top1": 0.5}}}))
+    summary = {"l2_fe": {"test": {"top1": 0.5}}, "classes": ["a", "b"]}
+    (folder / "summary.json").write_text(json.dumps(summary))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    records = []
+    records: list[dict[str, object]] = []
     for (variant, method), (validation, seeds) in RIGHT.items():
-        one = {"data": "photos", "network": "net", "variant": variant, "method": method, "strength": {}}
+        one = {"data": "photos", "network": "net", "variant": variant, "method": method, "error": ""}
         # The weaker of two strengths was not chosen.
         for top1 in (validation, validation - 0.1):
             measures = {"top1": top1, "cross_entropy": 1.0}
@@ -57,7 +58,7 @@ def folder(tmp_path):
         for seed, right in enumerate(seeds):
             workdir = f"runs/{variant}/{method}/{seed}"
             write_run(tmp_path / workdir, right, 0.8 if method == "delta" else 0.9)
-            test = {"top1": sum(right) / 4}
+            test = {"top1": sum(right) / 4, "n": 4}
             records.append({**one, "kind": "final", "seed": seed, "validation": {}, "test": test, "workdir": workdir})
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     (tmp_path / "sweep.json").write_text(json.dumps({"variants": VARIANTS}))
@@ -99,3 +100,25 @@ def test_the_script_prints_tables_and_draws(folder, monkeypatch, capsys):
     assert "| fast | 12.5 | 87.5 | +75.0" in text.replace("**", "")
     assert [one["question"] for one in json.loads(out.read_text())] == ["1", "2", "3", "5"]
     assert {"map-rates.png", "map-gains.png"} <= {path.name for path in folder.iterdir()}
+
+
+def test_what_diverged_is_wrong_on_every_image_and_the_worst_recipe(folder):
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    changed = []
+    for one in map(json.loads, lines):
+        cell = one["variant"], one["method"]
+        if cell == ("slow", "delta") and one["kind"] == "choice":
+            changed.append({**one, "validation": {}, "error": "not finite"})
+        elif cell == ("fast", "l2") and one["kind"] == "final" and one["seed"] == 1:
+            changed.append({**one, "test": {}, "error": "not finite"})
+        elif cell != ("slow", "delta"):
+            changed.append(one)
+    (folder / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in changed))
+    sweep = recipe_map.Sweep(folder)
+    found = {one.question: one for one in recipe_map.answers(sweep, None, None)}
+    # DELTA's slow recipe diverged with every strength: 0; L2's worst is the fast one: none right, and a run lost.
+    assert "slow minus fast" in found["2"].what
+    assert found["2"].seeds.difference == 0
+    assert found["1"].seeds.difference == pytest.approx(((0 - 0.5) + (7 / 8 - 0)) / 2)
+    assert "| slow | 50.0 | diverged | -50.0" in recipe_map.recipe_table(sweep).replace("**", "")
+    assert "| fast | 0.0 (1 of 2 diverged) | 87.5 |" in recipe_map.recipe_table(sweep)
