@@ -24,7 +24,9 @@ from delta_jax.analysis.statistics import Summary, summarize
 RATE = "learning_rate"
 REFERENCE = "l2"  # what gains are measured on where the sweep names nothing else
 COLUMNS = 2  # recipes beside each other in the figure
-LEAST_RANGE = 0.01  # a fraction: gains that are all smaller than a point stay pale
+# Of the colours, fractions: gains that are all smaller than a point stay pale, and one of 70 points, where the other
+# method was lost, does not make the rest so.
+LEAST_RANGE, MOST_RANGE = 0.01, 0.1
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,9 @@ def grids(
         if variant in places:
             cell = found.setdefault((data, network), {}).setdefault(method, {}).setdefault(places[variant], [])
             cell += [] if top1 is None else [top1]
-    recipes = tuple(dict.fromkeys(recipe for recipe, _ in places.values()))
     rates = tuple(sorted({rate for _, rate in places.values()}))
-    return {
-        place: Grid(
-            recipes,
-            rates,
-            {
-                method: {cell: summarize(values) for cell, values in cells.items()}
-                for method, cells in by_method.items()
-            },
-        )
-        for place, by_method in found.items()
-    }
+    recipes = tuple(dict.fromkeys(recipe for recipe, _ in places.values()))
+    return {place: _grid(recipes, rates, by_method) for place, by_method in found.items()}
 
 
 def of_records(
@@ -182,13 +174,25 @@ def plot_gains(grid: Grid, against: str, path: str | Path) -> None:
         axes.set_xticks(range(len(grid.rates)), [f"{rate:g}" for rate in grid.rates], fontsize=8)
         axes.set_yticks(range(len(grid.recipes)), grid.recipes, fontsize=8, parse_math=False)
         axes.set_xlabel("learning rate", fontsize=8)
-    figure.colorbar(scale, ax=panels, label="points of top-1", shrink=0.9)
+    figure.colorbar(scale, ax=panels, label="points of top-1", shrink=0.9, extend="both")
     pictures.save(figure, path)
 
 
 def extent(gains: Iterable[Mapping[Any, tuple[float, int]]]) -> float:
-    """The gain, a fraction, that has the strongest colour: the largest of all, and a point at least."""
-    return max([LEAST_RANGE, *(abs(gain) for cells in gains for gain, _ in cells.values())])
+    """The gain, a fraction, from which on colours are strongest: the largest of all, within 1 and 10 points."""
+    largest = max((abs(gain) for cells in gains for gain, _ in cells.values()), default=0.0)
+    return min(max(largest, LEAST_RANGE), MOST_RANGE)
+
+
+def _grid(
+    recipes: tuple[str, ...],
+    rates: tuple[float, ...],
+    by_method: Mapping[str, Mapping[tuple[str, float], list[float]]],
+) -> Grid:
+    """Without the recipes that have not been run."""
+    there = {recipe for cells in by_method.values() for recipe, _ in cells}
+    top1 = {name: {cell: summarize(values) for cell, values in cells.items()} for name, cells in by_method.items()}
+    return Grid(tuple(recipe for recipe in recipes if recipe in there), rates, top1)
 
 
 def _draw_line(axes: Axes, known: Mapping[float, Summary], colour: str) -> None:

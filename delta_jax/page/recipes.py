@@ -14,7 +14,7 @@ from delta_jax.page.reading import Study
 
 @dataclass(frozen=True)
 class Gain:
-    """A cell of the table: points of top-1 as a fraction, None where one of both methods has no run; `share` of 1."""
+    """A cell: gain in top-1, a fraction, or None where a method has no run; how strong its colour is, of 1."""
 
     value: float | None
     seeds: int
@@ -62,7 +62,7 @@ def _overview(identity: str, name: str, grid: Grid, against: str) -> Overview:
 
     def cell(method: str, recipe: str, rate: float) -> Gain:
         value, seeds = gains[method].get((recipe, rate), (None, 0))
-        return Gain(value, seeds, abs(value or 0.0) / extent)
+        return Gain(value, seeds, min(1.0, abs(value or 0.0) / extent))
 
     return Overview(
         identity,

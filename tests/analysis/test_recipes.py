@@ -57,8 +57,16 @@ def test_gains_are_differences_of_means_where_both_have_numbers():
         ("batch_norm train", 0.1): (pytest.approx(0.2), 1),
         ("batch_norm train", 0.01): (pytest.approx(-0.02), 2),
     }
-    assert recipes.extent([gains]) == pytest.approx(0.2)
-    assert recipes.extent([]) == recipes.LEAST_RANGE
+
+
+@pytest.mark.parametrize(("gains", "extent"), [([0.2, -0.7], 0.1), ([0.03, -0.04], 0.04), ([0.001], 0.01), ([], 0.01)])
+def test_colours_are_strongest_at_the_largest_gain_between_one_and_ten_points(gains, extent):
+    assert recipes.extent([{("recipe", i): (gain, 2) for i, gain in enumerate(gains)}]) == extent
+
+
+def test_recipes_that_were_not_run_have_no_place():
+    (grid,) = recipes.grids(VARIANTS, [run for run in RUNS if run[2].startswith("train")]).values()
+    assert grid.recipes == ("batch_norm train",)
 
 
 def test_gains_are_measured_on_the_method_named_or_l2_or_the_first():
