@@ -9,101 +9,21 @@ gains of each method on L2. How answers are computed was written down before the
 """
 
 import argparse
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from _recipe_runs import Cell, Predictions, Sweep, predictions
+from scipy import stats
 
 from delta_jax.analysis import recipes, statistics
 from delta_jax.analysis.statistics import Paired
 
 DELTA, PLAIN, WITHOUT = "delta", "l2", "delta_without_attention"
-MIDDLE = (0.01, 0.05)  # the rates of question 4
 BINS = 15  # of the calibration error
 DRAWS = 1000  # of the bootstrap over test images
-Cell = tuple[str, str]  # variant, method
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Of one run: whether each test image was right, its cross-entropy, and the probability of the class answered."""
-
-    correct: np.ndarray
-    cross_entropy: np.ndarray
-    confidence: np.ndarray
-
-
-@cache
-def predictions(path: Path) -> Predictions:
-    """Of a predictions.csv, images in the order of their names; probabilities there have six digits."""
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    rows.sort()
-    column = {name[2:-1]: place for place, name in enumerate(header) if name.startswith("p(")}
-    probability = np.array([[float(one) for one in row[3:]] for row in rows])
-    of_true = probability[np.arange(len(rows)), [column[row[1]] - 3 for row in rows]]
-    return Predictions(
-        np.array([float(row[1] == row[2]) for row in rows]),
-        -np.log(np.maximum(of_true, 5e-7)),
-        probability.max(1),
-    )
-
-
-class Sweep:
-    """The runs of a sweep: records of final runs by (variant, method), and the choices that stand before them.
-
-    A run that diverged is wrong on every image and as unsure as can be; so are all of a cell whose every choice did.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.variants: dict[str, dict[str, Any]] = json.loads((folder / "sweep.json").read_text())["variants"]
-        self.records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-        self.final: dict[Cell, list[dict[str, Any]]] = {}
-        for one in self.records:
-            if one["kind"] == "final":
-                self.final.setdefault((one["variant"], one["method"]), []).append(one)
-        seeds = max(map(len, self.final.values()))
-        choices: dict[Cell, list[dict[str, Any]]] = {}
-        for one in self.records:
-            if one["kind"] == "choice":
-                choices.setdefault((one["variant"], one["method"]), []).append(one)
-        for cell, runs in choices.items():
-            if cell not in self.final and all(one["error"] for one in runs):
-                self.final[cell] = [{"test": {}}] * seeds
-
-    def rate(self, cell: Cell) -> float:
-        """The learning rate of a cell."""
-        return float(self.variants[cell[0]]["learning_rate"])
-
-    def predictions(self, cell: Cell) -> list[Predictions]:
-        """Of a cell, one for each seed."""
-        return [
-            predictions(self.folder / one["workdir"] / "predictions.csv") if one["test"] else self._lost()
-            for one in self.final[cell]
-        ]
-
-    def _lost(self) -> Predictions:
-        done = next(one for runs in self.final.values() for one in runs if one["test"])
-        summary = json.loads((self.folder / done["workdir"] / "summary.json").read_text())
-        images, classes = done["test"]["n"], len(summary["classes"])
-        return Predictions(np.zeros(images), np.full(images, np.log(classes)), np.full(images, 1 / classes))
-
-    def validated(self, method: str) -> dict[str, tuple[float, float]]:
-        """{variant: (top-1, minus cross-entropy) of the validation images at the strength that was chosen}."""
-        found: dict[str, tuple[float, float]] = {}
-        for one in self.records:
-            if one["kind"] == "choice" and one["method"] == method:
-                value = (
-                    (one["validation"]["top1"], -one["validation"]["cross_entropy"]) if one["validation"] else (-1, 0)
-                )
-                found[one["variant"]] = max(value, found.get(one["variant"], (-1.0, 0.0)))
-        return {variant: value for variant, value in found.items() if (variant, method) in self.final}
 
 
 @dataclass(frozen=True)
@@ -146,18 +66,24 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 def calibration(weights: Mapping[Cell, float], of: Mapping[Cell, Sequence[Predictions]]) -> tuple[float, float, float]:
     """The weighted sum of calibration errors, each the mean over seeds, and its 95 % interval over test images."""
-    images = len(next(iter(of.values()))[0].correct)
-    rng = np.random.default_rng(0)
-    found = []
-    for draw in range(DRAWS + 1):
-        rows = rng.integers(images, size=images) if draw else np.arange(images)
+
+    def difference(rows: np.ndarray) -> float:
         errors = (
             weight * np.mean([calibration_error(one.confidence[rows], one.correct[rows]) for one in of[cell]])
             for cell, weight in weights.items()
         )
-        found.append(float(sum(errors)))
-    low, high = np.quantile(found[1:], [0.025, 0.975])
-    return found[0], float(low), float(high)
+        return float(sum(errors))
+
+    images = np.arange(len(next(iter(of.values()))[0].correct))
+    drawn = stats.bootstrap(
+        (images,), difference, n_resamples=DRAWS, method="percentile", vectorized=False, random_state=0
+    )
+    return difference(images), float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+
+def against(method: str, variants: Sequence[str], other: str = PLAIN) -> dict[Cell, float]:
+    """{cell: factor} of the mean over recipes of what a method has more than another."""
+    return {(one, name): sign / len(variants) for one in variants for name, sign in ((method, 1.0), (other, -1.0))}
 
 
 def over_recipes(sweep: Sweep, method: str, other: str = PLAIN) -> list[str]:
@@ -173,8 +99,8 @@ def answers(sweep: Sweep, shuffled: Sweep | None, noise: Sweep | None) -> list[A
         of = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (method, PLAIN)}
         if not (shared := over_recipes(sweep, method)):
             continue
-        weights = {(one, name): sign / len(shared) for one in shared for name, sign in ((method, 1.0), (PLAIN, -1.0))}
-        found.append(asked(question, f"{method} minus l2, mean of {len(shared)} recipes", weights, of, sweep.rate))
+        what = f"{method} minus l2, mean of {len(shared)} recipes"
+        found.append(asked(question, what, against(method, shared), of, sweep.rate))
     for question, name, pick in (("2", "worst", min), ("3", "best", max)):
         chosen = [
             (pick(values := sweep.validated(method), key=values.__getitem__), method) for method in (DELTA, PLAIN)
@@ -185,7 +111,7 @@ def answers(sweep: Sweep, shuffled: Sweep | None, noise: Sweep | None) -> list[A
         found.append(_content(sweep, shuffled))
     alike = [one for one in over_recipes(sweep, DELTA) if _holds_zero(_of_recipe(sweep, one, DELTA).images)]
     if alike:
-        weights = {(one, name): sign / len(alike) for one in alike for name, sign in ((DELTA, 1.0), (PLAIN, -1.0))}
+        weights = against(DELTA, alike)
         what = f"cross-entropy of delta minus l2's, mean of {len(alike)} recipes of equal top-1"
         found.append(asked("5", what, weights, both, sweep.rate, "cross_entropy"))
         error, low, high = calibration(weights, both)
@@ -196,11 +122,11 @@ def answers(sweep: Sweep, shuffled: Sweep | None, noise: Sweep | None) -> list[A
 
 
 def _content(sweep: Sweep, shuffled: Sweep) -> Answer:
-    shared = [v for v in shuffled.variants if sweep.rate((v, "")) in MIDDLE and (v, DELTA) in shuffled.final]
+    shared = [one for one in shuffled.variants if (one, DELTA) in shuffled.final]
     of = {(one, "exact"): sweep.predictions((one, DELTA)) for one in shared}
     of |= {(one, "shuffled"): shuffled.predictions((one, DELTA)) for one in shared}
-    weights = {(one, name): sign / len(shared) for one in shared for name, sign in (("exact", 1.0), ("shuffled", -1.0))}
-    return asked("4", f"exact minus shuffled attention, mean of {len(shared)} recipes", weights, of, sweep.rate)
+    what = f"exact minus shuffled attention, mean of {len(shared)} recipes"
+    return asked("4", what, against("exact", shared, "shuffled"), of, sweep.rate)
 
 
 def _wrong_labels(noise: Sweep) -> Answer:
@@ -208,7 +134,7 @@ def _wrong_labels(noise: Sweep) -> Answer:
     of: dict[Cell, list[Predictions]] = {}
     for one in records:
         of.setdefault(("", one["method"]), []).append(predictions(noise.folder / one["workdir"] / "predictions.csv"))
-    weights = {("", DELTA): 1.0, ("", PLAIN): -1.0}
+    weights = against(DELTA, [""])
     of = {cell: runs for cell, runs in of.items() if cell in weights}
     return asked("6", "delta minus l2, 40 % of the labels wrong", weights, of, lambda _: 0.0)
 
@@ -216,7 +142,7 @@ def _wrong_labels(noise: Sweep) -> Answer:
 def _of_recipe(sweep: Sweep, variant: str, method: str) -> Answer:
     cells = [cell for cell in sweep.final if cell[1] in (method, PLAIN)]
     of = {cell: sweep.predictions(cell) for cell in cells if sweep.rate(cell) == sweep.rate((variant, method))}
-    return asked("", variant, {(variant, method): 1.0, (variant, PLAIN): -1.0}, of, sweep.rate)
+    return asked("", variant, against(method, [variant]), of, sweep.rate)
 
 
 def _holds_zero(pair: Paired) -> bool:
@@ -224,7 +150,7 @@ def _holds_zero(pair: Paired) -> bool:
 
 
 def recipe_table(sweep: Sweep) -> str:
-    """In Markdown: top-1 of every method in every recipe, and what both DELTAs have more than L2."""
+    """In Markdown: top-1 of every method in every recipe, and what DELTA has more than L2."""
     methods = list(dict.fromkeys(one["method"] for one in sweep.records))
     lines = ["| recipe | " + " | ".join(f"`{one}`" for one in methods) + " | DELTA minus L2: seeds; images |"]
     lines.append("| --- |" + " --- |" * (len(methods) + 1))
@@ -268,13 +194,13 @@ def _span(pair: Paired, scale: float = 100.0) -> str:
     )
 
 
-def draw(sweep: Sweep, folder: Path, name: str) -> None:
-    """NAME-rates.png and NAME-gains.png; the head alone is that of any run, all have the same."""
+def draw(sweep: Sweep, folder: Path) -> None:
+    """map-rates.png and map-gains.png; the head alone is that of any run, all have the same."""
     (grid,) = recipes.of_records(sweep.variants, sweep.records).values()
     one = next(one for runs in sweep.final.values() for one in runs if one["test"])
     head = json.loads((sweep.folder / one["workdir"] / "summary.json").read_text())["l2_fe"]["test"]["top1"]
-    recipes.plot_rates(grid, folder / f"{name}-rates.png", level=head)
-    recipes.plot_gains(grid, PLAIN, folder / f"{name}-gains.png")
+    recipes.plot_rates(grid, folder / "map-rates.png", level=head)
+    recipes.plot_gains(grid, PLAIN, folder / "map-gains.png")
     print(f"the head alone: {head:.2%}\n")
 
 
@@ -284,7 +210,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shuffled", type=Path, help="workdir of configs/map/shuffled.py")
     parser.add_argument("--noise", type=Path, help="workdir of configs/map/noise.py")
     parser.add_argument("--figures", type=Path, help="folder for the pictures")
-    parser.add_argument("--name", default="map", help="what their names begin with")
     parser.add_argument("--json", type=Path, help="file for the answers")
     return parser.parse_args(arguments)
 
@@ -293,7 +218,7 @@ def main() -> None:
     args = parse()
     sweep = Sweep(args.sweep)
     if args.figures:
-        draw(sweep, args.figures, args.name)
+        draw(sweep, args.figures)
     print(recipe_table(sweep) + "\n")
     found = answers(sweep, *(Sweep(one) if one else None for one in (args.shuffled, args.noise)))
     print(answer_table(found))

@@ -1,11 +1,11 @@
 """DELTA with the weights of its attention dealt to the filters at random: question 4 of docs/map.md.
 
-python -m delta_jax.attend --config=configs/folder.py --workdir=runs/map/attention ... --export=gaps.json
-python benchmarks/shuffled_attention.py --gaps=gaps.json --out=shuffled.json
+python benchmarks/shuffled_attention.py --out=shuffled.json \
+    --run=runs/map/recipes/runs/caltech101/mobilenet_v2/frozen-trained-1e-02/delta/seed-0
 python -m delta_jax.sweep --config=configs/map/shuffled.py --workdir=runs/map/shuffled \
     --config.run.attention_file=shuffled.json --config.data_sets.caltech101.data.root=PHOTOS/caltech101_30
 
-The network, size and images of `attend` are those of recipes.py, so that the weights are the same but for their places.
+The run is one of recipes.py: all of these measure the same gaps but for the seed that their images are drawn with.
 """
 
 from ml_collections import ConfigDict

@@ -4,12 +4,13 @@ For sweeps whose variants differ in `learning_rate`: what else they differ in is
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -23,6 +24,7 @@ from delta_jax.analysis.statistics import Summary, summarize
 
 RATE = "learning_rate"
 REFERENCE = "l2"  # what gains are measured on where the sweep names nothing else
+ALIKE = "all runs"  # the recipe of variants that differ in nothing but the rate
 COLUMNS = 2  # recipes beside each other in the figure
 # Of the colours, fractions: gains that are all smaller than a point stay pale, and one of 70 points, where the other
 # method was lost, does not make the rest so.
@@ -64,13 +66,13 @@ def split(variants: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, flo
     Args:
       variants: {name: {field: value}}, as in the config of a sweep.
     """
-    fields = {name: dict(_flat(values)) for name, values in variants.items()}
+    fields = {name: flatten_dict(dict(values), sep=".") for name, values in variants.items()}
     if not all(isinstance(one.get(RATE), (int, float)) for one in fields.values()):
         return {}
     others = [field for field in dict.fromkeys(f for one in fields.values() for f in one) if field != RATE]
     differing = [field for field in others if len({repr(one.get(field)) for one in fields.values()}) > 1]
     found = {
-        name: (", ".join(f"{field} {one[field]}" for field in differing if field in one), float(one[RATE]))
+        name: (", ".join(f"{field} {one[field]}" for field in differing if field in one) or ALIKE, float(one[RATE]))
         for name, one in fields.items()
     }
     return found if len(found) > len({recipe for recipe, _ in found.values()}) else {}
@@ -202,11 +204,3 @@ def _draw_line(axes: Axes, known: Mapping[float, Summary], colour: str) -> None:
     axes.fill_between(rates, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
     for rate, one in known.items():
         axes.plot(rate, 100 * one.mean, "o", ms=5, color=colour, mfc=colour if one.n > 1 else "white")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

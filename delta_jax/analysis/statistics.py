@@ -15,8 +15,8 @@ CONFIDENCE = 0.95
 LEAST_SEEDS = 3  # for a verdict; the spread of two is hardly known
 LEAST_RANKS = 6  # of five seeds the least p value of a rank test is 2 / 32, above 1 - CONFIDENCE
 _EQUAL = 1e-9  # accuracies that are this close are the same, up to rounding: there is no spread to test with
-Cell = TypeVar("Cell", bound=Hashable)
 BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
+_Cell = TypeVar("_Cell", bound=Hashable)
 
 
 class Summary(NamedTuple):
@@ -119,7 +119,7 @@ def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nda
 
 
 def contrast(
-    weights: Mapping[Cell, float], values: Mapping[Cell, Sequence[float]], group: Callable[[Cell], Hashable]
+    weights: Mapping[_Cell, float], values: Mapping[_Cell, Sequence[float]], group: Callable[[_Cell], Hashable]
 ) -> Paired:
     """A weighted sum of cells' means, where cells have too few values each to know their spread alone.
 

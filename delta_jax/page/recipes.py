@@ -92,5 +92,5 @@ def _chart(identity: str, recipe: str, grid: Grid) -> Chart | None:
         return None
     names = [f"{rate:g}" for rate in grid.rates]
     return plots.draw(
-        identity, recipe or "all", lines, x_label="learning rate", y_label="test top-1", percent=True, x_names=names
+        identity, recipe, lines, x_label="learning rate", y_label="test top-1", percent=True, x_names=names
     )

@@ -15,8 +15,8 @@ Runs = Mapping[str, Sequence[Path]]  # {method: workdirs of its final runs}
 def write(
     folder: Path,
     records: Sequence[Mapping[str, Any]],
-    variants: Mapping[str, Mapping[str, Any]] | None = None,
-    against: str = "",
+    variants: Mapping[str, Mapping[str, Any]],
+    against: str,
 ) -> list[Path]:
     """Draws what the final runs have the files for; a sweep that is not done gets the figures of what there is.
 
@@ -32,17 +32,17 @@ def write(
     """
     final = [record for record in records if record["kind"] == "final" and not record["error"]]
     places = dict.fromkeys((record["data"], record["network"]) for record in final)
-    written: list[Path] = _recipes(folder / FOLDER, records, variants or {}, against)
+    written: list[Path] = _recipes(folder / FOLDER, records, variants, against)
     for data, network in places:
         own = [record for record in final if (record["data"], record["network"]) == (data, network)]
-        variants = {
+        by_variant = {
             variant: _by_method(folder, [record for record in own if record["variant"] == variant])
             for variant in dict.fromkeys(record["variant"] for record in own)
         }
         out = folder / FOLDER
         out.mkdir(exist_ok=True)
-        written += _drawn(_learning_curves, variants, out / f"learning-curves-{data}-{network}.png")
-        for variant, runs in variants.items():
+        written += _drawn(_learning_curves, by_variant, out / f"learning-curves-{data}-{network}.png")
+        for variant, runs in by_variant.items():
             name = "-".join(filter(None, (data, network, variant)))
             written += _drawn(_drift, runs, out / f"drift-{name}.png")
             written += _drawn(_maps, runs, out / f"maps-{name}.png")

@@ -1,9 +1,7 @@
 """The statistics of benchmarks/attention_quality.py against scipy and hand-computed numbers, and the script once."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import scipy.stats
 from delta_jax import precision
 from delta_jax.analysis import gap_statistics
 from delta_jax.models import registry
-from tests import small_network
+from tests import benchmark_scripts, small_network
 from tests.small_network import FILTERS
 from tests.small_run import make_photos, weights_of
 
@@ -20,17 +18,7 @@ RNG = np.random.default_rng(0)
 BFLOAT16 = precision.computes_bfloat16()  # else its gaps are what lay in memory
 
 
-def load() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "attention_quality.py"
-    spec = importlib.util.spec_from_file_location("attention_quality", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-quality = load()
+quality = benchmark_scripts.load("attention_quality")
 
 
 def test_rank_correlation_is_scipys():

@@ -1,15 +1,13 @@
 """The answers of benchmarks/recipe_map.py on a sweep of a few images, every number by hand."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "recipe_map.py"
+from tests import benchmark_scripts
+
 VARIANTS = {"slow": {"learning_rate": 0.01}, "fast": {"learning_rate": 0.2}}
 # {(variant, method): (validation top-1, [test images right, of four] of each seed)}
 RIGHT = {
@@ -20,16 +18,7 @@ RIGHT = {
 }
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipe_map", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe_map = load()
+recipe_map = benchmark_scripts.load("recipe_map")
 
 
 def write_run(folder, right, certain):
