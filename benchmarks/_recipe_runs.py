@@ -41,13 +41,20 @@ class Sweep:
     """The runs of a sweep: records of final runs by (variant, method), and the choices that stand before them.
 
     A run that diverged is wrong on every image and as unsure as can be; so are all of a cell whose every choice did.
+
+    Raises:
+      SystemExit: the folder is no sweep's, or none of its final runs has finished.
     """
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / "sweep.json").exists() or not (folder / "results.jsonl").exists():
+            raise SystemExit(f"error: {folder} has no sweep.json and results.jsonl; give the --workdir of a sweep")
         self.folder = folder
         self.variants: dict[str, dict[str, Any]] = json.loads((folder / "sweep.json").read_text())["variants"]
         self.records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
         self.final = self._cells("final")
+        if not any(one["test"] for runs in self.final.values() for one in runs):
+            raise SystemExit(f"error: no final run of the sweep in {folder} has finished; the same command goes on")
         # A cell of which nothing is left to run, as no strength had numbers.
         for cell, runs in self._cells("choice").items():
             if cell not in self.final and all(one["error"] for one in runs):

@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not (args.run / FILE).exists():
+        raise SystemExit(f"error: {args.run} has no {FILE}; give the workdir of a run of delta, or of `attend`")
     taps = json.loads((args.run / "config.json").read_text())["taps"]
     with np.load(args.run / FILE) as file:
         gaps = {tap: file[f"gap/{tap}.npy"] for tap in taps}

@@ -101,7 +101,13 @@ def _run(
         {"python": "3.11", "platform": "Linux", "devices": "1 x H100 (gpu)", "packages": packages},
     )
     (workdir / "command.txt").write_text(f"python -m delta_jax.train --config.method={method} --config.seed={seed}\n")
-    summary = {"method": method, "preset": "reference", "classes": list(CLASSES), "test": _measures(top1, images)}
+    summary = {
+        "method": method,
+        "seed": seed,
+        "preset": "reference",
+        "classes": list(CLASSES),
+        "test": _measures(top1, images),
+    }
     write_json(workdir / "summary.json", {**summary, "confusion_matrix": None, "seconds": {"fine_tune": 120.3}})
     _write_predictions(workdir / "predictions.csv", rng, top1, images)
     _write_gallery(workdir / "gallery", method)

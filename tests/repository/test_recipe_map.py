@@ -111,3 +111,12 @@ def test_what_diverged_is_wrong_on_every_image_and_the_worst_recipe(folder):
     assert found["1"].seeds.difference == pytest.approx(((0 - 0.5) + (7 / 8 - 0)) / 2)
     assert "| slow | 50.0 | diverged | -50.0" in recipe_map.recipe_table(sweep).replace("**", "")
     assert "| fast | 0.0 (1 of 2 diverged) | 87.5 |" in recipe_map.recipe_table(sweep)
+
+
+def test_what_is_no_sweep_is_said_in_a_line(tmp_path):
+    with pytest.raises(SystemExit, match=r"has no sweep\.json and results\.jsonl; give the --workdir of a sweep"):
+        recipe_map.Sweep(tmp_path)
+    (tmp_path / "sweep.json").write_text(json.dumps({"variants": VARIANTS}))
+    (tmp_path / "results.jsonl").write_text("")
+    with pytest.raises(SystemExit, match="no final run of the sweep"):
+        recipe_map.Sweep(tmp_path)
