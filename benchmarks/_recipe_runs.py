@@ -2,18 +2,20 @@
 
 import csv
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Cell = tuple[str, str]  # variant, method
+Cell = tuple[str, str]  # variant (data set and network, where a sweep has none), method
+
+# Of a file of answers: cross-entropies have three digits, and so much is enough for intervals of a tenth of a point.
+_KEPT = np.dtype([("correct", "?"), ("cross_entropy", "<f2"), ("confidence", "<f2")])
+_ABOUT = "sweep"  # its entry that is no run
 
 
-@dataclass(frozen=True)
-class Predictions:
+class Predictions(NamedTuple):
     """Of one run: whether each test image was right, its cross-entropy, and the probability of the class answered."""
 
     correct: np.ndarray
@@ -42,29 +44,51 @@ class Sweep:
 
     A run that diverged is wrong on every image and as unsure as can be; so are all of a cell whose every choice did.
 
-    Raises:
-      SystemExit: the folder is no sweep's, or none of its final runs has finished.
+    Attributes:
+      variants: {name: fields}, of the sweep's config.
+      records: of all runs that are done.
+      final: {cell: records of its final runs}.
+      head: test top-1 of the head alone; that of any run, all have the same where there is one data set and network.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not (folder / "sweep.json").exists() or not (folder / "results.jsonl").exists():
-            raise SystemExit(f"error: {folder} has no sweep.json and results.jsonl; give the --workdir of a sweep")
-        self.folder = folder
-        self.variants: dict[str, dict[str, Any]] = json.loads((folder / "sweep.json").read_text())["variants"]
-        self.records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    def __init__(self, path: Path) -> None:
+        """Reads the workdir of a sweep, or a file of records that `keep` wrote, the file of answers beside it.
+
+        Raises:
+          SystemExit: it is neither, or none of its final runs has finished.
+        """
+        if path.is_file():
+            self._folder, listed = None, path
+            if not path.with_suffix(".npz").exists():
+                raise SystemExit(f"error: {path} has no {path.stem}.npz beside it; give the --workdir of its sweep")
+            with np.load(path.with_suffix(".npz")) as file:
+                self._answers = {name: file[name] for name in file.files}
+            self._about = json.loads(str(self._answers.pop(_ABOUT)))
+        elif (path / "sweep.json").exists() and (path / "results.jsonl").exists():
+            self._folder, listed = path, path / "results.jsonl"
+            self._about = {"variants": json.loads((path / "sweep.json").read_text())["variants"]}
+        else:
+            raise SystemExit(f"error: {path} has no sweep.json and results.jsonl; give the --workdir of a sweep")
+        self.variants: dict[str, dict[str, Any]] = self._about["variants"]
+        self.records = [json.loads(line) for line in listed.read_text().splitlines()]
         self.final = self._cells("final")
-        if not any(one["test"] for runs in self.final.values() for one in runs):
-            raise SystemExit(f"error: no final run of the sweep in {folder} has finished; the same command goes on")
+        done = [one for runs in self.final.values() for one in runs if one["test"]]
+        if not done:
+            raise SystemExit(f"error: no final run of the sweep in {path} has finished; the same command goes on")
+        if self._folder:
+            summary = json.loads((self._folder / done[0]["workdir"] / "summary.json").read_text())
+            self._about |= {"head": summary["l2_fe"]["test"]["top1"], "classes": len(summary["classes"])}
+        self.head = float(self._about["head"])
         # A cell of which nothing is left to run, as no strength had numbers.
         for cell, runs in self._cells("choice").items():
             if cell not in self.final and all(one["error"] for one in runs):
-                self.final[cell] = [{"test": {}}] * max(map(len, self.final.values()))
+                self.final[cell] = [{**runs[0], "test": {}}] * max(map(len, self.final.values()))
 
     def _cells(self, kind: str) -> dict[Cell, list[dict[str, Any]]]:
         found: dict[Cell, list[dict[str, Any]]] = {}
         for one in self.records:
             if one["kind"] == kind:
-                found.setdefault((one["variant"], one["method"]), []).append(one)
+                found.setdefault((one["variant"] or f"{one['data']}/{one['network']}", one["method"]), []).append(one)
         return found
 
     def rate(self, cell: Cell) -> float:
@@ -73,15 +97,26 @@ class Sweep:
 
     def predictions(self, cell: Cell) -> list[Predictions]:
         """Of a cell, one for each seed."""
-        return [
-            predictions(self.folder / one["workdir"] / "predictions.csv") if one["test"] else self._lost()
-            for one in self.final[cell]
-        ]
+        return [self._of_run(one) if one["test"] else self._lost(one["data"]) for one in self.final[cell]]
 
-    def _lost(self) -> Predictions:
-        done = next(one for runs in self.final.values() for one in runs if one["test"])
-        summary = json.loads((self.folder / done["workdir"] / "summary.json").read_text())
-        images, classes = done["test"]["n"], len(summary["classes"])
+    def keep(self, path: Path) -> None:
+        """Writes the records, and beside them, as .npz, what this class needs of the runs that they are of."""
+        runs = [one for one in self.records if one["kind"] == "final" and one["test"]]
+        answers = {one["workdir"]: _packed(self._of_run(one)) for one in runs}
+        about = {**self._about, "variants": {name: dict(fields) for name, fields in self.variants.items()}}
+        np.savez_compressed(path.with_suffix(".npz"), **{_ABOUT: np.array(json.dumps(about)), **answers})
+        path.write_text("".join(json.dumps(one) + "\n" for one in self.records))
+
+    def _of_run(self, record: dict[str, Any]) -> Predictions:
+        if self._folder:
+            return predictions(self._folder / record["workdir"] / "predictions.csv")
+        answers = self._answers[record["workdir"]]
+        return Predictions(*(answers[name].astype(np.float64) for name in Predictions._fields))
+
+    def _lost(self, data: str) -> Predictions:
+        runs = (one for runs in self.final.values() for one in runs)
+        images = next(one["test"]["n"] for one in runs if one["test"] and one["data"] == data)
+        classes = self._about["classes"]
         return Predictions(np.zeros(images), np.full(images, np.log(classes)), np.full(images, 1 / classes))
 
     def validated(self, method: str) -> dict[str, tuple[float, float]]:
@@ -93,3 +128,10 @@ class Sweep:
                 # What diverged with every strength is below all that did not.
                 found[variant] = max(((one["top1"], -one["cross_entropy"]) for one in measured), default=(-1.0, 0.0))
         return {variant: value for variant, value in found.items() if (variant, method) in self.final}
+
+
+def _packed(found: Predictions) -> np.ndarray:
+    packed = np.empty(len(found.correct), _KEPT)
+    for name in Predictions._fields:
+        packed[name] = getattr(found, name)
+    return packed

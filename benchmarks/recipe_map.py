@@ -4,8 +4,9 @@
         --figures=docs/images --json=docs/study/map_answers.json
 
 `--sweep` is the workdir of configs/map/recipes.py, from which everything is read: results.jsonl, and the predictions of
-each run. Prints a table of all recipes and one of the six answers, and draws accuracy against the learning rate and the
-gains of each method on L2. How answers are computed was written down before the runs (docs/map.md).
+each run. `--keep=docs/study` writes there what is needed of them, and `--sweep=docs/study/map_recipes.jsonl` reads it.
+Prints a table of all recipes and one of the six answers, and draws accuracy against the learning rate and the gains of
+each method on L2. How answers are computed was written down before the runs (docs/map.md).
 """
 
 import argparse
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _recipe_runs import Cell, Predictions, Sweep, predictions
+from _recipe_runs import Cell, Predictions, Sweep
 from scipy import stats
 
 from delta_jax.analysis import recipes, statistics
@@ -130,12 +131,9 @@ def _content(sweep: Sweep, shuffled: Sweep) -> Answer:
 
 
 def _wrong_labels(noise: Sweep) -> Answer:
-    records = [one for one in noise.records if one["kind"] == "final" and one["test"] and one["data"] == "noisy40"]
-    of: dict[Cell, list[Predictions]] = {}
-    for one in records:
-        of.setdefault(("", one["method"]), []).append(predictions(noise.folder / one["workdir"] / "predictions.csv"))
-    weights = against(DELTA, [""])
-    of = {cell: runs for cell, runs in of.items() if cell in weights}
+    (setting,) = {cell[0] for cell in noise.final if cell[0].startswith("noisy40")}
+    weights = against(DELTA, [setting])
+    of = {cell: noise.predictions(cell) for cell in weights}
     return asked("6", "delta minus l2, 40 % of the labels wrong", weights, of, lambda _: 0.0)
 
 
@@ -195,13 +193,11 @@ def _span(pair: Paired, scale: float = 100.0) -> str:
 
 
 def draw(sweep: Sweep, folder: Path) -> None:
-    """map-rates.png and map-gains.png; the head alone is that of any run, all have the same."""
+    """map-rates.png and map-gains.png."""
     (grid,) = recipes.of_records(sweep.variants, sweep.records).values()
-    one = next(one for runs in sweep.final.values() for one in runs if one["test"])
-    head = json.loads((sweep.folder / one["workdir"] / "summary.json").read_text())["l2_fe"]["test"]["top1"]
-    recipes.plot_rates(grid, folder / "map-rates.png", level=head)
+    recipes.plot_rates(grid, folder / "map-rates.png", level=sweep.head)
     recipes.plot_gains(grid, PLAIN, folder / "map-gains.png")
-    print(f"the head alone: {head:.2%}\n")
+    print(f"the head alone: {sweep.head:.2%}\n")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -209,18 +205,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep", type=Path, required=True, help="workdir of configs/map/recipes.py")
     parser.add_argument("--shuffled", type=Path, help="workdir of configs/map/shuffled.py")
     parser.add_argument("--noise", type=Path, help="workdir of configs/map/noise.py")
+    parser.add_argument("--keep", type=Path, help="folder for the records and answers of all of these")
     parser.add_argument("--figures", type=Path, help="folder for the pictures")
     parser.add_argument("--json", type=Path, help="file for the answers")
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    args = parse()
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
     sweep = Sweep(args.sweep)
+    shuffled, noise = (Sweep(one) if one else None for one in (args.shuffled, args.noise))
+    if args.keep:
+        for name, part in (("recipes", sweep), ("shuffled", shuffled), ("noise", noise)):
+            if part:
+                part.keep(args.keep / f"map_{name}.jsonl")
     if args.figures:
         draw(sweep, args.figures)
     print(recipe_table(sweep) + "\n")
-    found = answers(sweep, *(Sweep(one) if one else None for one in (args.shuffled, args.noise)))
+    found = answers(sweep, shuffled, noise)
     print(answer_table(found))
     if args.json:
         rows = [

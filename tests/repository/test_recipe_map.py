@@ -46,7 +46,7 @@ def folder(tmp_path):
             )
         for seed, right in enumerate(seeds):
             workdir = f"runs/{variant}/{method}/{seed}"
-            write_run(tmp_path / workdir, right, 0.8 if method == "delta" else 0.9)
+            write_run(tmp_path / workdir, right, 0.75 if method == "delta" else 0.875)  # exact in float16, too
             test = {"top1": sum(right) / 4, "n": 4}
             records.append({**one, "kind": "final", "seed": seed, "validation": {}, "test": test, "workdir": workdir})
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
@@ -66,11 +66,11 @@ def test_answers_are_differences_over_recipes_and_of_those_that_validation_image
     assert found["2"].seeds.difference == pytest.approx(3 / 8)
     assert found["3"].seeds.difference == pytest.approx(3 / 8)
     assert "slow minus fast" in found["2"].what
-    # Only the slow recipe has the same accuracy: -log(0.8) against -log(0.9) of what is right, of 0.2 and 0.1 else.
-    entropy = (math.log(0.9 / 0.8) + math.log(0.1 / 0.2)) / 2
+    # Only the slow recipe has the same accuracy: -log(3/4) against -log(7/8) of what is right, of 1/4 and 1/8 else.
+    entropy = (math.log(0.875 / 0.75) + math.log(0.125 / 0.25)) / 2
     assert found["5"].seeds.difference == pytest.approx(entropy, abs=1e-6)
-    # All answers have one probability, so the error is |accuracy - it|: |0.5 - 0.8| - |0.5 - 0.9|.
-    assert "calibration error there: -10.00 points" in capsys.readouterr().out
+    # All answers have one probability, so the error is |accuracy - it|: |0.5 - 0.75| - |0.5 - 0.875|.
+    assert "calibration error there: -12.50 points" in capsys.readouterr().out
 
 
 def test_calibration_error_of_two_bins_by_hand():
@@ -120,3 +120,40 @@ def test_what_is_no_sweep_is_said_in_a_line(tmp_path):
     (tmp_path / "results.jsonl").write_text("")
     with pytest.raises(SystemExit, match="no final run of the sweep"):
         recipe_map.Sweep(tmp_path)
+    kept = tmp_path / "records.jsonl"
+    kept.write_text("")
+    with pytest.raises(SystemExit, match=r"has no records\.npz beside it"):
+        recipe_map.Sweep(kept)
+
+
+def test_what_is_kept_of_a_sweep_gives_its_answers(folder, tmp_path, capsys):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    recipe_map.main(["--sweep", str(folder), "--keep", str(kept)])
+    assert "| slow |" in capsys.readouterr().out
+    assert sorted(path.name for path in kept.iterdir()) == ["map_recipes.jsonl", "map_recipes.npz"]
+    of_workdir, of_file = recipe_map.Sweep(folder), recipe_map.Sweep(kept / "map_recipes.jsonl")
+    assert recipe_map.recipe_table(of_file) == recipe_map.recipe_table(of_workdir)
+    found, again = (recipe_map.answers(one, None, None) for one in (of_workdir, of_file))
+    assert [one.what for one in again] == [one.what for one in found]
+    for one, other in zip(found, again, strict=True):
+        # Cross-entropies have three digits in the file.
+        assert np.allclose([*one.seeds, *one.images], [*other.seeds, *other.images], atol=5e-4)
+    of_file.keep(tmp_path / "again.jsonl")
+    assert (tmp_path / "again.npz").read_bytes() == (kept / "map_recipes.npz").read_bytes()
+
+
+def test_wrong_labels_compare_the_two_methods_on_the_worse_set(folder):
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    noisy = [
+        {**one, "variant": "", "data": f"noisy{20 if one['variant'] == 'slow' else 40}", "kind": "final"}
+        for one in records
+        if one["kind"] == "final"
+    ]
+    (folder / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in noisy))
+    noise = recipe_map.Sweep(folder)
+    (folder / "results.jsonl").write_text("\n".join(lines))
+    found = {one.question: one for one in recipe_map.answers(recipe_map.Sweep(folder), None, noise)}
+    # The fast recipe's runs: 7/8 and 1/8.
+    assert found["6"].seeds.difference == pytest.approx(6 / 8)
