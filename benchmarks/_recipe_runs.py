@@ -48,7 +48,7 @@ class Sweep:
       variants: {name: fields}, of the sweep's config.
       records: of all runs that are done.
       final: {cell: records of its final runs}.
-      head: test top-1 of the head alone; that of any run, all have the same where there is one data set and network.
+      heads: {data/network: test top-1 of the head alone}.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,9 +76,14 @@ class Sweep:
         if not done:
             raise SystemExit(f"error: no final run of the sweep in {path} has finished; the same command goes on")
         if self._folder:
-            summary = json.loads((self._folder / done[0]["workdir"] / "summary.json").read_text())
-            self._about |= {"head": summary["l2_fe"]["test"]["top1"], "classes": len(summary["classes"])}
-        self.head = float(self._about["head"])
+            # Of any run: all of a data set and network have the same.
+            one_each = {f"{one['data']}/{one['network']}": one["workdir"] for one in done}
+            summaries = {
+                name: json.loads((self._folder / path / "summary.json").read_text()) for name, path in one_each.items()
+            }
+            self._about["heads"] = {name: one["l2_fe"]["test"]["top1"] for name, one in summaries.items()}
+            self._about["classes"] = {name.split("/")[0]: len(one["classes"]) for name, one in summaries.items()}
+        self.heads: dict[str, float] = self._about["heads"]
         # A cell of which nothing is left to run, as no strength had numbers.
         for cell, runs in self._cells("choice").items():
             if cell not in self.final and all(one["error"] for one in runs):
@@ -116,7 +121,7 @@ class Sweep:
     def _lost(self, data: str) -> Predictions:
         runs = (one for runs in self.final.values() for one in runs)
         images = next(one["test"]["n"] for one in runs if one["test"] and one["data"] == data)
-        classes = self._about["classes"]
+        classes = self._about["classes"][data]
         return Predictions(np.zeros(images), np.full(images, np.log(classes)), np.full(images, 1 / classes))
 
     def validated(self, method: str) -> dict[str, tuple[float, float]]:

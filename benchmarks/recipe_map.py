@@ -195,9 +195,10 @@ def _span(pair: Paired, scale: float = 100.0) -> str:
 def draw(sweep: Sweep, folder: Path) -> None:
     """map-rates.png and map-gains.png."""
     (grid,) = recipes.of_records(sweep.variants, sweep.records).values()
-    recipes.plot_rates(grid, folder / "map-rates.png", level=sweep.head)
+    (head,) = sweep.heads.values()
+    recipes.plot_rates(grid, folder / "map-rates.png", level=head)
     recipes.plot_gains(grid, PLAIN, folder / "map-gains.png")
-    print(f"the head alone: {sweep.head:.2%}\n")
+    print(f"the head alone: {head:.2%}\n")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
