@@ -52,7 +52,7 @@ class Difference(NamedTuple):
 
 def corner(setting: str) -> Corner:
     """Of a data set and network as the config names them."""
-    (data, photos), (network, steps) = (name.rsplit("-", 1) for name in setting.split("/"))
+    (data, photos), (network, steps) = (name.rsplit("_", 1) for name in setting.split("/"))
     gentle = (data == SETS[0]) == (int(photos) == PHOTOS[0])
     return Corner(data, int(photos), network, int(steps), "gentle" if gentle else "harsh")
 

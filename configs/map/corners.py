@@ -1,10 +1,10 @@
 """DELTA and L2 at the corners of what configs/map/recipes.py holds still: a quarter of 2^5 cells; docs/map.md.
 
 python -m delta_jax.sweep --config=configs/map/corners.py --workdir=runs/map/corners \
-    --config.data_sets.caltech101-5.data.root=PHOTOS/caltech101_30 \
-    --config.data_sets.caltech101-30.data.root=PHOTOS/caltech101_30 \
-    --config.data_sets.stanford_dogs-5.data.root=PHOTOS/stanford_dogs_50 \
-    --config.data_sets.stanford_dogs-30.data.root=PHOTOS/stanford_dogs_50
+    --config.data_sets.caltech101_5.data.root=PHOTOS/caltech101_30 \
+    --config.data_sets.caltech101_30.data.root=PHOTOS/caltech101_30 \
+    --config.data_sets.stanford_dogs_5.data.root=PHOTOS/stanford_dogs_50 \
+    --config.data_sets.stanford_dogs_30.data.root=PHOTOS/stanford_dogs_50
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     roots = {name: config.data_sets[name].data.root for name in SETS}
     config.data_sets = ConfigDict(
         {
-            f"{name}-{photos}": {
+            f"{name}_{photos}": {
                 "data": {"name": "folder", "root": roots[name], "shots": photos},
                 **(GENTLE if (name == SETS[0]) == (photos == PHOTOS[0]) else HARSH),
             }
@@ -45,12 +45,12 @@ def get_config() -> ConfigDict:
     )
     config.networks = ConfigDict(
         {
-            f"{name}-{steps}": {
+            f"{name}_{steps}": {
                 **config.networks[name].to_dict(),
                 "steps": steps,
                 "checkpoint_every": 300,
                 "data_sets": tuple(
-                    f"{data}-{photos}"
+                    f"{data}_{photos}"
                     for data in SETS
                     for photos in PHOTOS
                     if ((photos == PHOTOS[0]) == (name == NETWORKS[0])) == (steps == 1500)

@@ -3,6 +3,7 @@
 absl and ml_collections read the flags. What they take without a word, or answer with a traceback, is looked at before.
 """
 
+import keyword
 import re
 import runpy
 import sys
@@ -96,12 +97,23 @@ def _check_config(arguments: Sequence[str]) -> None:
         if name is None:
             continue
         check_field(config, name)
+        _check_name(name)
         switch = config_values.is_switch(config, name)
         if off and (text is not None or not switch):
             raise ConfigError(f"--noconfig.{name} is for switches, without a value; expected --config.{name}=VALUE")
         texts[name].append(following if text is None and not switch else text)
     for name, values in texts.items():
         config_values.check(config, name, values)
+
+
+def _check_name(name: str) -> None:
+    # ml_collections reads the names of fields as Python does, and ends in a traceback where Python would not.
+    for part in name.split("."):
+        if not part.isidentifier() or keyword.iskeyword(part):
+            raise ConfigError(
+                f"--config.{name}: {part!r} cannot be set by a flag, whose names are made of letters, digits and _; "
+                "change it in the config's file, or rename it there"
+            )
 
 
 def _located(arguments: Sequence[str]) -> list[str]:

@@ -91,6 +91,10 @@ REFUSED = [
     (f"{SWEEP} --config.seeds=0.5", "expected a tuple of whole numbers"),
     (f"{SWEEP} --config.methods=delta,l2", """such as --config.methods="('delta','l2')\""""),
     (f"{SWEEP} --config.run.taps=a,b", """such as --config.run.taps="('a','b')\""""),
+    (
+        "--config=configs/map/recipes.py --workdir=x --config.variants.batch-random-1e-02.learning_rate=1",
+        "'batch-random-1e-02' cannot be set by a flag, .* or rename it there",
+    ),
     (f"{SWEEP} --config.data_sets=x", "such as --config.data_sets.caltech101.FIELD=VALUE"),
 ]
 

@@ -100,7 +100,7 @@ def test_effects_wait_for_all_cells(folder):
 
 def test_images_of_two_sets_are_drawn_apart():
     ones = corner_map.Predictions(np.array([1.0, 0.0, 1.0, 0.0]), np.zeros(4), np.zeros(4))
-    cells = {("caltech101-5/a-300", "l2"): 1.0, ("stanford_dogs-5/a-300", "l2"): -1.0}
+    cells = {("caltech101_5/a_300", "l2"): 1.0, ("stanford_dogs_5/a_300", "l2"): -1.0}
     found = corner_map.difference(cells, {cell: [ones] for cell in cells})
     # The same images would cancel; those of two sets have twice the variance, (1/3) / 4 each.
     assert found.value == 0
