@@ -72,9 +72,11 @@ class Sweep:
         self.variants: dict[str, dict[str, Any]] = self._about["variants"]
         self.records = [json.loads(line) for line in listed.read_text().splitlines()]
         self.final = self._cells("final")
-        done = [one for runs in self.final.values() for one in runs if one["test"]]
+        done = [one for runs in self.final.values() for one in runs if one["test"] and self._is_kept(one)]
         if not done:
-            raise SystemExit(f"error: no final run of the sweep in {path} has finished; the same command goes on")
+            raise SystemExit(
+                f"error: no final run of the sweep in {path} is there; its command, given again, makes them"
+            )
         if self._folder:
             # Of any run: all of a data set and network have the same.
             one_each = {f"{one['data']}/{one['network']}": one["workdir"] for one in done}
@@ -100,13 +102,25 @@ class Sweep:
         """The learning rate of a cell."""
         return float(self.variants[cell[0]]["learning_rate"])
 
+    def answered(self, *methods: str) -> dict[Cell, list[Predictions]]:
+        """Of all cells of these methods, but for those of which only the records are left."""
+        cells = [cell for cell in self.final if cell[1] in methods]
+        return {cell: self.predictions(cell) for cell in cells if all(map(self._is_kept, self.final[cell]))}
+
+    def _is_kept(self, record: dict[str, Any]) -> bool:
+        if not record["test"]:
+            return True
+        if self._folder:
+            return (self._folder / record["workdir"] / "predictions.csv").exists()
+        return record["workdir"] in self._answers
+
     def predictions(self, cell: Cell) -> list[Predictions]:
         """Of a cell, one for each seed."""
         return [self._of_run(one) if one["test"] else self._lost(one["data"]) for one in self.final[cell]]
 
     def keep(self, path: Path) -> None:
         """Writes the records, and beside them, as .npz, what this class needs of the runs that they are of."""
-        runs = [one for one in self.records if one["kind"] == "final" and one["test"]]
+        runs = [one for one in self.records if one["kind"] == "final" and one["test"] and self._is_kept(one)]
         answers = {one["workdir"]: _packed(self._of_run(one)) for one in runs}
         about = {**self._about, "variants": {name: dict(fields) for name, fields in self.variants.items()}}
         np.savez_compressed(path.with_suffix(".npz"), **{_ABOUT: np.array(json.dumps(about)), **answers})

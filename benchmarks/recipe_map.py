@@ -87,18 +87,18 @@ def against(method: str, variants: Sequence[str], other: str = PLAIN) -> dict[Ce
     return {(one, name): sign / len(variants) for one in variants for name, sign in ((method, 1.0), (other, -1.0))}
 
 
-def over_recipes(sweep: Sweep, method: str, other: str = PLAIN) -> list[str]:
-    """The variants that both methods have numbers in."""
-    return [one for one in sweep.variants if {(one, method), (one, other)} <= sweep.final.keys()]
+def over_recipes(sweep: Sweep, of: Mapping[Cell, Sequence[Predictions]], method: str) -> list[str]:
+    """The variants that both a method and L2 have answers in."""
+    return [one for one in sweep.variants if {(one, method), (one, PLAIN)} <= of.keys()]
 
 
 def answers(sweep: Sweep, shuffled: Sweep | None, noise: Sweep | None) -> list[Answer]:
     """Questions 1 to 6 as far as there are runs; the second part of the first is no member of the family."""
     found = []
-    both = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (DELTA, PLAIN)}
+    both = sweep.answered(DELTA, PLAIN)
     for question, method in (("1", DELTA), ("1, beside it", WITHOUT)):
-        of = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (method, PLAIN)}
-        if not (shared := over_recipes(sweep, method)):
+        of = sweep.answered(method, PLAIN)
+        if not (shared := over_recipes(sweep, of, method)):
             continue
         what = f"{method} minus l2, mean of {len(shared)} recipes"
         found.append(asked(question, what, against(method, shared), of, sweep.rate))
@@ -110,7 +110,7 @@ def answers(sweep: Sweep, shuffled: Sweep | None, noise: Sweep | None) -> list[A
         found.append(asked(question, what, {chosen[0]: 1.0, chosen[1]: -1.0}, both, sweep.rate))
     if shuffled:
         found.append(_content(sweep, shuffled))
-    alike = [one for one in over_recipes(sweep, DELTA) if _holds_zero(_of_recipe(sweep, one, DELTA).images)]
+    alike = [one for one in over_recipes(sweep, both, DELTA) if _holds_zero(_of_recipe(sweep, one, DELTA).images)]
     if alike:
         weights = against(DELTA, alike)
         what = f"cross-entropy of delta minus l2's, mean of {len(alike)} recipes of equal top-1"
@@ -138,8 +138,8 @@ def _wrong_labels(noise: Sweep) -> Answer:
 
 
 def _of_recipe(sweep: Sweep, variant: str, method: str) -> Answer:
-    cells = [cell for cell in sweep.final if cell[1] in (method, PLAIN)]
-    of = {cell: sweep.predictions(cell) for cell in cells if sweep.rate(cell) == sweep.rate((variant, method))}
+    rate = sweep.rate((variant, method))
+    of = {cell: runs for cell, runs in sweep.answered(method, PLAIN).items() if sweep.rate(cell) == rate}
     return asked("", variant, against(method, [variant]), of, sweep.rate)
 
 
@@ -149,7 +149,7 @@ def _holds_zero(pair: Paired) -> bool:
 
 def recipe_table(sweep: Sweep) -> str:
     """In Markdown: top-1 of every method in every recipe, and what DELTA has more than L2."""
-    methods = list(dict.fromkeys(one["method"] for one in sweep.records))
+    methods, both = list(dict.fromkeys(one["method"] for one in sweep.records)), sweep.answered(DELTA, PLAIN)
     lines = ["| recipe | " + " | ".join(f"`{one}`" for one in methods) + " | DELTA minus L2: seeds; images |"]
     lines.append("| --- |" + " --- |" * (len(methods) + 1))
     for variant in sweep.variants:
@@ -158,7 +158,7 @@ def recipe_table(sweep: Sweep) -> str:
             runs = sweep.final.get((variant, method), [])
             cells.append(_top1([one["test"]["top1"] for one in runs if one["test"]], len(runs)))
         gain = ""
-        if variant in over_recipes(sweep, DELTA):
+        if variant in over_recipes(sweep, both, DELTA):
             one = _of_recipe(sweep, variant, DELTA)
             bold = "**" if not _holds_zero(one.seeds) and not _holds_zero(one.images) else ""
             gain = f"{bold}{100 * one.seeds.difference:+.1f}{bold} {_span(one.seeds)}; {_span(one.images)}"

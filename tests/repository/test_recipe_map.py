@@ -118,7 +118,7 @@ def test_what_is_no_sweep_is_said_in_a_line(tmp_path):
         recipe_map.Sweep(tmp_path)
     (tmp_path / "sweep.json").write_text(json.dumps({"variants": VARIANTS}))
     (tmp_path / "results.jsonl").write_text("")
-    with pytest.raises(SystemExit, match="no final run of the sweep"):
+    with pytest.raises(SystemExit, match="no final run of the sweep in .* is there"):
         recipe_map.Sweep(tmp_path)
     kept = tmp_path / "records.jsonl"
     kept.write_text("")
@@ -157,3 +157,21 @@ def test_wrong_labels_compare_the_two_methods_on_the_worse_set(folder):
     found = {one.question: one for one in recipe_map.answers(recipe_map.Sweep(folder), None, noise)}
     # The fast recipe's runs: 7/8 and 1/8.
     assert found["6"].seeds.difference == pytest.approx(6 / 8)
+
+
+def test_a_cell_of_which_only_records_are_left_is_in_the_table_and_in_no_answer(folder, tmp_path):
+    def renamed(record):
+        return {**record, "method": "delta_without_attention", "workdir": record["workdir"].replace("delta", "plain")}
+
+    records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    records += [renamed(one) for one in records if one["method"] == "delta"]
+    (folder / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    write_run(folder / "runs/slow/plain/0", [1, 1, 1, 0], 0.75)
+    write_run(folder / "runs/slow/plain/1", [1, 1, 1, 0], 0.75)
+    sweep = recipe_map.Sweep(folder)
+    assert "| fast | 12.5 | 87.5 | 87.5 |" in recipe_map.recipe_table(sweep)
+    found = {one.question: one for one in recipe_map.answers(sweep, None, None)}
+    assert found["1, beside it"].what == "delta_without_attention minus l2, mean of 1 recipes"
+    assert found["1, beside it"].seeds.difference == pytest.approx(3 / 4 - 1 / 2)
+    sweep.keep(tmp_path / "kept.jsonl")
+    assert recipe_map.recipe_table(recipe_map.Sweep(tmp_path / "kept.jsonl")) == recipe_map.recipe_table(sweep)
