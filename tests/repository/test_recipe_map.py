@@ -118,7 +118,7 @@ def test_what_is_no_sweep_is_said_in_a_line(tmp_path):
         recipe_map.Sweep(tmp_path)
     (tmp_path / "sweep.json").write_text(json.dumps({"variants": VARIANTS}))
     (tmp_path / "results.jsonl").write_text("")
-    with pytest.raises(SystemExit, match="no final run of the sweep in .* is there"):
+    with pytest.raises(SystemExit, match="no final run of the sweep"):
         recipe_map.Sweep(tmp_path)
     kept = tmp_path / "records.jsonl"
     kept.write_text("")
