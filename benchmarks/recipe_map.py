@@ -51,6 +51,8 @@ def asked(
     measure: str = "correct",
 ) -> Answer:
     """The weighted sum of cells' means of a measure; the spread over seeds is pooled over the cells of a rate."""
+    if gone := [" ".join(cell) for cell in weights if cell not in of]:
+        raise SystemExit(f"error: question {question}: the answers of {', '.join(gone)} are gone; run it again")
     values = {cell: [float(getattr(one, measure).mean()) for one in runs] for cell, runs in of.items()}
     images = sum(
         weight * np.mean([getattr(one, measure) for one in of[cell]], axis=0) for cell, weight in weights.items()

@@ -175,3 +175,6 @@ def test_a_cell_of_which_only_records_are_left_is_in_the_table_and_in_no_answer(
     assert found["1, beside it"].seeds.difference == pytest.approx(3 / 4 - 1 / 2)
     sweep.keep(tmp_path / "kept.jsonl")
     assert recipe_map.recipe_table(recipe_map.Sweep(tmp_path / "kept.jsonl")) == recipe_map.recipe_table(sweep)
+    (folder / "runs/fast/l2/0/predictions.csv").unlink()
+    with pytest.raises(SystemExit, match="question 2: the answers of fast l2 are gone"):
+        recipe_map.answers(recipe_map.Sweep(folder), None, None)
