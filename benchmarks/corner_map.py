@@ -42,6 +42,9 @@ EFFECTS = {
 }
 
 
+CELLS = 2 ** len(EFFECTS) // 4
+
+
 class Difference(NamedTuple):
     """With its interval of 95 % over test images; fractions."""
 
@@ -100,7 +103,9 @@ def cell_table(sweep: Sweep) -> str:
 def effect_table(sweep: Sweep, method: str) -> str:
     """In Markdown: how each factor changes what a method has more than L2; "" where cells are missing."""
     settings = sorted({cell[0] for cell in sweep.final})
-    if any((setting, one) not in sweep.final for setting in settings for one in (method, PLAIN)):
+    if len(settings) < CELLS or any(
+        (setting, one) not in sweep.final for setting in settings for one in (method, PLAIN)
+    ):
         return ""
     of = {cell: sweep.predictions(cell) for cell in sweep.final if cell[1] in (method, PLAIN)}
     lines = [f"| what changes `{method}` minus L2 | points |", "| --- | --- |"]
