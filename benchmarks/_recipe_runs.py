@@ -122,8 +122,7 @@ class Sweep:
         """Writes the records, and beside them, as .npz, what this class needs of the runs that they are of."""
         runs = [one for one in self.records if one["kind"] == "final" and one["test"] and self._is_kept(one)]
         answers = {one["workdir"]: _packed(self._of_run(one)) for one in runs}
-        about = {**self._about, "variants": {name: dict(fields) for name, fields in self.variants.items()}}
-        np.savez_compressed(path.with_suffix(".npz"), **{_ABOUT: np.array(json.dumps(about)), **answers})
+        np.savez_compressed(path.with_suffix(".npz"), **{_ABOUT: np.array(json.dumps(self._about)), **answers})
         path.write_text("".join(json.dumps(one) + "\n" for one in self.records))
 
     def _of_run(self, record: dict[str, Any]) -> Predictions:

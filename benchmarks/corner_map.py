@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from _recipe_runs import Cell, Predictions, Sweep
 
-from delta_jax.configs.map.corners import PHOTOS, SETS
+from delta_jax.configs.map.corners import NETWORKS, PHOTOS, SETS
 
 PLAIN, METHODS = "l2", ("delta_without_attention", "delta")
 NORMAL = 1.959964  # of 95 %
@@ -34,14 +34,12 @@ class Corner(NamedTuple):
 
 # What is subtracted from what.
 EFFECTS = {
-    "data": ("caltech101", "stanford_dogs"),
-    "photos": (5, 30),
-    "network": ("mobilenet_v2", "efficientnet_lite0"),
+    "data": SETS,
+    "photos": PHOTOS,
+    "network": NETWORKS,
     "steps": (300, 1500),
     "recipe": ("gentle", "harsh"),
 }
-
-
 CELLS = 2 ** len(EFFECTS) // 4
 
 
@@ -78,7 +76,7 @@ def gain(method: str, setting: str, weight: float = 1.0) -> dict[Cell, float]:
 
 
 def cell_table(sweep: Sweep) -> str:
-    """In Markdown, a line for each cell that both L2 and a method have run in."""
+    """In Markdown, a line for each cell that a method has run in; "-" for what has not."""
     lines = [
         "| set | photos | network | steps | recipe | head alone | "
         + " | ".join(f"`{one}`" for one in (PLAIN, *METHODS))
