@@ -201,5 +201,14 @@ def test_what_is_meant_is_understood(parse, line, field, value):
     assert command_line.given(None) == ()
 
 
+def test_a_field_with_a_name_of_the_language_is_refused_in_one_line(parse, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({'lambda': {'x': 1}})\n"
+    )
+    with pytest.raises(SystemExit, match=r"^error: --config\.lambda\.x: 'lambda' cannot be set by a flag"):
+        parse(f"--config={own} --workdir=x --config.lambda.x=2")
+
+
 def test_arguments_that_are_no_flags_may_stand_anywhere(parse):
     assert parse(f"photos {RUN} more", positional=True) == ["train", "photos", "more"]

@@ -139,6 +139,9 @@ def test_what_is_kept_of_a_sweep_gives_its_answers(folder, tmp_path, capsys):
     for one, other in zip(found, again, strict=True):
         # Cross-entropies have three digits in the file.
         assert np.allclose([*one.seeds, *one.images], [*other.seeds, *other.images], atol=5e-4)
+    for cell, runs in of_workdir.answered("delta", "l2").items():
+        for one, other in zip(runs, of_file.predictions(cell), strict=True):
+            assert np.allclose(one.confidence, other.confidence, atol=5e-4)
     of_file.keep(tmp_path / "again.jsonl")
     assert (tmp_path / "again.npz").read_bytes() == (kept / "map_recipes.npz").read_bytes()
 
@@ -174,7 +177,9 @@ def test_a_cell_of_which_only_records_are_left_is_in_the_table_and_in_no_answer(
     assert found["1, beside it"].what == "delta_without_attention minus l2, mean of 1 recipes"
     assert found["1, beside it"].seeds.difference == pytest.approx(3 / 4 - 1 / 2)
     sweep.keep(tmp_path / "kept.jsonl")
-    assert recipe_map.recipe_table(recipe_map.Sweep(tmp_path / "kept.jsonl")) == recipe_map.recipe_table(sweep)
+    kept = recipe_map.Sweep(tmp_path / "kept.jsonl")
+    assert recipe_map.recipe_table(kept) == recipe_map.recipe_table(sweep)
+    assert [one.what for one in recipe_map.answers(kept, None, None)] == [one.what for one in found.values()]
     (folder / "runs/fast/l2/0/predictions.csv").unlink()
     with pytest.raises(SystemExit, match="question 2: the answers of fast l2 are gone"):
         recipe_map.answers(recipe_map.Sweep(folder), None, None)
